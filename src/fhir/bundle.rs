@@ -1,0 +1,212 @@
+//! Bundles: reading a batch or transaction, writing search sets, histories and responses.
+//!
+//! What is written is assembled from stored text; a stored resource is never parsed to be sent.
+//! <https://hl7.org/fhir/R4/bundle.html>, <https://hl7.org/fhir/R4/http.html#transaction>
+
+use serde_json::{Value, json};
+
+use super::resource::Resource;
+use crate::error::{Error, Kind};
+use crate::time::Timestamp;
+
+/// What an entry asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Method {
+    /// In the order of the standard (R-072).
+    Delete,
+    /// create
+    Post,
+    /// update
+    Put,
+    /// read, search
+    Get,
+}
+
+impl Method {
+    /// The HTTP name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Method::Delete => "DELETE",
+            Method::Post => "POST",
+            Method::Put => "PUT",
+            Method::Get => "GET",
+        }
+    }
+}
+
+/// One entry of a batch or transaction.
+#[derive(Debug, Clone)]
+pub struct Entry {
+    /// `entry.fullUrl`
+    pub full_url: Option<String>,
+    /// `entry.resource`
+    pub resource: Option<Resource>,
+    /// `entry.request.method`
+    pub method: Method,
+    /// `entry.request.url`, below the base
+    pub url: String,
+    /// `entry.request.ifNoneExist`
+    pub if_none_exist: Option<String>,
+    /// `entry.request.ifMatch`
+    pub if_match: Option<String>,
+}
+
+/// A batch or transaction.
+#[derive(Debug, Clone)]
+pub struct Asked {
+    /// All or nothing.
+    pub transaction: bool,
+    /// In the order sent.
+    pub entries: Vec<Entry>,
+}
+
+/// Reads the Bundle that was posted to the base. `own` is that base, so that absolute entry URLs lose it.
+pub fn parse(value: Value, own: &str, most: usize) -> Result<Asked, Error> {
+    if value.get("resourceType").and_then(Value::as_str) != Some("Bundle") {
+        return Err(Error::malformed("Only a Bundle can be posted to the base.").at("resourceType"));
+    }
+    let transaction = match value.get("type").and_then(Value::as_str) {
+        Some("transaction") => true,
+        Some("batch") => false,
+        _ => return Err(Error::invalid("Bundle.type", "A Bundle posted to the base is a batch or a transaction.")),
+    };
+    let Value::Object(mut body) = value else { return Err(Error::malformed("A Bundle is a JSON object.")) };
+    let entries = match body.shift_remove("entry") {
+        None => Vec::new(),
+        Some(Value::Array(entries)) => entries,
+        Some(_) => return Err(Error::malformed("Bundle.entry is a list.").at("Bundle.entry")),
+    };
+    if entries.len() > most {
+        let error = Error::new(Kind::TooLarge, format!("A Bundle has at most {most} entries here."));
+        return Err(error.code("too-costly").at("Bundle.entry"));
+    }
+    let read = |(index, value)| entry(value, own).map_err(|error| inside(error, index));
+    let entries = entries.into_iter().enumerate().map(read).collect::<Result<Vec<_>, Error>>()?;
+    Ok(Asked { transaction, entries })
+}
+
+/// Puts `Bundle.entry[i].resource` before the expressions of an entry's error.
+pub fn inside(mut error: Error, index: usize) -> Error {
+    for issue in &mut error.issues {
+        issue.expression = Some(match issue.expression.take() {
+            Some(expression) if expression.starts_with("Bundle.") => expression,
+            Some(expression) => match expression.split_once('.') {
+                Some((_, rest)) => format!("Bundle.entry[{index}].resource.{rest}"),
+                None => format!("Bundle.entry[{index}].resource"),
+            },
+            None => format!("Bundle.entry[{index}]"),
+        });
+    }
+    error
+}
+
+fn entry(value: Value, own: &str) -> Result<Entry, Error> {
+    let Value::Object(mut body) = value else { return Err(Error::malformed("An entry is an object.")) };
+    let resource = body.shift_remove("resource").map(Resource::from_value).transpose()?;
+    let request = body.get("request").ok_or_else(|| Error::malformed("An entry of a batch or transaction has a request."))?;
+    let text = |name: &str| request.get(name).and_then(Value::as_str).map(str::to_string);
+    let method = match text("method").as_deref() {
+        Some("POST") => Method::Post,
+        Some("PUT") => Method::Put,
+        Some("GET" | "HEAD") => Method::Get,
+        Some("DELETE") => Method::Delete,
+        _ => return Err(Error::new(Kind::NotSupported, "An entry's request.method is GET, POST, PUT or DELETE.")),
+    };
+    if matches!(method, Method::Post | Method::Put) && resource.is_none() {
+        return Err(Error::malformed("A POST or PUT entry has a resource."));
+    }
+    let url = text("url").ok_or_else(|| Error::malformed("An entry's request has a url."))?;
+    let url = url.strip_prefix(own).unwrap_or(&url).trim_start_matches('/').to_string();
+    Ok(Entry {
+        full_url: body.get("fullUrl").and_then(Value::as_str).map(str::to_string),
+        resource,
+        method,
+        url,
+        if_none_exist: text("ifNoneExist"),
+        if_match: text("ifMatch"),
+    })
+}
+
+/// One entry of a search set.
+#[derive(Debug, Clone)]
+pub struct Hit {
+    /// Absolute.
+    pub full_url: String,
+    /// The stored JSON text.
+    pub content: String,
+    /// `match`, `include` or `outcome`.
+    pub mode: &'static str,
+}
+
+/// Writes a search set. `updated` is the time up to which the answer is complete.
+pub fn searchset(hits: &[Hit], total: Option<u64>, links: &[(&str, String)], updated: Timestamp) -> String {
+    let size: usize = hits.iter().map(|hit| hit.content.len() + hit.full_url.len() + 64).sum();
+    let mut out = String::with_capacity(size + 512);
+    out.push_str(&format!(
+        r#"{{"resourceType":"Bundle","id":"{}","meta":{{"lastUpdated":"{updated}"}},"type":"searchset""#,
+        crate::id::new()
+    ));
+    if let Some(total) = total {
+        out.push_str(&format!(r#","total":{total}"#));
+    }
+    let links: Vec<Value> = links.iter().map(|(relation, url)| json!({"relation": relation, "url": url})).collect();
+    if !links.is_empty() {
+        out.push_str(r#","link":"#);
+        out.push_str(&Value::Array(links).to_string());
+    }
+    if !hits.is_empty() {
+        out.push_str(r#","entry":["#);
+        for (index, hit) in hits.iter().enumerate() {
+            if index > 0 {
+                out.push(',');
+            }
+            out.push_str(r#"{"fullUrl":"#);
+            out.push_str(&Value::from(hit.full_url.as_str()).to_string());
+            out.push_str(r#","resource":"#);
+            out.push_str(&hit.content);
+            out.push_str(r#","search":{"mode":""#);
+            out.push_str(hit.mode);
+            out.push_str(r#""}}"#);
+        }
+        out.push(']');
+    }
+    out.push('}');
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bundle_is_read_and_absolute_urls_lose_our_base() {
+        let asked = parse(json!({"resourceType":"Bundle","type":"batch","entry":[
+            {"request":{"method":"GET","url":"https://hub/fhir/Task?status=requested"}}]}), "https://hub/fhir", 10).unwrap();
+        assert_eq!((asked.transaction, asked.entries[0].url.as_str()), (false, "Task?status=requested"));
+    }
+
+    #[test]
+    fn faults_name_the_entry() {
+        for (entry, expression) in [
+            (json!({}), "Bundle.entry[0]"),
+            (json!({"request":{"method":"POST","url":"Task"}}), "Bundle.entry[0]"),
+            (json!({"request":{"method":"PATCH","url":"Task"}}), "Bundle.entry[0]"),
+            (json!({"resource":{"resourceType":"Nope"},"request":{"method":"POST","url":"Task"}}), "Bundle.entry[0].resource"),
+        ] {
+            let bundle = json!({"resourceType":"Bundle","type":"transaction","entry":[entry]});
+            let error = parse(bundle, "https://hub/fhir", 10).unwrap_err();
+            assert_eq!(error.issues[0].expression.as_deref(), Some(expression));
+        }
+        let many = json!({"resourceType":"Bundle","type":"batch","entry":[1,2,3]});
+        assert_eq!(parse(many, "", 2).unwrap_err().kind, Kind::TooLarge);
+    }
+
+    #[test]
+    fn a_search_set_is_json_and_holds_the_stored_text() {
+        let hits = [Hit { full_url: "https://hub/fhir/Task/1".into(), content: r#"{"resourceType":"Task","x":1.00}"#.into(), mode: "match" }];
+        let text = searchset(&hits, Some(1), &[("self", "https://hub/fhir/Task?a=\"".into())], Timestamp(0));
+        assert!(text.contains("1.00"));
+        let value: Value = serde_json::from_str(&text).unwrap();
+        assert_eq!(value["entry"][0]["search"]["mode"], "match");
+    }
+}

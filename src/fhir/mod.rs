@@ -1,0 +1,18 @@
+//! FHIR R4 as data: resources, references, search, bundles, validation. Pure: no clock, no SQL, no async.
+//!
+//! A resource is JSON behind a newtype with small typed views for the elements the gateway reasons about. What we
+//! don't understand is kept as it came. <https://hl7.org/fhir/R4/>
+
+pub mod bundle;
+pub mod json;
+pub mod outcome;
+pub mod reference;
+pub mod resource;
+pub mod search;
+pub mod search_index;
+pub mod subscription;
+pub mod validate;
+pub mod views;
+
+pub use reference::Reference;
+pub use resource::{Key, Resource, ResourceType};

@@ -1,0 +1,277 @@
+//! The resource: JSON behind a newtype, its type, and its key on this server.
+//!
+//! Keeps every element as it came, in order, decimals as written. Leaves validation to [`super::validate`].
+//! <https://hl7.org/fhir/R4/resource.html>
+
+use std::fmt;
+
+use serde_json::{Map, Value, json};
+
+use super::json::{self, Bounds};
+use crate::error::Error;
+use crate::time::Timestamp;
+
+/// Types with search and the interactions of the guide's coordination platform (G-139…G-154), then the types that
+/// referrals may refer to and that are only copied and read.
+const TYPES: &[&str] = &[
+    "CareTeam", "Condition", "Consent", "Device", "DocumentReference", "Goal", "Group", "HealthcareService",
+    "Location", "Observation", "Organization", "Patient", "Practitioner", "PractitionerRole", "Procedure",
+    "Provenance", "Questionnaire", "QuestionnaireResponse", "RelatedPerson", "ServiceRequest", "Subscription", "Task",
+    "AllergyIntolerance", "Appointment", "Binary", "CarePlan", "Claim", "Communication", "CommunicationRequest",
+    "Contract", "Coverage", "DiagnosticReport", "Encounter", "Endpoint", "EpisodeOfCare", "FamilyMemberHistory",
+    "Immunization", "Media", "Medication", "MedicationRequest", "MedicationStatement", "NutritionOrder",
+    "RiskAssessment", "Specimen",
+];
+
+/// A resource type this server knows.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ResourceType(&'static str);
+
+impl ResourceType {
+    /// `Task`
+    pub const TASK: Self = ResourceType("Task");
+    /// `ServiceRequest`
+    pub const SERVICE_REQUEST: Self = ResourceType("ServiceRequest");
+    /// `Procedure`
+    pub const PROCEDURE: Self = ResourceType("Procedure");
+    /// `Consent`
+    pub const CONSENT: Self = ResourceType("Consent");
+    /// `Patient`
+    pub const PATIENT: Self = ResourceType("Patient");
+    /// `Organization`
+    pub const ORGANIZATION: Self = ResourceType("Organization");
+    /// `HealthcareService`
+    pub const HEALTHCARE_SERVICE: Self = ResourceType("HealthcareService");
+    /// `Subscription`
+    pub const SUBSCRIPTION: Self = ResourceType("Subscription");
+    /// `Provenance`
+    pub const PROVENANCE: Self = ResourceType("Provenance");
+
+    /// The type of this name, if we know it.
+    pub fn parse(name: &str) -> Option<Self> {
+        TYPES.iter().find(|known| **known == name).map(|known| ResourceType(known))
+    }
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        self.0
+    }
+    /// Whether it belongs to the shared directory, which every partner may read (design D11a).
+    pub fn is_directory(self) -> bool {
+        matches!(
+            self.0,
+            "Organization" | "HealthcareService" | "Location" | "Practitioner" | "PractitionerRole" | "Questionnaire"
+        )
+    }
+}
+
+impl fmt::Debug for ResourceType {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(self.0)
+    }
+}
+
+impl fmt::Display for ResourceType {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(self.0)
+    }
+}
+
+/// A resource's place on this server: `Type/id`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Key {
+    /// Its type.
+    pub kind: ResourceType,
+    /// Its logical id.
+    pub id: String,
+}
+
+impl Key {
+    /// A key from its parts.
+    pub fn new(kind: ResourceType, id: impl Into<String>) -> Self {
+        Key { kind, id: id.into() }
+    }
+    /// Reads `Type/id`, also with `/_history/n` behind it.
+    pub fn parse(text: &str) -> Option<Self> {
+        let mut parts = text.split('/');
+        let kind = ResourceType::parse(parts.next()?)?;
+        let id = parts.next().filter(|id| crate::id::is_valid(id))?;
+        match (parts.next(), parts.next(), parts.next()) {
+            (None, ..) | (Some("_history"), Some(_), None) => Some(Key::new(kind, id)),
+            _ => None,
+        }
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{}/{}", self.kind, self.id)
+    }
+}
+
+/// One FHIR resource.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Resource {
+    kind: ResourceType,
+    body: Map<String, Value>,
+}
+
+impl Resource {
+    /// Reads a resource from partner bytes.
+    pub fn parse(bytes: &[u8], bounds: Bounds) -> Result<Self, Error> {
+        Resource::from_value(json::parse(bytes, bounds)?)
+    }
+
+    /// A resource from JSON; an error names what makes it none.
+    pub fn from_value(value: Value) -> Result<Self, Error> {
+        let Value::Object(body) = value else {
+            return Err(Error::malformed("A resource is a JSON object."));
+        };
+        let kind = match body.get("resourceType") {
+            Some(Value::String(name)) => ResourceType::parse(name).ok_or_else(|| {
+                Error::malformed("This server does not know this resource type.").at("resourceType")
+            })?,
+            _ => return Err(Error::malformed("A resource has a resourceType.").at("resourceType")),
+        };
+        Ok(Resource { kind, body })
+    }
+
+    /// Reads a resource we stored ourselves.
+    pub fn stored(text: &str) -> Result<Self, Error> {
+        let value: Value = serde_json::from_str(text).map_err(Error::internal)?;
+        Resource::from_value(value).map_err(Error::internal)
+    }
+
+    /// Its type.
+    pub fn kind(&self) -> ResourceType {
+        self.kind
+    }
+    /// Its logical id, if it has one.
+    pub fn id(&self) -> Option<&str> {
+        self.body.get("id").and_then(Value::as_str)
+    }
+    /// Its key, if it has an id.
+    pub fn key(&self) -> Option<Key> {
+        self.id().map(|id| Key::new(self.kind, id))
+    }
+    /// `meta.versionId`, if present and one of our numbers.
+    pub fn version(&self) -> Option<i64> {
+        self.at("meta")?.get("versionId")?.as_str()?.parse().ok()
+    }
+    /// `meta.lastUpdated`.
+    pub fn last_updated(&self) -> Option<Timestamp> {
+        Timestamp::parse(self.at("meta")?.get("lastUpdated")?.as_str()?)
+    }
+
+    /// Gives it its id and version, replacing what stood there, and puts both first.
+    pub fn stamp(&mut self, id: &str, version: i64, updated: Timestamp) {
+        let mut meta = match self.body.shift_remove("meta") {
+            Some(Value::Object(meta)) => meta,
+            _ => Map::new(),
+        };
+        meta.insert("versionId".into(), json!(version.to_string()));
+        meta.insert("lastUpdated".into(), json!(updated.to_string()));
+        let rest = std::mem::take(&mut self.body);
+        self.body.insert("resourceType".into(), json!(self.kind.name()));
+        self.body.insert("id".into(), json!(id));
+        self.body.insert("meta".into(), Value::Object(meta));
+        self.body.extend(rest.into_iter().filter(|(key, _)| key != "resourceType" && key != "id"));
+    }
+
+    /// Sets `meta.source`: where a copy came from.
+    pub fn set_source(&mut self, origin: &str) {
+        let meta = self.body.entry("meta").or_insert_with(|| json!({}));
+        if let Value::Object(meta) = meta {
+            meta.insert("source".into(), json!(origin));
+        }
+    }
+
+    /// The element of this name.
+    pub fn at(&self, name: &str) -> Option<&Value> {
+        self.body.get(name)
+    }
+    /// The text of this element, if it is a string.
+    pub fn text_at(&self, name: &str) -> Option<&str> {
+        self.at(name).and_then(Value::as_str)
+    }
+    /// The items of a repeating element; empty when absent.
+    pub fn list(&self, name: &str) -> &[Value] {
+        self.at(name).and_then(Value::as_array).map_or(&[], Vec::as_slice)
+    }
+    /// Sets an element; removes it when the value is null.
+    pub fn set(&mut self, name: &str, value: Value) {
+        if value.is_null() {
+            self.body.shift_remove(name);
+        } else {
+            self.body.insert(name.to_string(), value);
+        }
+    }
+    /// All elements, in order.
+    pub fn elements(&self) -> &Map<String, Value> {
+        &self.body
+    }
+    /// All elements, for rewriting.
+    pub fn elements_mut(&mut self) -> &mut Map<String, Value> {
+        &mut self.body
+    }
+    /// The JSON text.
+    pub fn to_text(&self) -> String {
+        serde_json::to_string(&self.body).unwrap_or_default()
+    }
+    /// The JSON value.
+    pub fn into_value(self) -> Value {
+        Value::Object(self.body)
+    }
+    /// Whether this is the same resource but for `id` and `meta`'s version and time.
+    pub fn same_content(&self, other: &Resource) -> bool {
+        fn bare(resource: &Resource) -> Map<String, Value> {
+            let mut body = resource.body.clone();
+            body.shift_remove("id");
+            if let Some(Value::Object(meta)) = body.get_mut("meta") {
+                meta.shift_remove("versionId");
+                meta.shift_remove("lastUpdated");
+                if meta.is_empty() {
+                    body.shift_remove("meta");
+                }
+            }
+            body
+        }
+        self.kind == other.kind && bare(self) == bare(other)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn resource(value: Value) -> Resource {
+        Resource::from_value(value).unwrap()
+    }
+
+    #[test]
+    fn a_stamp_replaces_what_the_client_claimed_and_keeps_the_rest() {
+        let mut task = resource(json!({"resourceType":"Task","id":"x","meta":{"versionId":"9","profile":["p"]},
+            "status":"requested","_status":{"extension":[]}}));
+        task.stamp("a1", 1, Timestamp(0));
+        assert_eq!(
+            task.to_text(),
+            r#"{"resourceType":"Task","id":"a1","meta":{"versionId":"1","profile":["p"],"lastUpdated":"1970-01-01T00:00:00Z"},"status":"requested","_status":{"extension":[]}}"#
+        );
+    }
+
+    #[test]
+    fn keys_are_type_and_id_and_nothing_that_looks_like_a_path() {
+        assert_eq!(Key::parse("Task/1/_history/2").unwrap().to_string(), "Task/1");
+        for bad in ["Task", "Task/", "task/1", "Unknown/1", "Task/1/x", "Task/a b", "Task/../1"] {
+            assert_eq!(Key::parse(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn same_content_ignores_version_and_time_alone() {
+        let one = resource(json!({"resourceType":"Patient","id":"1","meta":{"versionId":"1"},"active":true}));
+        let two = resource(json!({"resourceType":"Patient","id":"2","active":true}));
+        let three = resource(json!({"resourceType":"Patient","active":false}));
+        assert!(one.same_content(&two));
+        assert!(!one.same_content(&three));
+    }
+}

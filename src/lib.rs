@@ -1,0 +1,14 @@
+//! Loopgate: a FHIR R4 gateway for closed-loop social-care referrals.
+//!
+//! Doors (`http` in, `delivery` out), one room (`app`), one drawer (`store`), and a library without doors (`fhir`,
+//! `referral`, `directory`). Calls only go right; nothing is sent while something is being decided. README.md tells
+//! the architecture and a referral's way through it; `tests/architecture.rs` holds the arrows.
+
+pub mod config;
+pub mod directory;
+pub mod error;
+pub mod fhir;
+pub mod id;
+pub mod referral;
+pub mod store;
+pub mod time;

@@ -1,0 +1,64 @@
+//! The link table: a copy's origin URL at a partner ↔ the copy's place here (design D2). Equal ids of two sources never
+//! meet, because the partner is part of the key.
+
+use crate::args;
+use crate::error::Error;
+use crate::fhir::{Key, ResourceType};
+use crate::store::{Row, Tx};
+use crate::time::Timestamp;
+
+/// A copy and where it came from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Link {
+    /// Whose server.
+    pub partner: String,
+    /// The absolute URL there, without a version.
+    pub origin: String,
+    /// The copy.
+    pub key: Key,
+    /// The ETag it had there.
+    pub etag: Option<String>,
+    /// When it was last read there.
+    pub checked: Timestamp,
+}
+
+const COLUMNS: &str = "partner, origin, type, id, etag, checked";
+
+fn link_of(row: &Row) -> Result<Link, Error> {
+    let kind = row.text(2)?;
+    let kind = ResourceType::parse(&kind).ok_or_else(|| Error::internal(format!("unknown type {kind}")))?;
+    Ok(Link {
+        partner: row.text(0)?,
+        origin: row.text(1)?,
+        key: Key::new(kind, row.text(3)?),
+        etag: row.text_or_null(4)?,
+        checked: row.time(5)?,
+    })
+}
+
+impl Tx {
+    /// The copy of what stands at this URL of a partner.
+    pub async fn link_from(&mut self, partner: &str, origin: &str) -> Result<Option<Link>, Error> {
+        let text = format!("select {COLUMNS} from link where partner = $1 and origin = $2");
+        self.one(text, args![partner, origin]).await?.as_ref().map(link_of).transpose()
+    }
+
+    /// Where a resource here came from, or was sent to.
+    pub async fn links_of(&mut self, key: &Key) -> Result<Vec<Link>, Error> {
+        let text = format!("select {COLUMNS} from link where type = $1 and id = $2 order by partner");
+        self.all(text, args![key.kind.name(), &key.id]).await?.iter().map(link_of).collect()
+    }
+
+    /// Remembers or refreshes a link.
+    pub async fn put_link(&mut self, partner: &str, origin: &str, key: &Key, etag: Option<&str>) -> Result<(), Error> {
+        let stamp = self.stamp();
+        self.run(
+            "insert into link (partner, origin, type, id, etag, checked) values ($1, $2, $3, $4, $5, $6)
+             on conflict (partner, origin) do update set type = excluded.type, id = excluded.id, etag = excluded.etag,
+             checked = excluded.checked",
+            args![partner, origin, key.kind.name(), &key.id, etag, stamp],
+        )
+        .await?;
+        Ok(())
+    }
+}

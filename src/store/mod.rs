@@ -1,0 +1,30 @@
+//! The drawer: the only SQL of the gateway, one text for SQLite and PostgreSQL.
+//!
+//! A write goes through a [`Tx`]: everything one use case changes and owes is in one transaction. On SQLite there is one
+//! writer, and transactions that wait for it are committed together, each answered after the commit (group commit);
+//! reads go to connections of their own and see what is committed. On PostgreSQL both use the pool.
+//!
+//! Leaves out every decision: what may be stored is `app`'s and `referral`'s business. Types are text and bigint only;
+//! time is microseconds UTC and comes, like ids, from us. Rules for migrations: `migrations/README.md`.
+
+mod audit;
+mod grants;
+mod links;
+mod outbox;
+mod partners;
+mod referrals;
+mod resources;
+mod search;
+mod sql;
+mod subscriptions;
+
+pub use audit::{Access, Evidence, Recorder};
+pub use grants::{Reason, Viewer};
+pub use links::Link;
+pub use outbox::{Attempt, Claimed, Delivery, Kind, Outcome};
+pub use partners::Following;
+pub use referrals::{Referral, Relay};
+pub use resources::{Stored, Written};
+pub use search::{Found, Page};
+pub use sql::{Arg, Row, Store, Tx};
+pub use subscriptions::Subscription;

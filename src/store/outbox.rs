@@ -1,0 +1,257 @@
+//! The outbox: what the gateway owes, saved in the transaction that causes it and sent later.
+//!
+//! One row per kind and subject: owing the same again raises the row's generation and makes it due, so a delivery always
+//! brings the other side to the current state and nothing stale is sent. A worker claims due rows with a lease and a
+//! fencing token, commits, sends, and records the result with that token; after a crash or a pause past the lease,
+//! somebody else has the row and the late result is dropped. `attempts` counts claims, so that whoever finds it above
+//! one knows that the outcome of an earlier try may be unknown (design D8).
+
+use std::time::Duration;
+
+use crate::args;
+use crate::error::Error;
+use crate::id;
+use crate::store::{Row, Tx};
+use crate::time::Timestamp;
+
+/// What is owed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// Read what a source's Task refers to. Subject: the Task's id.
+    Fetch,
+    /// Bring the target's server in line with our Task: post it, or call it off. Subject: our Task's id.
+    Deliver,
+    /// Read a Task at a partner's server and its outcome. Subject: its URL.
+    Collect,
+    /// Bring the Task kept at the source's server in line with ours. Subject: the Task's id.
+    WriteBack,
+    /// Shake hands with a subscriber, or send it its next events. Subject: the Subscription's id.
+    Notify,
+    /// Ask a partner's server what has changed. Subject: the partner's id.
+    Poll,
+    /// Read one copy's origin again. Subject: its URL.
+    Refresh,
+}
+
+impl Kind {
+    /// Its code in the database and in metrics.
+    pub fn code(self) -> &'static str {
+        match self {
+            Kind::Fetch => "fetch",
+            Kind::Deliver => "deliver",
+            Kind::Collect => "collect",
+            Kind::WriteBack => "write-back",
+            Kind::Notify => "notify",
+            Kind::Poll => "poll",
+            Kind::Refresh => "refresh",
+        }
+    }
+    fn parse(code: &str) -> Result<Kind, Error> {
+        [Kind::Fetch, Kind::Deliver, Kind::Collect, Kind::WriteBack, Kind::Notify, Kind::Poll, Kind::Refresh]
+            .into_iter()
+            .find(|kind| kind.code() == code)
+            .ok_or_else(|| Error::internal(format!("unknown delivery kind {code}")))
+    }
+}
+
+/// Something owed to one endpoint.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Delivery {
+    /// What.
+    pub kind: Kind,
+    /// About what.
+    pub subject: String,
+    /// To whom.
+    pub partner: String,
+    /// From when on it may be sent.
+    pub due_at: Timestamp,
+}
+
+/// A delivery that this worker holds the lease of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claimed {
+    /// The row.
+    pub id: String,
+    /// What.
+    pub kind: Kind,
+    /// About what.
+    pub subject: String,
+    /// To whom.
+    pub partner: String,
+    /// Tries since the last success, this one included.
+    pub attempts: i64,
+    /// Proof that the lease is still ours.
+    pub lease: String,
+    generation: i64,
+}
+
+/// How a try ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// Done; unless it has become owed again meanwhile.
+    Done,
+    /// Done, and due again then (polls).
+    Again(Timestamp),
+    /// Failed; to be tried again then.
+    Retry(Timestamp, String),
+    /// Failed for good.
+    Exhausted(String),
+}
+
+/// A try, for people who look what went wrong.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attempt {
+    /// When.
+    pub at: Timestamp,
+    /// `done`, `retry`, `exhausted`.
+    pub outcome: String,
+    /// What went wrong; never health data.
+    pub detail: Option<String>,
+}
+
+impl Tx {
+    /// Owes a delivery. If it is owed already, it becomes due (no later than it was) and newer.
+    pub async fn enqueue(&mut self, delivery: &Delivery) -> Result<(), Error> {
+        let stamp = self.stamp();
+        self.run(
+            "insert into delivery (id, kind, subject, partner, generation, due_at, attempts, state, leased_till, created)
+             values ($1, $2, $3, $4, 1, $5, 0, 'due', 0, $6)
+             on conflict (kind, subject) do update set generation = delivery.generation + 1, partner = excluded.partner,
+             due_at = case when delivery.state = 'due' and delivery.due_at < excluded.due_at then delivery.due_at
+             else excluded.due_at end,
+             attempts = case when delivery.state = 'due' then delivery.attempts else 0 end,
+             state = 'due'",
+            args![
+                id::new(), delivery.kind.code(), &delivery.subject, &delivery.partner, delivery.due_at, stamp,
+            ],
+        )
+        .await?;
+        Ok(())
+    }
+
+    /// Claims deliveries that are due, oldest first, none of these partners'.
+    pub async fn claim(
+        &mut self,
+        now: Timestamp,
+        lease: Duration,
+        most: usize,
+        busy: &[String],
+    ) -> Result<Vec<Claimed>, Error> {
+        let token = id::new();
+        let till = now.plus(lease);
+        let mut args = args![&token, till, now, i64::try_from(most).unwrap_or(i64::MAX)];
+        let mut others = String::new();
+        for partner in busy {
+            args.push(partner.into());
+            others.push_str(if others.is_empty() { " and partner not in ($" } else { ", $" });
+            others.push_str(&args.len().to_string());
+        }
+        if !others.is_empty() {
+            others.push(')');
+        }
+        let text = format!(
+            "update delivery set lease = $1, leased_till = $2, attempts = attempts + 1 where id in (
+             select id from delivery where state = 'due' and due_at <= $3 and leased_till <= $3{others}
+             order by due_at limit $4{})
+             returning id, kind, subject, partner, attempts, generation",
+            self.skip_locked()
+        );
+        let rows = self.all(text, args).await?;
+        let claimed = |row: &Row| {
+            Ok(Claimed {
+                id: row.text(0)?,
+                kind: Kind::parse(&row.text(1)?)?,
+                subject: row.text(2)?,
+                partner: row.text(3)?,
+                attempts: row.int(4)?,
+                lease: token.clone(),
+                generation: row.int(5)?,
+            })
+        };
+        rows.iter().map(claimed).collect()
+    }
+
+    /// Whether the lease is still ours; locks the row, so that it stays so until the end of this transaction.
+    pub async fn holds(&mut self, claimed: &Claimed) -> Result<bool, Error> {
+        let text = format!("select id from delivery where id = $1 and lease = $2{}", self.for_update());
+        Ok(self.one(text, args![&claimed.id, &claimed.lease]).await?.is_some())
+    }
+
+    /// Records how a try ended. False when the lease was lost, and then nothing is recorded.
+    pub async fn finish(&mut self, claimed: &Claimed, outcome: &Outcome) -> Result<bool, Error> {
+        let stamp = self.stamp();
+        let (state, due, name, detail) = match outcome {
+            Outcome::Done => ("done", stamp, "done", None),
+            Outcome::Again(at) => ("due", *at, "done", None),
+            Outcome::Retry(at, why) => ("due", *at, "retry", Some(why.clone())),
+            Outcome::Exhausted(why) => ("exhausted", stamp, "exhausted", Some(why.clone())),
+        };
+        let reset = matches!(outcome, Outcome::Done | Outcome::Again(_));
+        // Owed again since it was claimed: due at once, whatever this try made of the older state.
+        let changed = self
+            .run(
+                "update delivery set lease = null, leased_till = 0, last_error = $1,
+                 state = case when generation = $2 then $3 else 'due' end,
+                 due_at = case when generation = $2 then $4 else due_at end,
+                 attempts = case when $5 = 1 then 0 else attempts end
+                 where id = $6 and lease = $7",
+                args![detail.clone(), claimed.generation, state, due, reset, &claimed.id, &claimed.lease],
+            )
+            .await?;
+        if changed == 0 {
+            return Ok(false);
+        }
+        // A quiet poll is no news.
+        if !matches!(outcome, Outcome::Again(_)) {
+            self.run(
+                "insert into attempt (id, delivery, at, outcome, detail) values ($1, $2, $3, $4, $5)",
+                args![id::new(), &claimed.id, stamp, name, detail],
+            )
+            .await?;
+        }
+        Ok(true)
+    }
+
+    /// Gives a lease back unused: a gateway that shuts down.
+    pub async fn hand_back(&mut self, claimed: &Claimed) -> Result<(), Error> {
+        self.run(
+            "update delivery set lease = null, leased_till = 0, attempts = attempts - 1 where id = $1 and lease = $2",
+            args![&claimed.id, &claimed.lease],
+        )
+        .await?;
+        Ok(())
+    }
+
+    /// When the next delivery is due or its lease ends.
+    pub async fn next_due(&mut self) -> Result<Option<Timestamp>, Error> {
+        let row = self
+            .one(
+                "select min(case when leased_till > due_at then leased_till else due_at end) from delivery where state = 'due'",
+                args![],
+            )
+            .await?;
+        row.map_or(Ok(None), |row| row.time_or_null(0))
+    }
+
+    /// How many deliveries stand in each state, by kind.
+    pub async fn delivery_counts(&mut self) -> Result<Vec<(String, String, i64)>, Error> {
+        let rows = self
+            .all("select kind, state, count(*) from delivery group by kind, state order by kind, state", args![])
+            .await?;
+        rows.iter().map(|row| Ok((row.text(0)?, row.text(1)?, row.int(2)?))).collect()
+    }
+
+    /// The tries of a delivery, oldest first.
+    pub async fn attempts(&mut self, kind: Kind, subject: &str) -> Result<Vec<Attempt>, Error> {
+        let rows = self
+            .all(
+                "select a.at, a.outcome, a.detail from attempt a join delivery d on d.id = a.delivery
+                 where d.kind = $1 and d.subject = $2 order by a.at, a.id limit 100",
+                args![kind.code(), subject],
+            )
+            .await?;
+        rows.iter()
+            .map(|row| Ok(Attempt { at: row.time(0)?, outcome: row.text(1)?, detail: row.text_or_null(2)? }))
+            .collect()
+    }
+}

@@ -1,0 +1,62 @@
+//! Partners as the database knows them: who is active, and how far we have followed each one's server.
+
+use crate::args;
+use crate::error::Error;
+use crate::store::Tx;
+use crate::time::Timestamp;
+
+/// How far a partner's server has been followed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Following {
+    /// The partner's own timestamp up to which everything was seen.
+    pub cursor: Option<String>,
+    /// When it last answered.
+    pub heard_at: Option<Timestamp>,
+    /// Rounds that failed since.
+    pub failures: i64,
+}
+
+impl Tx {
+    /// The configured partners become the active ones; one that has gone is deactivated, never deleted.
+    pub async fn put_partners(&mut self, partners: &[(String, String)]) -> Result<(), Error> {
+        self.run("update partner set active = 0", args![]).await?;
+        for (id, name) in partners {
+            self.run(
+                "insert into partner (id, name, active) values ($1, $2, 1)
+                 on conflict (id) do update set name = excluded.name, active = 1",
+                args![id, name],
+            )
+            .await?;
+        }
+        Ok(())
+    }
+
+    /// How far a partner has been followed.
+    pub async fn following(&mut self, partner: &str) -> Result<Following, Error> {
+        let row = self.one("select cursor, heard_at, failures from partner where id = $1", args![partner]).await?;
+        let row = row.ok_or_else(|| Error::internal(format!("partner {partner} is not in the database")))?;
+        Ok(Following { cursor: row.text_or_null(0)?, heard_at: row.time_or_null(1)?, failures: row.int(2)? })
+    }
+
+    /// A round went well: everything up to the cursor was taken over in this transaction.
+    pub async fn followed(&mut self, partner: &str, cursor: Option<&str>) -> Result<(), Error> {
+        let stamp = self.stamp();
+        self.run(
+            "update partner set cursor = coalesce($1, cursor), heard_at = $2, failures = 0, failing = null where id = $3",
+            args![cursor, stamp, partner],
+        )
+        .await?;
+        Ok(())
+    }
+
+    /// A round failed.
+    pub async fn not_followed(&mut self, partner: &str, why: &str) -> Result<i64, Error> {
+        let row = self
+            .one(
+                "update partner set failures = failures + 1, failing = $1 where id = $2 returning failures",
+                args![why, partner],
+            )
+            .await?;
+        row.map_or(Ok(0), |row| row.int(0))
+    }
+}

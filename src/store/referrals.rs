@@ -1,0 +1,217 @@
+//! Referrals and their relays: what the gateway knows about a Task besides the Task itself.
+
+use crate::args;
+use crate::error::Error;
+use crate::store::{Row, Tx};
+use crate::time::Timestamp;
+
+/// A source's Task that we broker.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Referral {
+    /// The Task's id here.
+    pub task: String,
+    /// The partner that referred.
+    pub source: String,
+    /// The focus as it was sent: absolute, or `ServiceRequest/id`.
+    pub focus: String,
+    /// The partner that was named as performer.
+    pub performer: Option<String>,
+    /// Its HealthcareService that was named.
+    pub service: Option<String>,
+    /// The Task's URL at the source's server, when it is kept there (direct light).
+    pub kept_at: Option<String>,
+    /// Our copy of the ServiceRequest.
+    pub request: Option<String>,
+    /// Our copy of the patient, as `Type/id`.
+    pub patient: Option<String>,
+    /// Whether everything it refers to has been copied.
+    pub fetched: bool,
+    /// Whether it waits for a coordinator.
+    pub held: bool,
+    /// Why it waits.
+    pub held_why: Option<String>,
+    /// The version of the Task that ended it.
+    pub closing: Option<i64>,
+    /// When the source was first seen to have that version.
+    pub informed_at: Option<Timestamp>,
+    /// How we know.
+    pub informed_how: Option<String>,
+    /// When it arrived.
+    pub created: Timestamp,
+}
+
+/// Our Task to one target.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Relay {
+    /// Our Task's id.
+    pub task: String,
+    /// The source's Task.
+    pub referral: String,
+    /// The target; none while the Task is open for claiming.
+    pub partner: Option<String>,
+    /// The HealthcareService it is asked for.
+    pub service: Option<String>,
+    /// `fhir`, `light` or `open`.
+    pub channel: String,
+    /// Our ServiceRequest's id.
+    pub request: String,
+    /// The Task's URL at the target's server.
+    pub remote: Option<String>,
+    /// The source called it off, and the target does not know yet.
+    pub withdrawn: bool,
+    /// When the target had it.
+    pub reached: Option<Timestamp>,
+    /// When it was relayed.
+    pub created: Timestamp,
+}
+
+const REFERRAL: &str = "task, source, focus, performer, service, kept_at, request, patient, fetched, held, held_why,
+    closing, informed_at, informed_how, created";
+const RELAY: &str = "task, referral, partner, service, channel, request, remote, withdrawn, reached, created";
+
+fn referral_of(row: &Row) -> Result<Referral, Error> {
+    Ok(Referral {
+        task: row.text(0)?,
+        source: row.text(1)?,
+        focus: row.text(2)?,
+        performer: row.text_or_null(3)?,
+        service: row.text_or_null(4)?,
+        kept_at: row.text_or_null(5)?,
+        request: row.text_or_null(6)?,
+        patient: row.text_or_null(7)?,
+        fetched: row.flag(8)?,
+        held: row.flag(9)?,
+        held_why: row.text_or_null(10)?,
+        closing: row.int_or_null(11)?,
+        informed_at: row.time_or_null(12)?,
+        informed_how: row.text_or_null(13)?,
+        created: row.time(14)?,
+    })
+}
+
+fn relay_of(row: &Row) -> Result<Relay, Error> {
+    Ok(Relay {
+        task: row.text(0)?,
+        referral: row.text(1)?,
+        partner: row.text_or_null(2)?,
+        service: row.text_or_null(3)?,
+        channel: row.text(4)?,
+        request: row.text(5)?,
+        remote: row.text_or_null(6)?,
+        withdrawn: row.flag(7)?,
+        reached: row.time_or_null(8)?,
+        created: row.time(9)?,
+    })
+}
+
+impl Tx {
+    /// Stores a new referral.
+    pub async fn insert_referral(&mut self, referral: &Referral) -> Result<(), Error> {
+        let text = format!(
+            "insert into referral ({REFERRAL}) values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)"
+        );
+        let one = referral.clone();
+        let args = args![
+            one.task, one.source, one.focus, one.performer, one.service, one.kept_at, one.request, one.patient,
+            one.fetched, one.held, one.held_why, one.closing, one.informed_at, one.informed_how, one.created,
+        ];
+        self.run(text, args).await?;
+        Ok(())
+    }
+
+    /// Stores what changed of a referral; what it was made from never changes.
+    pub async fn update_referral(&mut self, referral: &Referral) -> Result<(), Error> {
+        let one = referral.clone();
+        self.run(
+            "update referral set performer = $1, service = $2, request = $3, patient = $4, fetched = $5, held = $6,
+             held_why = $7, closing = $8, informed_at = $9, informed_how = $10 where task = $11",
+            args![
+                one.performer, one.service, one.request, one.patient, one.fetched, one.held, one.held_why, one.closing,
+                one.informed_at, one.informed_how, one.task,
+            ],
+        )
+        .await?;
+        Ok(())
+    }
+
+    /// The referral of a source's Task, locked for this transaction where several gateways may write.
+    pub async fn referral(&mut self, task: &str) -> Result<Option<Referral>, Error> {
+        let text = format!("select {REFERRAL} from referral where task = $1{}", self.for_update());
+        self.one(text, args![task]).await?.as_ref().map(referral_of).transpose()
+    }
+
+    /// The source's referrals with this focus, newest first.
+    pub async fn referrals_by_focus(&mut self, source: &str, focus: &str) -> Result<Vec<Referral>, Error> {
+        let text = format!("select {REFERRAL} from referral where source = $1 and focus = $2 order by created desc");
+        self.all(text, args![source, focus]).await?.iter().map(referral_of).collect()
+    }
+
+    /// The referrals made from a ServiceRequest here.
+    pub async fn referrals_by_request(&mut self, request: &str) -> Result<Vec<Referral>, Error> {
+        let text = format!("select {REFERRAL} from referral where request = $1 order by created");
+        self.all(text, args![request]).await?.iter().map(referral_of).collect()
+    }
+
+    /// Those of these Tasks that are ended referrals of this source it is not known to know about.
+    pub async fn uninformed(&mut self, source: &str, tasks: &[String]) -> Result<Vec<Referral>, Error> {
+        let mut args = args![source];
+        let marks: Vec<String> = tasks
+            .iter()
+            .map(|task| {
+                args.push(task.into());
+                format!("${}", args.len())
+            })
+            .collect();
+        if marks.is_empty() {
+            return Ok(Vec::new());
+        }
+        let text = format!(
+            "select {REFERRAL} from referral where source = $1 and closing is not null and informed_at is null
+             and task in ({})",
+            marks.join(", ")
+        );
+        self.all(text, args).await?.iter().map(referral_of).collect()
+    }
+
+    /// Stores a new relay.
+    pub async fn insert_relay(&mut self, relay: &Relay) -> Result<(), Error> {
+        let text = format!("insert into relay ({RELAY}) values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)");
+        let one = relay.clone();
+        let args = args![
+            one.task, one.referral, one.partner, one.service, one.channel, one.request, one.remote, one.withdrawn,
+            one.reached, one.created,
+        ];
+        self.run(text, args).await?;
+        Ok(())
+    }
+
+    /// Stores what changed of a relay.
+    pub async fn update_relay(&mut self, relay: &Relay) -> Result<(), Error> {
+        let one = relay.clone();
+        self.run(
+            "update relay set partner = $1, service = $2, channel = $3, remote = $4, withdrawn = $5, reached = $6
+             where task = $7",
+            args![one.partner, one.service, one.channel, one.remote, one.withdrawn, one.reached, one.task],
+        )
+        .await?;
+        Ok(())
+    }
+
+    /// The relay of one of our Tasks.
+    pub async fn relay(&mut self, task: &str) -> Result<Option<Relay>, Error> {
+        let text = format!("select {RELAY} from relay where task = $1");
+        self.one(text, args![task]).await?.as_ref().map(relay_of).transpose()
+    }
+
+    /// The relays of a referral, oldest first.
+    pub async fn relays(&mut self, referral: &str) -> Result<Vec<Relay>, Error> {
+        let text = format!("select {RELAY} from relay where referral = $1 order by created, task");
+        self.all(text, args![referral]).await?.iter().map(relay_of).collect()
+    }
+
+    /// The relay whose ServiceRequest this is.
+    pub async fn relay_by_request(&mut self, request: &str) -> Result<Option<Relay>, Error> {
+        let text = format!("select {RELAY} from relay where request = $1 order by created desc limit 1");
+        self.one(text, args![request]).await?.as_ref().map(relay_of).transpose()
+    }
+}

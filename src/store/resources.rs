@@ -1,0 +1,219 @@
+//! Resources, their versions and their index rows: one stored copy per version, and sent back as stored.
+
+use crate::args;
+use crate::error::Error;
+use crate::fhir::search_index::Row as IndexRow;
+use crate::fhir::{Key, Resource};
+use crate::store::{Arg, Tx};
+use crate::time::Timestamp;
+
+/// A stored version.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stored {
+    /// Where it stands.
+    pub key: Key,
+    /// Counted from 1.
+    pub version: i64,
+    /// When this version was made.
+    pub updated: Timestamp,
+    /// The partner that created the resource.
+    pub author: String,
+    /// Whether this version deleted it.
+    pub deleted: bool,
+    /// How this version was made: `POST`, `PUT`, `DELETE`.
+    pub method: String,
+    /// The JSON text; empty when deleted.
+    pub content: String,
+}
+
+impl Stored {
+    /// The resource, parsed.
+    pub fn resource(&self) -> Result<Resource, Error> {
+        Resource::stored(&self.content)
+    }
+}
+
+/// What a write made.
+#[derive(Debug, Clone)]
+pub struct Written {
+    /// The version now stored.
+    pub stored: Stored,
+    /// Its parsed form.
+    pub resource: Resource,
+    /// Its index rows.
+    pub rows: Vec<IndexRow>,
+}
+
+const COLUMNS: &str = "v.version, v.updated, r.author, v.method, v.content";
+
+impl Tx {
+    /// The current version, also when it is a deletion.
+    pub async fn resource(&mut self, key: &Key) -> Result<Option<Stored>, Error> {
+        let text = format!(
+            "select {COLUMNS} from resource r join resource_version v
+             on v.type = r.type and v.id = r.id and v.version = r.version where r.type = $1 and r.id = $2"
+        );
+        self.stored(key, &text, args![key.kind.name(), &key.id]).await
+    }
+
+    /// The current version, locked until the end of this transaction: whoever decides on it decides alone.
+    pub async fn resource_for_update(&mut self, key: &Key) -> Result<Option<Stored>, Error> {
+        let lock = self.for_update();
+        if !lock.is_empty() {
+            let text = format!("select id from resource where type = $1 and id = $2{lock}");
+            self.one(text, args![key.kind.name(), &key.id]).await?;
+        }
+        self.resource(key).await
+    }
+
+    /// One version.
+    pub async fn resource_version(&mut self, key: &Key, version: i64) -> Result<Option<Stored>, Error> {
+        let text = format!(
+            "select {COLUMNS} from resource r join resource_version v on v.type = r.type and v.id = r.id
+             where r.type = $1 and r.id = $2 and v.version = $3"
+        );
+        self.stored(key, &text, args![key.kind.name(), &key.id, version]).await
+    }
+
+    async fn stored(&mut self, key: &Key, text: &str, args: Vec<Arg>) -> Result<Option<Stored>, Error> {
+        let Some(row) = self.one(text, args).await? else { return Ok(None) };
+        stored_of(key, &row).map(Some)
+    }
+
+    /// The versions of a resource, newest first, from `before` (exclusive) on.
+    pub async fn resource_history(&mut self, key: &Key, before: i64, most: usize) -> Result<Vec<Stored>, Error> {
+        let text = format!(
+            "select {COLUMNS} from resource r join resource_version v on v.type = r.type and v.id = r.id
+             where r.type = $1 and r.id = $2 and v.version < $3 order by v.version desc limit $4"
+        );
+        let args = args![key.kind.name(), &key.id, before, i64::try_from(most).unwrap_or(i64::MAX)];
+        let rows = self.all(text, args).await?;
+        rows.iter().map(|row| stored_of(key, row)).collect()
+    }
+
+    /// Stores the first version of a resource. An id that is taken is a conflict.
+    pub async fn insert_resource(
+        &mut self,
+        mut resource: Resource,
+        id: &str,
+        author: &str,
+        method: &str,
+        own: &str,
+    ) -> Result<Written, Error> {
+        let key = Key::new(resource.kind(), id);
+        let stamp = self.stamp();
+        resource.stamp(id, 1, stamp);
+        self.run(
+            "insert into resource (type, id, version, updated, created, author, deleted)
+             values ($1, $2, 1, $3, $3, $4, 0)",
+            args![key.kind.name(), id, stamp, author],
+        )
+        .await?;
+        self.version(key, 1, resource, author, author, method, own).await
+    }
+
+    /// Stores a new version on top of `current`; somebody who was faster makes it a conflict.
+    pub async fn update_resource(
+        &mut self,
+        current: &Stored,
+        mut resource: Resource,
+        by: &str,
+        own: &str,
+    ) -> Result<Written, Error> {
+        let key = current.key.clone();
+        let version = current.version + 1;
+        let stamp = self.stamp();
+        resource.stamp(&key.id, version, stamp);
+        self.move_version(&key, current.version, version, stamp, false).await?;
+        self.run("delete from search_index where type = $1 and id = $2", args![key.kind.name(), &key.id]).await?;
+        self.version(key, version, resource, &current.author, by, "PUT", own).await
+    }
+
+    /// Stores a deletion on top of `current`.
+    pub async fn delete_resource(&mut self, current: &Stored, by: &str) -> Result<(), Error> {
+        let (key, version, stamp) = (&current.key, current.version + 1, self.stamp());
+        self.move_version(key, current.version, version, stamp, true).await?;
+        self.run("delete from search_index where type = $1 and id = $2", args![key.kind.name(), &key.id]).await?;
+        self.run(
+            "insert into resource_version (type, id, version, updated, method, author, content)
+             values ($1, $2, $3, $4, 'DELETE', $5, '')",
+            args![key.kind.name(), &key.id, version, stamp, by],
+        )
+        .await?;
+        Ok(())
+    }
+
+    async fn move_version(&mut self, key: &Key, from: i64, to: i64, at: Timestamp, deleted: bool) -> Result<(), Error> {
+        let changed = self
+            .run(
+                "update resource set version = $1, updated = $2, deleted = $3 where type = $4 and id = $5 and version = $6",
+                args![to, at, deleted, key.kind.name(), &key.id, from],
+            )
+            .await?;
+        if changed == 0 {
+            return Err(Error::conflict(format!("{key} has just changed. Read it again and decide again.")));
+        }
+        Ok(())
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the columns of one row")]
+    async fn version(
+        &mut self,
+        key: Key,
+        version: i64,
+        resource: Resource,
+        author: &str,
+        by: &str,
+        method: &str,
+        own: &str,
+    ) -> Result<Written, Error> {
+        let stamp = self.stamp();
+        let content = resource.to_text();
+        self.run(
+            "insert into resource_version (type, id, version, updated, method, author, content)
+             values ($1, $2, $3, $4, $5, $6, $7)",
+            args![key.kind.name(), &key.id, version, stamp, method, by, &content],
+        )
+        .await?;
+        let rows = crate::fhir::search_index::rows(&resource, own);
+        self.index(&key, &rows, stamp).await?;
+        let stored = Stored {
+            key, version, updated: stamp, author: author.to_string(), deleted: false, method: method.to_string(), content,
+        };
+        Ok(Written { stored, resource, rows })
+    }
+
+    /// All index rows of a resource in as few statements as placeholders allow.
+    async fn index(&mut self, key: &Key, rows: &[IndexRow], updated: Timestamp) -> Result<(), Error> {
+        for chunk in rows.chunks(100) {
+            let mut text = String::from(
+                "insert into search_index (type, id, updated, parameter, value, system, low, high) values ",
+            );
+            let mut args = args![key.kind.name(), &key.id, updated];
+            for (index, row) in chunk.iter().enumerate() {
+                let first = args.len() + 1;
+                let comma = if index == 0 { "" } else { ", " };
+                text.push_str(&format!(
+                    "{comma}($1, $2, $3, ${first}, ${}, ${}, ${}, ${})",
+                    first + 1, first + 2, first + 3, first + 4
+                ));
+                args.extend(args![row.parameter, &row.value, &row.system, row.low, row.high]);
+            }
+            self.run(text, args).await?;
+        }
+        Ok(())
+    }
+}
+
+fn stored_of(key: &Key, row: &crate::store::Row) -> Result<Stored, Error> {
+    let method = row.text(3)?;
+    Ok(Stored {
+        key: key.clone(),
+        version: row.int(0)?,
+        updated: row.time(1)?,
+        author: row.text(2)?,
+        deleted: method == "DELETE",
+        method,
+        content: row.text(4)?,
+    })
+}

@@ -1,0 +1,274 @@
+//! A search as SQL: every condition is answered by an index, the viewer's grants are part of the query, pages are read
+//! by key and never by offset. The JSON is never looked into.
+
+use crate::args;
+use crate::error::Error;
+use crate::fhir::search::{Cursor, Filter, Order, Prefix, Query, Test};
+use crate::fhir::{Key, ResourceType};
+use crate::store::grants::visible;
+use crate::store::{Arg, Tx, Viewer};
+use crate::time::Timestamp;
+
+/// A search hit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    /// Where it stands.
+    pub key: Key,
+    /// Its version.
+    pub version: i64,
+    /// When it last changed.
+    pub updated: Timestamp,
+    /// Its JSON text.
+    pub content: String,
+}
+
+/// A page of hits.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Page {
+    /// In order.
+    pub hits: Vec<Found>,
+    /// Where the next page begins, if there is one.
+    pub next: Option<Cursor>,
+    /// How many there are in all, if it was asked for.
+    pub total: Option<u64>,
+}
+
+/// A statement under construction.
+struct Text {
+    sql: String,
+    args: Vec<Arg>,
+}
+
+impl Text {
+    fn arg(&mut self, value: impl Into<Arg>) -> String {
+        self.args.push(value.into());
+        format!("${}", self.args.len())
+    }
+    fn any_of<T: Clone + Into<Arg>>(&mut self, list: &[T]) -> String {
+        let marks: Vec<String> = list.iter().map(|item| self.arg(item.clone())).collect();
+        if marks.is_empty() { "null".to_string() } else { marks.join(", ") }
+    }
+}
+
+impl Tx {
+    /// Answers a search for a viewer.
+    pub async fn search(&mut self, query: &Query, viewer: &Viewer) -> Result<Page, Error> {
+        let mut text = Text { sql: String::new(), args: args![query.kind.name()] };
+        let directory = query.kind.is_directory();
+        text.sql.push_str("r.type = $1 and r.deleted = 0");
+        let seen = visible(viewer, directory, &mut text.args);
+        text.sql.push_str(&seen);
+        // A time that everything asked for is later than, if there is one.
+        let since = query.filters.iter().find_map(|filter| match filter {
+            Filter::Updated(Prefix::Gt, _, to) => Some(to - 1),
+            Filter::Updated(Prefix::Ge, from, _) => Some(from - 1),
+            _ => None,
+        });
+        for filter in &query.filters {
+            let condition = condition(filter, since, &mut text);
+            text.sql.push_str(" and ");
+            text.sql.push_str(&condition);
+        }
+        let total = if query.total {
+            let sql = format!("select count(*) from resource r where {}", text.sql);
+            let row = self.one(sql, text.args.clone()).await?;
+            Some(row.map_or(Ok(0), |row| row.int(0))?.unsigned_abs())
+        } else {
+            None
+        };
+        if query.count == 0 {
+            return Ok(Page { hits: Vec::new(), next: None, total });
+        }
+        let (sql, args) = paged(query, text);
+        let rows = self.all(sql, args).await?;
+        let more = rows.len() > query.count;
+        let mut hits = Vec::with_capacity(rows.len());
+        let mut next = None;
+        for row in rows.iter().take(query.count) {
+            let id = row.text(0)?;
+            next = Some(Cursor { key: row.int(4)?, id: id.clone() });
+            hits.push(Found {
+                key: Key::new(query.kind, id),
+                version: row.int(1)?,
+                updated: row.time(2)?,
+                content: row.text(3)?,
+            });
+        }
+        Ok(Page { hits, next: if more { next } else { None }, total })
+    }
+
+    /// What the hits refer to by this parameter, as far as the viewer may see it; nothing that is among `known`.
+    pub async fn included(
+        &mut self,
+        hits: &[Found],
+        name: &str,
+        target: Option<ResourceType>,
+        viewer: &Viewer,
+    ) -> Result<Vec<Found>, Error> {
+        let mut keys: Vec<Key> = Vec::new();
+        for chunk in hits.chunks(200) {
+            let Some(first) = chunk.first() else { continue };
+            let mut text = Text { sql: String::new(), args: args![first.key.kind.name(), name] };
+            let ids: Vec<String> = chunk.iter().map(|hit| hit.key.id.clone()).collect();
+            let marks = text.any_of(&ids);
+            let sql =
+                format!("select distinct value from search_index where type = $1 and parameter = $2 and id in ({marks})");
+            for row in self.all(sql, text.args).await? {
+                let key = Key::parse(&row.text(0)?).filter(|key| target.is_none_or(|target| key.kind == target));
+                keys.extend(key);
+            }
+        }
+        self.contents(&keys, viewer).await
+    }
+
+    /// The current contents of these resources, as far as the viewer may see them; at most a thousand.
+    pub async fn contents(&mut self, keys: &[Key], viewer: &Viewer) -> Result<Vec<Found>, Error> {
+        let mut found = Vec::new();
+        let mut kinds: Vec<ResourceType> = keys.iter().map(|key| key.kind).collect();
+        kinds.sort_unstable();
+        kinds.dedup();
+        for kind in kinds {
+            let ids: Vec<String> = keys.iter().filter(|key| key.kind == kind).map(|key| key.id.clone()).take(1_000).collect();
+            let mut text = Text { sql: String::new(), args: args![kind.name()] };
+            let marks = text.any_of(&ids);
+            let seen = visible(viewer, kind.is_directory(), &mut text.args);
+            let sql = format!(
+                "select r.id, r.version, r.updated, v.content from resource r join resource_version v
+                 on v.type = r.type and v.id = r.id and v.version = r.version
+                 where r.type = $1 and r.deleted = 0 and r.id in ({marks}){seen} order by r.id"
+            );
+            for row in self.all(sql, text.args).await? {
+                found.push(Found {
+                    key: Key::new(kind, row.text(0)?),
+                    version: row.int(1)?,
+                    updated: row.time(2)?,
+                    content: row.text(3)?,
+                });
+            }
+        }
+        Ok(found)
+    }
+}
+
+/// The page of a query: order, cursor and limit around its conditions.
+fn paged(query: &Query, mut text: Text) -> (String, Vec<Arg>) {
+    let (way, compare) = if query.descending { ("desc", "<") } else { ("asc", ">") };
+    let key = match query.order {
+        Order::Created => "r.created".to_string(),
+        Order::Updated => "r.updated".to_string(),
+        Order::Date(name) => {
+            let mark = text.arg(name);
+            format!(
+                "coalesce((select min(o.low) from search_index o where o.type = r.type and o.id = r.id
+                 and o.parameter = {mark}), 0)"
+            )
+        }
+        Order::Value(name) => {
+            let mark = text.arg(name);
+            format!(
+                "coalesce((select min(o.value) from search_index o where o.type = r.type and o.id = r.id
+                 and o.parameter = {mark}), '')"
+            )
+        }
+    };
+    let time = matches!(query.order, Order::Created | Order::Updated);
+    // The cursor of a value order is the last entry's id alone; its value is looked up, so that no link carries one.
+    let shown = if time { key.clone() } else { "cast(0 as bigint)".to_string() };
+    if let Some(cursor) = &query.cursor {
+        let id = text.arg(&cursor.id);
+        let edge = if time {
+            text.arg(cursor.key)
+        } else {
+            format!("(select {} from resource r where r.type = $1 and r.id = {id})", key)
+        };
+        text.sql.push_str(&format!(" and ({key} {compare} {edge} or ({key} = {edge} and r.id {compare} {id}))"));
+    }
+    let limit = text.arg(i64::try_from(query.count + 1).unwrap_or(i64::MAX));
+    let sql = format!(
+        "select r.id, r.version, r.updated, v.content, {shown} from resource r
+         join resource_version v on v.type = r.type and v.id = r.id and v.version = r.version
+         where {} order by {key} {way}, r.id {way} limit {limit}",
+        text.sql
+    );
+    (sql, text.args)
+}
+
+fn condition(filter: &Filter, since: Option<i64>, text: &mut Text) -> String {
+    match filter {
+        Filter::Ids(ids) => {
+            let marks = text.any_of(ids);
+            format!("r.id in ({marks})")
+        }
+        // The resource's own span is one microsecond, so its end is one more than its column.
+        Filter::Updated(prefix, from, to) => span(*prefix, ("r.updated", "r.updated"), (*from, *to), 1, text),
+        Filter::Indexed { name, test, not } => {
+            let since = match since {
+                Some(since) if matches!(test, Test::References(_)) && !*not => format!(" and s.updated > {}", text.arg(since)),
+                _ => String::new(),
+            };
+            let parameter = text.arg(*name);
+            let mut present = true;
+            let inner = match test {
+                Test::Present(wanted) => {
+                    present = *wanted;
+                    String::new()
+                }
+                Test::Tokens(list) => {
+                    let one: Vec<String> = list
+                        .iter()
+                        .map(|token| {
+                            let mut parts = Vec::new();
+                            if let Some(code) = &token.code {
+                                parts.push(format!("s.value = {}", text.arg(code)));
+                            }
+                            if let Some(system) = &token.system {
+                                parts.push(format!("s.system = {}", text.arg(system)));
+                            }
+                            if parts.is_empty() { "1 = 1".to_string() } else { parts.join(" and ") }
+                        })
+                        .collect();
+                    either(one)
+                }
+                Test::References(list) | Test::Is(list) => format!(" and s.value in ({})", text.any_of(list)),
+                Test::Begins(list) => either(list.iter().map(|begin| like(begin, "", text)).collect()),
+                Test::Contains(list) => either(list.iter().map(|part| like(part, "%", text)).collect()),
+                Test::Dates(list) => {
+                    let one = |(prefix, from, to): &(Prefix, i64, i64)| span(*prefix, ("s.low", "s.high"), (*from, *to), 0, text);
+                    either(list.iter().map(one).collect())
+                }
+            };
+            if let (Test::References(_), false) = (test, *not) {
+                // Few resources name one party since a time: the list drives the search. A poll is one range scan.
+                return format!(
+                    "r.id in (select s.id from search_index s where s.type = $1 and s.parameter = {parameter}{inner}{since})"
+                );
+            }
+            let word = if present != *not { "exists" } else { "not exists" };
+            format!(
+                "{word} (select 1 from search_index s where s.type = r.type and s.id = r.id and s.parameter = {parameter}{inner})"
+            )
+        }
+    }
+}
+
+fn either(parts: Vec<String>) -> String {
+    let joined: Vec<String> = parts.into_iter().map(|part| format!("({part})")).collect();
+    if joined.is_empty() { " and 1 = 0".to_string() } else { format!(" and ({})", joined.join(" or ")) }
+}
+
+fn like(part: &str, before: &str, text: &mut Text) -> String {
+    let escaped = part.replace('!', "!!").replace('%', "!%").replace('_', "!_");
+    format!("s.value like {} escape '!'", text.arg(format!("{before}{escaped}%")))
+}
+
+/// [`Prefix::holds`] in SQL; `less` is what the end column lacks.
+fn span(prefix: Prefix, (low, high): (&str, &str), (from, to): (i64, i64), less: i64, text: &mut Text) -> String {
+    match prefix {
+        Prefix::Eq => format!("({low} >= {} and {high} <= {})", text.arg(from), text.arg(to - less)),
+        Prefix::Ne => format!("not ({low} >= {} and {high} <= {})", text.arg(from), text.arg(to - less)),
+        Prefix::Gt => format!("{high} > {}", text.arg(to - less)),
+        Prefix::Lt => format!("{low} < {}", text.arg(from)),
+        Prefix::Ge => format!("{high} > {}", text.arg(from - less)),
+        Prefix::Le => format!("{low} < {}", text.arg(to)),
+    }
+}
