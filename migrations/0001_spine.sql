@@ -35,7 +35,7 @@ create table resource_version (
     primary key (type, id, version)
 );
 
-create table search_index (
+create table search_index (                 -- of a deleted resource: what stood last, for pages that go on from it
     type      text   not null,
     id        text   not null,
     parameter text   not null,
@@ -137,6 +137,7 @@ create index attempt_delivery on attempt (delivery, at);
 create table subscription (
     id       text   not null primary key,
     partner  text   not null,
+    sees     text   not null,               -- whose grants it follows; * for an operator
     topic    text   not null,
     status   text   not null,
     endpoint text   not null,

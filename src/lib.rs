@@ -4,11 +4,17 @@
 //! `referral`, `directory`). Calls only go right; nothing is sent while something is being decided. README.md tells
 //! the architecture and a referral's way through it; `tests/architecture.rs` holds the arrows.
 
+pub mod app;
 pub mod config;
+pub mod delivery;
+pub mod demo;
 pub mod directory;
 pub mod error;
 pub mod fhir;
+pub mod gateway;
+pub mod http;
 pub mod id;
 pub mod referral;
 pub mod store;
+pub mod telemetry;
 pub mod time;

@@ -1,2 +1,197 @@
-//! x
-fn main() {}
+//! The command line. Answers go to standard output, logs to standard error; exit status 2 is wrong usage.
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command line prints its answers")]
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use loopgate::config::Config;
+use loopgate::fhir::json::Bounds;
+use loopgate::fhir::{Resource, outcome, validate};
+use loopgate::gateway::Gateway;
+use loopgate::store::Store;
+use loopgate::time::Clock;
+use loopgate::{demo, http, telemetry};
+use tokio::sync::watch;
+
+/// A FHIR R4 gateway that closes the loop on social-care referrals.
+#[derive(Debug, Parser)]
+#[command(name = "loopgate", version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Runs referrals round the loop between simulated partners, and keeps serving.
+    Demo {
+        /// Where the gateway listens.
+        #[arg(long, default_value = "127.0.0.1:8080")]
+        listen: std::net::SocketAddr,
+        /// Where its database goes; made anew.
+        #[arg(long, default_value = "./loopgate-demo")]
+        data: PathBuf,
+        /// Stops when every loop is closed: exit status 0, or 1 if one did not close.
+        #[arg(long)]
+        exit: bool,
+    },
+    /// Serves.
+    Serve {
+        /// The configuration file.
+        #[arg(long)]
+        config: PathBuf,
+    },
+    /// Checks a configuration: every fault at once, each with its key and line.
+    CheckConfig {
+        /// The configuration file.
+        #[arg(long)]
+        config: PathBuf,
+    },
+    /// Brings the database's schema up to date.
+    Migrate {
+        /// The configuration file.
+        #[arg(long)]
+        config: PathBuf,
+    },
+    /// Validates resources: one OperationOutcome a line, in the order of the files.
+    Validate {
+        /// Files with one resource each, JSON.
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+    },
+    /// Prints the CapabilityStatement.
+    Capability {
+        /// The configuration file.
+        #[arg(long)]
+        config: Option<PathBuf>,
+    },
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    // One TLS provider for everything in the process.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    match arguments.command {
+        Command::Validate { files } => validate_files(&files),
+        Command::CheckConfig { config } => match load(&config) {
+            Ok(config) => {
+                println!("{} partners, no faults.", config.partners.len());
+                ExitCode::SUCCESS
+            }
+            Err(code) => code,
+        },
+        Command::Capability { config: None } => {
+            println!("{:#}", http::capability::statement("http://127.0.0.1:8080/fhir"));
+            ExitCode::SUCCESS
+        }
+        Command::Capability { config: Some(path) } => match load(&path) {
+            Ok(config) => {
+                println!("{:#}", http::capability::statement(&config.base()));
+                ExitCode::SUCCESS
+            }
+            Err(code) => code,
+        },
+        Command::Migrate { config } => match load(&config) {
+            Ok(config) => block_on(migrate(config)),
+            Err(code) => code,
+        },
+        Command::Serve { config } => match load(&config) {
+            Ok(config) => {
+                telemetry::start("info");
+                block_on(async { serve(config).await })
+            }
+            Err(code) => code,
+        },
+        Command::Demo { listen, data, exit } => {
+            telemetry::start("warn,loopgate=info");
+            block_on(demo::run(listen, data, exit, stop_signal))
+        }
+    }
+}
+
+fn load(path: &Path) -> Result<Config, ExitCode> {
+    Config::load(path).map_err(|faults| {
+        for fault in faults {
+            println!("{fault}");
+        }
+        ExitCode::FAILURE
+    })
+}
+
+fn block_on(work: impl Future<Output = Result<bool, String>>) -> ExitCode {
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("loopgate: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let result = runtime.block_on(work);
+    runtime.shutdown_timeout(std::time::Duration::from_millis(500));
+    match result {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(text) => {
+            eprintln!("loopgate: {text}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn told(error: loopgate::error::Error) -> String {
+    error.cause.unwrap_or_else(|| error.issues.into_iter().map(|issue| issue.text).collect())
+}
+
+async fn migrate(config: Config) -> Result<bool, String> {
+    let store = Store::open(config.store.url.expose(), Clock::system()).await.map_err(told)?;
+    store.migrate().await.map_err(told)?;
+    println!("The database is up to date.");
+    Ok(true)
+}
+
+async fn serve(config: Config) -> Result<bool, String> {
+    let address = config.server.listen;
+    let gateway = Gateway::open(config, Clock::system()).await.map_err(told)?;
+    let listener = tokio::net::TcpListener::bind(address).await.map_err(|error| format!("{address}: {error}"))?;
+    gateway.serve(listener, stop_signal()).await.map_err(told)?;
+    Ok(true)
+}
+
+/// Becomes true at Ctrl-C or SIGTERM.
+fn stop_signal() -> watch::Receiver<bool> {
+    let (sender, receiver) = watch::channel(false);
+    tokio::spawn(async move {
+        use tokio::signal::unix::{SignalKind, signal};
+        let Ok(mut terminate) = signal(SignalKind::terminate()) else { return };
+        tokio::select! {
+            _ = tokio::signal::ctrl_c() => {}
+            _ = terminate.recv() => {}
+        }
+        let _ = sender.send(true);
+        // Kept, so that nobody takes the end of this task for a signal.
+        std::future::pending::<()>().await;
+    });
+    receiver
+}
+
+fn validate_files(files: &[PathBuf]) -> ExitCode {
+    let mut good = true;
+    for file in files {
+        let checked = match std::fs::read(file) {
+            Err(error) => Err(loopgate::error::Error::malformed(format!("This file can't be read: {}.", error.kind()))),
+            Ok(bytes) if bytes.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'<') => Err(
+                loopgate::error::Error::new(loopgate::error::Kind::UnsupportedMediaType, "XML is not read by this version; convert it to JSON."),
+            ),
+            Ok(bytes) => Resource::parse(&bytes, Bounds::default()).and_then(|resource| validate::check(&resource)),
+        };
+        match checked {
+            Ok(()) => println!("{}", outcome::fine("No fault found by the rules this version checks.")),
+            Err(error) => {
+                good = false;
+                println!("{}", outcome::of(&error));
+            }
+        }
+    }
+    if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}

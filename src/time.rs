@@ -34,6 +34,12 @@ impl Timestamp {
         Timestamp(self.0.saturating_sub(i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)))
     }
 
+    /// Reads the form of the HTTP `Date` header.
+    pub fn parse_http_date(text: &str) -> Option<Self> {
+        let moment = jiff::civil::DateTime::strptime("%a, %d %b %Y %H:%M:%S GMT", text).ok()?;
+        Some(Timestamp(moment.to_zoned(TimeZone::UTC).ok()?.timestamp().as_microsecond()))
+    }
+
     /// The form of the HTTP `Last-Modified` and `Date` headers.
     pub fn http_date(self) -> String {
         self.moment().strftime("%a, %d %b %Y %H:%M:%S GMT").to_string()
@@ -140,6 +146,8 @@ mod tests {
 
     #[test]
     fn http_dates_are_in_the_form_of_rfc_9110() {
+        let noon = Timestamp::parse("1994-11-06T08:49:37Z");
+        assert_eq!(Timestamp::parse_http_date("Sun, 06 Nov 1994 08:49:37 GMT"), noon);
         assert_eq!(Timestamp::parse("1994-11-06T08:49:37Z").unwrap().http_date(), "Sun, 06 Nov 1994 08:49:37 GMT");
     }
 }

@@ -5,7 +5,6 @@
 
 use tokio::sync::{mpsc, oneshot};
 
-use crate::args;
 use crate::error::Error;
 use crate::fhir::Key;
 use crate::id;
@@ -135,6 +134,9 @@ type Entry = (Vec<Access>, oneshot::Sender<Result<(), Error>>);
 /// Most requests whose accesses are recorded in one transaction.
 const BATCH: usize = 256;
 
+/// Most accesses in one of these transactions, unless a single request has more: it must not take too long.
+const ROWS: usize = 4_000;
+
 /// Records reads, many in one commit.
 #[derive(Debug, Clone)]
 pub struct Recorder(mpsc::Sender<Entry>);
@@ -146,10 +148,18 @@ impl Recorder {
         tokio::spawn(async move {
             let mut batch = Vec::with_capacity(BATCH);
             while receiver.recv_many(&mut batch, BATCH).await > 0 {
-                let list: Vec<Access> = batch.iter().flat_map(|(list, _)| list.iter().cloned()).collect();
-                let result = record(&store, &list).await;
-                for (_, done) in batch.drain(..) {
-                    let _ = done.send(result.clone());
+                while !batch.is_empty() {
+                    let mut rows = 0;
+                    let fits = |(list, _): &&Entry| {
+                        rows += list.len();
+                        rows == list.len() || rows <= ROWS
+                    };
+                    let most = batch.iter().take_while(fits).count();
+                    let (lists, waiting): (Vec<Vec<Access>>, Vec<_>) = batch.drain(..most).unzip();
+                    let result = record(&store, &lists.concat()).await;
+                    for done in waiting {
+                        let _ = done.send(result.clone());
+                    }
                 }
             }
         });

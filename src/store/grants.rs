@@ -3,7 +3,8 @@
 //! Directory types need none. A viewer is one or more grantees: a coordinator reads as its own partner and as the
 //! gateway's organization. Ended grants stay on record.
 
-use crate::args;
+use std::collections::BTreeSet;
+
 use crate::error::Error;
 use crate::fhir::Key;
 use crate::store::{Arg, Tx};
@@ -43,6 +44,15 @@ impl Reason {
 
 /// `and exists (…)` for a query over `resource r`, with its arguments appended; nothing for an operator.
 pub(super) fn visible(viewer: &Viewer, directory: bool, args: &mut Vec<Arg>) -> String {
+    granted(viewer, directory, " and g.ended is null", args)
+}
+
+/// As [`visible`], but what was visible once will do.
+pub(super) fn once_visible(viewer: &Viewer, directory: bool, args: &mut Vec<Arg>) -> String {
+    granted(viewer, directory, "", args)
+}
+
+fn granted(viewer: &Viewer, directory: bool, when: &str, args: &mut Vec<Arg>) -> String {
     match viewer {
         Viewer::Operator => String::new(),
         Viewer::Grantees(_) if directory => String::new(),
@@ -50,13 +60,16 @@ pub(super) fn visible(viewer: &Viewer, directory: bool, args: &mut Vec<Arg>) -> 
             let marks = marks(grantees, args);
             format!(
                 " and exists (select 1 from resource_grant g where g.type = r.type and g.id = r.id
-                 and g.partner in ({marks}) and g.ended is null)"
+                 and g.partner in ({marks}){when})"
             )
         }
     }
 }
 
 fn marks(list: &[String], args: &mut Vec<Arg>) -> String {
+    if list.is_empty() {
+        return "null".to_string(); // `in ()` is no SQL to PostgreSQL
+    }
     let marks: Vec<String> = list
         .iter()
         .map(|item| {
@@ -68,9 +81,12 @@ fn marks(list: &[String], args: &mut Vec<Arg>) -> String {
 }
 
 impl Tx {
-    /// Grants the resources to a partner, with a Task. What it has already is not narrowed: `party` stays `party`.
+    /// Grants the resources to a partner, with a Task. What it has is not narrowed: `party` stays `party`, until it ends.
     pub async fn grant(&mut self, partner: &str, keys: &[Key], task: &str, reason: Reason) -> Result<(), Error> {
         let stamp = self.stamp();
+        // In order, so that two transactions lock alike; and each once, for PostgreSQL refuses to upsert a row twice.
+        let keys: BTreeSet<&Key> = keys.iter().collect();
+        let keys: Vec<&Key> = keys.into_iter().collect();
         for chunk in keys.chunks(100) {
             let mut text =
                 String::from("insert into resource_grant (partner, task, reason, since, type, id) values ");
@@ -82,12 +98,10 @@ impl Tx {
             }
             text.push_str(
                 " on conflict (partner, type, id, task) do update set ended = null,
-                 reason = case when resource_grant.reason in ('author', 'party') then resource_grant.reason
-                 else excluded.reason end",
+                 reason = case when resource_grant.ended is null and resource_grant.reason in ('author', 'party')
+                 then resource_grant.reason else excluded.reason end",
             );
-            if !chunk.is_empty() {
-                self.run(text, args).await?;
-            }
+            self.run(text, args).await?;
         }
         Ok(())
     }

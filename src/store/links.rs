@@ -1,7 +1,6 @@
 //! The link table: a copy's origin URL at a partner ↔ the copy's place here (design D2). Equal ids of two sources never
 //! meet, because the partner is part of the key.
 
-use crate::args;
 use crate::error::Error;
 use crate::fhir::{Key, ResourceType};
 use crate::store::{Row, Tx};

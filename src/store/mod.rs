@@ -7,6 +7,11 @@
 //! Leaves out every decision: what may be stored is `app`'s and `referral`'s business. Types are text and bigint only;
 //! time is microseconds UTC and comes, like ids, from us. Rules for migrations: `migrations/README.md`.
 
+/// The arguments of a statement, in the order of its placeholders.
+macro_rules! args {
+    ($($value:expr),* $(,)?) => { vec![$($crate::store::Arg::from($value)),*] };
+}
+
 mod audit;
 mod grants;
 mod links;

@@ -3,12 +3,11 @@
 //! One row per kind and subject: owing the same again raises the row's generation and makes it due, so a delivery always
 //! brings the other side to the current state and nothing stale is sent. A worker claims due rows with a lease and a
 //! fencing token, commits, sends, and records the result with that token; after a crash or a pause past the lease,
-//! somebody else has the row and the late result is dropped. `attempts` counts claims, so that whoever finds it above
-//! one knows that the outcome of an earlier try may be unknown (design D8).
+//! somebody else has the row and the late result is dropped. `attempts` counts claims, also those whose worker was lost;
+//! `repeated` says that the outcome of an earlier try may be unknown (design D8).
 
 use std::time::Duration;
 
-use crate::args;
 use crate::error::Error;
 use crate::id;
 use crate::store::{Row, Tx};
@@ -29,8 +28,6 @@ pub enum Kind {
     Notify,
     /// Ask a partner's server what has changed. Subject: the partner's id.
     Poll,
-    /// Read one copy's origin again. Subject: its URL.
-    Refresh,
 }
 
 impl Kind {
@@ -43,11 +40,10 @@ impl Kind {
             Kind::WriteBack => "write-back",
             Kind::Notify => "notify",
             Kind::Poll => "poll",
-            Kind::Refresh => "refresh",
         }
     }
     fn parse(code: &str) -> Result<Kind, Error> {
-        [Kind::Fetch, Kind::Deliver, Kind::Collect, Kind::WriteBack, Kind::Notify, Kind::Poll, Kind::Refresh]
+        [Kind::Fetch, Kind::Deliver, Kind::Collect, Kind::WriteBack, Kind::Notify, Kind::Poll]
             .into_iter()
             .find(|kind| kind.code() == code)
             .ok_or_else(|| Error::internal(format!("unknown delivery kind {code}")))
@@ -80,6 +76,9 @@ pub struct Claimed {
     pub partner: String,
     /// Tries since the last success, this one included.
     pub attempts: i64,
+    /// An earlier try may have reached the other side though nobody recorded so (design D8): it failed, for good
+    /// even, or its worker was lost.
+    pub repeated: bool,
     /// Proof that the lease is still ours.
     pub lease: String,
     generation: i64,
@@ -149,11 +148,14 @@ impl Tx {
         if !others.is_empty() {
             others.push(')');
         }
+        // Materialized: inside `in (…)` PostgreSQL may ask more than once, and then more than `most` are claimed.
         let text = format!(
-            "update delivery set lease = $1, leased_till = $2, attempts = attempts + 1 where id in (
+            "with next as materialized (
              select id from delivery where state = 'due' and due_at <= $3 and leased_till <= $3{others}
              order by due_at limit $4{})
-             returning id, kind, subject, partner, attempts, generation",
+             update delivery set lease = $1, leased_till = $2, attempts = attempts + 1
+             where id in (select id from next)
+             returning id, kind, subject, partner, attempts, generation, last_error",
             self.skip_locked()
         );
         let rows = self.all(text, args).await?;
@@ -164,6 +166,7 @@ impl Tx {
                 subject: row.text(2)?,
                 partner: row.text(3)?,
                 attempts: row.int(4)?,
+                repeated: row.int(4)? > 1 || row.text_or_null(6)?.is_some(),
                 lease: token.clone(),
                 generation: row.int(5)?,
             })
@@ -193,7 +196,7 @@ impl Tx {
                 "update delivery set lease = null, leased_till = 0, last_error = $1,
                  state = case when generation = $2 then $3 else 'due' end,
                  due_at = case when generation = $2 then $4 else due_at end,
-                 attempts = case when $5 = 1 then 0 else attempts end
+                 attempts = case when $5 = 1 or (generation <> $2 and $3 = 'exhausted') then 0 else attempts end
                  where id = $6 and lease = $7",
                 args![detail.clone(), claimed.generation, state, due, reset, &claimed.id, &claimed.lease],
             )
@@ -241,16 +244,17 @@ impl Tx {
         rows.iter().map(|row| Ok((row.text(0)?, row.text(1)?, row.int(2)?))).collect()
     }
 
-    /// The tries of a delivery, oldest first.
+    /// The last hundred tries of a delivery, oldest first.
     pub async fn attempts(&mut self, kind: Kind, subject: &str) -> Result<Vec<Attempt>, Error> {
         let rows = self
             .all(
                 "select a.at, a.outcome, a.detail from attempt a join delivery d on d.id = a.delivery
-                 where d.kind = $1 and d.subject = $2 order by a.at, a.id limit 100",
+                 where d.kind = $1 and d.subject = $2 order by a.at desc, a.id desc limit 100",
                 args![kind.code(), subject],
             )
             .await?;
         rows.iter()
+            .rev()
             .map(|row| Ok(Attempt { at: row.time(0)?, outcome: row.text(1)?, detail: row.text_or_null(2)? }))
             .collect()
     }

@@ -1,6 +1,5 @@
 //! Partners as the database knows them: who is active, and how far we have followed each one's server.
 
-use crate::args;
 use crate::error::Error;
 use crate::store::Tx;
 use crate::time::Timestamp;

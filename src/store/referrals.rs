@@ -1,7 +1,8 @@
 //! Referrals and their relays: what the gateway knows about a Task besides the Task itself.
 
-use crate::args;
 use crate::error::Error;
+use crate::fhir::Key;
+use crate::fhir::reference::split_absolute;
 use crate::store::{Row, Tx};
 use crate::time::Timestamp;
 
@@ -213,5 +214,24 @@ impl Tx {
     pub async fn relay_by_request(&mut self, request: &str) -> Result<Option<Relay>, Error> {
         let text = format!("select {RELAY} from relay where request = $1 order by created desc limit 1");
         self.one(text, args![request]).await?.as_ref().map(relay_of).transpose()
+    }
+
+    /// The URLs of the copies that a source's open referrals rest on: what has to stay fresh (G-020).
+    pub async fn open_copies(&mut self, source: &str, gateway: &str) -> Result<Vec<Key>, Error> {
+        let text = "select distinct l.type, l.origin from referral r
+             join resource_grant g on g.task = r.task and g.partner = $2
+             join link l on l.type = g.type and l.id = g.id and l.partner = r.source
+             where r.source = $1 and r.closing is null and l.type <> 'Task' order by l.type, l.origin limit 500";
+        let rows = self.all(text, args![source, gateway]).await?;
+        let origins: Result<Vec<String>, Error> = rows.iter().map(|row| row.text(1)).collect();
+        Ok(origins?.iter().filter_map(|origin| split_absolute(origin)).map(|(_, key)| key).collect())
+    }
+
+    /// The open referrals of a source that rest on this copy.
+    pub async fn open_referrals_with(&mut self, source: &str, copy: &Key, gateway: &str) -> Result<Vec<String>, Error> {
+        let text = "select distinct r.task from resource_grant g join referral r on r.task = g.task
+             where g.partner = $2 and g.type = $3 and g.id = $4 and r.source = $1 and r.closing is null order by r.task";
+        let rows = self.all(text, args![source, gateway, copy.kind.name(), &copy.id]).await?;
+        rows.iter().map(|row| row.text(0)).collect()
     }
 }

@@ -1,6 +1,5 @@
 //! Resources, their versions and their index rows: one stored copy per version, and sent back as stored.
 
-use crate::args;
 use crate::error::Error;
 use crate::fhir::search_index::Row as IndexRow;
 use crate::fhir::{Key, Resource};
@@ -42,6 +41,14 @@ pub struct Written {
     pub resource: Resource,
     /// Its index rows.
     pub rows: Vec<IndexRow>,
+}
+
+/// Longest value in the index, in bytes: an entry of a PostgreSQL index holds no more than 2,700. Longer ones are cut
+/// there and in searches alike, so they are found.
+const INDEXABLE: usize = 1_000;
+
+pub(super) fn indexable(value: &str) -> &str {
+    value.get(..value.floor_char_boundary(INDEXABLE)).unwrap_or(value)
 }
 
 const COLUMNS: &str = "v.version, v.updated, r.author, v.method, v.content";
@@ -129,11 +136,11 @@ impl Tx {
         self.version(key, version, resource, &current.author, by, "PUT", own).await
     }
 
-    /// Stores a deletion on top of `current`.
+    /// Stores a deletion on top of `current`. Its index rows stay until it is made anew: searches look at what is there,
+    /// but a page may go on from its place (`Cursor`).
     pub async fn delete_resource(&mut self, current: &Stored, by: &str) -> Result<(), Error> {
         let (key, version, stamp) = (&current.key, current.version + 1, self.stamp());
         self.move_version(key, current.version, version, stamp, true).await?;
-        self.run("delete from search_index where type = $1 and id = $2", args![key.kind.name(), &key.id]).await?;
         self.run(
             "insert into resource_version (type, id, version, updated, method, author, content)
              values ($1, $2, $3, $4, 'DELETE', $5, '')",
@@ -197,7 +204,7 @@ impl Tx {
                     "{comma}($1, $2, $3, ${first}, ${}, ${}, ${}, ${})",
                     first + 1, first + 2, first + 3, first + 4
                 ));
-                args.extend(args![row.parameter, &row.value, &row.system, row.low, row.high]);
+                args.extend(args![row.parameter, indexable(&row.value), indexable(&row.system), row.low, row.high]);
             }
             self.run(text, args).await?;
         }

@@ -1,11 +1,13 @@
 //! A search as SQL: every condition is answered by an index, the viewer's grants are part of the query, pages are read
 //! by key and never by offset. The JSON is never looked into.
 
-use crate::args;
+use std::collections::BTreeSet;
+
 use crate::error::Error;
 use crate::fhir::search::{Cursor, Filter, Order, Prefix, Query, Test};
 use crate::fhir::{Key, ResourceType};
-use crate::store::grants::visible;
+use crate::store::grants::{once_visible, visible};
+use crate::store::resources::indexable;
 use crate::store::{Arg, Tx, Viewer};
 use crate::time::Timestamp;
 
@@ -79,7 +81,7 @@ impl Tx {
         if query.count == 0 {
             return Ok(Page { hits: Vec::new(), next: None, total });
         }
-        let (sql, args) = paged(query, text);
+        let (sql, args) = paged(query, viewer, text);
         let rows = self.all(sql, args).await?;
         let more = rows.len() > query.count;
         let mut hits = Vec::with_capacity(rows.len());
@@ -97,7 +99,7 @@ impl Tx {
         Ok(Page { hits, next: if more { next } else { None }, total })
     }
 
-    /// What the hits refer to by this parameter, as far as the viewer may see it; nothing that is among `known`.
+    /// What the hits refer to by this parameter, as far as the viewer may see it.
     pub async fn included(
         &mut self,
         hits: &[Found],
@@ -121,14 +123,15 @@ impl Tx {
         self.contents(&keys, viewer).await
     }
 
-    /// The current contents of these resources, as far as the viewer may see them; at most a thousand.
+    /// The current contents of these resources, as far as the viewer may see them; at most a thousand of a type.
     pub async fn contents(&mut self, keys: &[Key], viewer: &Viewer) -> Result<Vec<Found>, Error> {
         let mut found = Vec::new();
         let mut kinds: Vec<ResourceType> = keys.iter().map(|key| key.kind).collect();
         kinds.sort_unstable();
         kinds.dedup();
         for kind in kinds {
-            let ids: Vec<String> = keys.iter().filter(|key| key.kind == kind).map(|key| key.id.clone()).take(1_000).collect();
+            let ids: BTreeSet<String> = keys.iter().filter(|key| key.kind == kind).map(|key| key.id.clone()).collect();
+            let ids: Vec<String> = ids.into_iter().take(1_000).collect();
             let mut text = Text { sql: String::new(), args: args![kind.name()] };
             let marks = text.any_of(&ids);
             let seen = visible(viewer, kind.is_directory(), &mut text.args);
@@ -151,7 +154,7 @@ impl Tx {
 }
 
 /// The page of a query: order, cursor and limit around its conditions.
-fn paged(query: &Query, mut text: Text) -> (String, Vec<Arg>) {
+fn paged(query: &Query, viewer: &Viewer, mut text: Text) -> (String, Vec<Arg>) {
     let (way, compare) = if query.descending { ("desc", "<") } else { ("asc", ">") };
     let key = match query.order {
         Order::Created => "r.created".to_string(),
@@ -179,7 +182,9 @@ fn paged(query: &Query, mut text: Text) -> (String, Vec<Arg>) {
         let edge = if time {
             text.arg(cursor.key)
         } else {
-            format!("(select {} from resource r where r.type = $1 and r.id = {id})", key)
+            // Nobody learns by an id of his own making how what he may not see compares with what he may.
+            let seen = once_visible(viewer, query.kind.is_directory(), &mut text.args);
+            format!("(select {key} from resource r where r.type = $1 and r.id = {id}{seen})")
         };
         text.sql.push_str(&format!(" and ({key} {compare} {edge} or ({key} = {edge} and r.id {compare} {id}))"));
     }
@@ -219,17 +224,20 @@ fn condition(filter: &Filter, since: Option<i64>, text: &mut Text) -> String {
                         .map(|token| {
                             let mut parts = Vec::new();
                             if let Some(code) = &token.code {
-                                parts.push(format!("s.value = {}", text.arg(code)));
+                                parts.push(format!("s.value = {}", text.arg(indexable(code))));
                             }
                             if let Some(system) = &token.system {
-                                parts.push(format!("s.system = {}", text.arg(system)));
+                                parts.push(format!("s.system = {}", text.arg(indexable(system))));
                             }
                             if parts.is_empty() { "1 = 1".to_string() } else { parts.join(" and ") }
                         })
                         .collect();
                     either(one)
                 }
-                Test::References(list) | Test::Is(list) => format!(" and s.value in ({})", text.any_of(list)),
+                Test::References(list) | Test::Is(list) => {
+                    let list: Vec<&str> = list.iter().map(|value| indexable(value)).collect();
+                    format!(" and s.value in ({})", text.any_of(&list))
+                }
                 Test::Begins(list) => either(list.iter().map(|begin| like(begin, "", text)).collect()),
                 Test::Contains(list) => either(list.iter().map(|part| like(part, "%", text)).collect()),
                 Test::Dates(list) => {
@@ -257,7 +265,7 @@ fn either(parts: Vec<String>) -> String {
 }
 
 fn like(part: &str, before: &str, text: &mut Text) -> String {
-    let escaped = part.replace('!', "!!").replace('%', "!%").replace('_', "!_");
+    let escaped = indexable(part).replace('!', "!!").replace('%', "!%").replace('_', "!_");
     format!("s.value like {} escape '!'", text.arg(format!("{before}{escaped}%")))
 }
 

@@ -4,10 +4,14 @@
 //! writer leaves the outer one open for them; whoever ends last, or as the sixty-fourth, commits it for all. `commit`
 //! returns when that has happened and is on disk (`synchronous = full`). A transaction that is dropped is rolled back
 //! to its savepoint, alone.
+//!
+//! A caller may give up at any await. What moves a connection from one state to the next (begin, commit) therefore runs
+//! on a task of its own, to its end. A transaction in which a statement failed, or was given up, can't be committed:
+//! PostgreSQL would take the commit for a rollback and say that all is well.
 
 use std::str::FromStr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions, PgRow};
@@ -24,8 +28,13 @@ const GROUP: usize = 64;
 const READERS: u32 = 4;
 /// Connections to PostgreSQL per gateway.
 const CONNECTIONS: u32 = 16;
-/// Longest a PostgreSQL write transaction may take; what was stamped longer ago is visible or never will be.
+/// Longest anybody waits for the writer or a connection.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Longest a PostgreSQL write transaction may take before it commits.
 const LONGEST: Duration = Duration::from_secs(5);
+/// What was stamped longer ago at any gateway is visible or never will be: the longest transaction, and as much again
+/// for the commit itself and for clocks that differ.
+const LAG: Duration = Duration::from_secs(10);
 
 /// The migrations, in order; append only.
 const MIGRATIONS: &[(i64, &str, &str)] = &[(1, "spine", include_str!("../../migrations/0001_spine.sql"))];
@@ -45,17 +54,18 @@ pub enum Arg {
 
 impl From<&str> for Arg {
     fn from(text: &str) -> Self {
-        Arg::Text(text.to_string())
+        Arg::from(text.to_string())
     }
 }
+/// PostgreSQL's text can't hold the zero character; both databases get its replacement instead of one an error.
 impl From<String> for Arg {
     fn from(text: String) -> Self {
-        Arg::Text(text)
+        Arg::Text(if text.contains('\0') { text.replace('\0', "\u{fffd}") } else { text })
     }
 }
 impl From<&String> for Arg {
     fn from(text: &String) -> Self {
-        Arg::Text(text.clone())
+        Arg::from(text.clone())
     }
 }
 impl From<i64> for Arg {
@@ -75,7 +85,7 @@ impl From<Timestamp> for Arg {
 }
 impl From<Option<String>> for Arg {
     fn from(text: Option<String>) -> Self {
-        text.map_or(Arg::NoText, Arg::Text)
+        text.map_or(Arg::NoText, Arg::from)
     }
 }
 impl From<Option<&str>> for Arg {
@@ -92,13 +102,6 @@ impl From<Option<Timestamp>> for Arg {
     fn from(time: Option<Timestamp>) -> Self {
         time.map_or(Arg::NoInt, Arg::from)
     }
-}
-
-/// The arguments of a statement, in the order of its placeholders.
-#[macro_export]
-#[doc(hidden)]
-macro_rules! args {
-    ($($value:expr),* $(,)?) => { vec![$($crate::store::Arg::from($value)),*] };
 }
 
 /// A row of either database.
@@ -158,7 +161,7 @@ struct Writer {
     /// A transaction was dropped in the middle; its savepoint is still there.
     dirty: bool,
     /// Who waits for the commit.
-    group: Vec<oneshot::Sender<Result<(), String>>>,
+    group: Vec<(Stamped, oneshot::Sender<Result<(), String>>)>,
 }
 
 impl Writer {
@@ -200,10 +203,121 @@ impl Writer {
             self.dirty = false;
         }
         self.open = false;
-        for waiting in self.group.drain(..) {
+        for (stamped, waiting) in self.group.drain(..) {
+            drop(stamped);
             let _ = waiting.send(result.clone());
         }
     }
+}
+
+/// The writer in the hands of one transaction. Let go without a commit, it takes the transaction back.
+#[derive(Debug)]
+struct Held {
+    writer: Option<OwnedMutexGuard<Writer>>,
+    waiting: Arc<AtomicUsize>,
+}
+
+impl Held {
+    fn writer(&mut self) -> Result<&mut Writer, Error> {
+        self.writer.as_deref_mut().ok_or_else(|| Error::internal("the transaction has ended"))
+    }
+
+    async fn begin(mut self) -> Result<Held, Error> {
+        let begun = self.writer()?.begin().await;
+        if let Err(error) = begun {
+            self.writer()?.commit_group().await;
+            self.writer = None;
+            return Err(Error::unavailable(error));
+        }
+        Ok(self)
+    }
+
+    /// Joins the group, and commits it unless somebody waits who will. What comes out is told after the commit.
+    async fn commit(mut self, stamped: Stamped) -> Result<oneshot::Receiver<Result<(), String>>, Error> {
+        let writer = self.writer()?;
+        if let Err(error) = writer.run("release one").await {
+            writer.dirty = true;
+            writer.commit_group().await;
+            self.writer = None;
+            return Err(failed(error));
+        }
+        let (done, wait) = oneshot::channel();
+        writer.group.push((stamped, done));
+        let full = writer.group.len() >= GROUP;
+        if full || self.waiting.load(Ordering::SeqCst) == 0 {
+            self.writer()?.commit_group().await;
+        }
+        if let Some(writer) = self.writer.take() {
+            let_go(writer, &self.waiting);
+        }
+        Ok(wait)
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        if let Some(mut writer) = self.writer.take() {
+            writer.dirty = true;
+            let_go(writer, &self.waiting);
+        }
+    }
+}
+
+/// Whoever lets the writer go looks, after that, whether anybody is left to commit an open group.
+fn let_go(guard: OwnedMutexGuard<Writer>, waiting: &AtomicUsize) {
+    let writer = OwnedMutexGuard::mutex(&guard).clone();
+    drop(guard);
+    if waiting.load(Ordering::SeqCst) == 0 {
+        settle(&writer);
+    }
+}
+
+/// Commits an open group that nobody is left to commit. Whoever has the writer now will look for himself.
+fn settle(writer: &Arc<Mutex<Writer>>) {
+    let free = writer.clone().try_lock_owned();
+    if let (Ok(mut writer), Ok(runtime)) = (free, tokio::runtime::Handle::try_current())
+        && writer.open
+    {
+        runtime.spawn(async move { writer.commit_group().await });
+    }
+}
+
+/// Does this to its end, also when whoever waits for it gives up.
+async fn to_the_end<T: Send + 'static>(
+    work: impl Future<Output = Result<T, Error>> + Send + 'static,
+) -> Result<T, Error> {
+    tokio::spawn(work).await.map_err(Error::unavailable)?
+}
+
+/// The stamps of one gateway: they always rise.
+#[derive(Debug, Default)]
+struct Stamps {
+    /// The last one given out.
+    last: i64,
+    /// Up to here was said that nothing more would come.
+    promised: i64,
+    /// Given out, and what they stand on is not visible yet.
+    open: Vec<i64>,
+}
+
+/// A stamp until what it stands on is visible, or never will be.
+#[derive(Debug)]
+struct Stamped {
+    stamp: i64,
+    stamps: Arc<std::sync::Mutex<Stamps>>,
+}
+
+impl Drop for Stamped {
+    fn drop(&mut self) {
+        let mut stamps = locked(&self.stamps);
+        if let Some(index) = stamps.open.iter().position(|stamp| *stamp == self.stamp) {
+            stamps.open.swap_remove(index);
+        }
+    }
+}
+
+fn locked(stamps: &std::sync::Mutex<Stamps>) -> std::sync::MutexGuard<'_, Stamps> {
+    stamps.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
 #[derive(Debug)]
@@ -224,10 +338,7 @@ enum Database {
 pub struct Store {
     database: Arc<Database>,
     clock: Clock,
-    /// The last stamp given out: stamps of one gateway always rise.
-    last: Arc<AtomicI64>,
-    /// When the first of the transactions that are not visible yet was stamped.
-    open_since: Arc<std::sync::Mutex<Vec<i64>>>,
+    stamps: Arc<std::sync::Mutex<Stamps>>,
 }
 
 impl Store {
@@ -237,15 +348,19 @@ impl Store {
             Database::Embedded(Embedded::open(url).await?)
         } else {
             let options = PgConnectOptions::from_str(url).map_err(Error::internal)?;
-            let pool = PgPoolOptions::new().max_connections(CONNECTIONS).acquire_timeout(Duration::from_secs(10));
+            let pool = PgPoolOptions::new()
+                .max_connections(CONNECTIONS)
+                .acquire_timeout(PATIENCE)
+                // A gateway that hangs, or whose network does, must not keep its row locks for ever.
+                .after_connect(|connection, _| {
+                    Box::pin(async move {
+                        let text = "set idle_in_transaction_session_timeout = '10s'";
+                        sqlx::raw_sql(text).execute(connection).await.map(|_| ())
+                    })
+                });
             Database::Postgres(pool.connect_with(options).await.map_err(Error::unavailable)?)
         };
-        Ok(Store {
-            database: Arc::new(database),
-            clock,
-            last: Arc::new(AtomicI64::new(0)),
-            open_since: Arc::default(),
-        })
+        Ok(Store { database: Arc::new(database), clock, stamps: Arc::default() })
     }
 
     /// Brings the schema up to date. Safe to run from several gateways at once.
@@ -259,14 +374,21 @@ impl Store {
         match &*self.database {
             Database::Embedded(embedded) => {
                 let mut writer = embedded.writer.lock().await;
-                migrator.run(&mut writer.connection).await.map_err(Error::internal)?;
+                writer.commit_group().await;
+                // The migrator takes no lock on SQLite; this one makes a second process wait.
+                let whole = writer.connection.begin_with("begin immediate").await;
+                let mut whole = whole.map_err(Error::unavailable)?;
+                // `run` would do the same, but its future can not be sent to another thread.
+                migrator.run_direct(None, &mut *whole, false).await.map_err(Error::internal)?;
+                whole.commit().await.map_err(Error::internal)?;
             }
             Database::Postgres(pool) => migrator.run(pool).await.map_err(Error::internal)?,
         }
         let mut reader = self.read().await?;
         let newest = reader.one("select max(updated) from resource", args![]).await?;
         let newest = newest.map(|row| row.int_or_null(0)).transpose()?.flatten().unwrap_or(0);
-        self.last.fetch_max(newest, Ordering::SeqCst);
+        let mut stamps = locked(&self.stamps);
+        stamps.last = stamps.last.max(newest);
         Ok(())
     }
 
@@ -280,31 +402,25 @@ impl Store {
         let connection = match &*self.database {
             Database::Embedded(embedded) => {
                 let waiting = Waiting::new(embedded);
-                let mut writer = embedded.writer.clone().lock_owned().await;
+                let writer = tokio::time::timeout(PATIENCE, embedded.writer.clone().lock_owned()).await;
+                let writer = writer.map_err(Error::unavailable)?;
                 drop(waiting);
-                if let Err(error) = writer.begin().await {
-                    writer.commit_group().await;
-                    return Err(Error::unavailable(error));
-                }
-                Connected::Writer { writer: Some(writer), waiting: embedded.waiting.clone() }
+                let held = Held { writer: Some(writer), waiting: embedded.waiting.clone() };
+                Connected::Writer(to_the_end(held.begin()).await?)
             }
             Database::Postgres(pool) => {
-                let mut connection = pool.acquire().await.map_err(Error::unavailable)?;
-                sqlx::raw_sql("begin").execute(&mut *connection).await.map_err(Error::unavailable)?;
-                Connected::Postgres { connection: Some(connection), open: true }
+                let pool = pool.clone();
+                let begun = to_the_end(async move { pool.begin().await.map_err(Error::unavailable) });
+                Connected::Postgres(begun.await?)
             }
         };
         // Stamped after the writer is ours, so that stamps rise in commit order on the embedded database.
-        let now = self.clock.now();
-        let stamp = loop {
-            let last = self.last.load(Ordering::SeqCst);
-            let next = now.0.max(last + 1);
-            if self.last.compare_exchange(last, next, Ordering::SeqCst, Ordering::SeqCst).is_ok() {
-                break next;
-            }
-        };
-        self.lock_open().push(stamp);
-        Ok(Tx { connection, stamp: Timestamp(stamp), open_since: Some(self.open_since.clone()), clock: self.clock.clone() })
+        let mut stamps = locked(&self.stamps);
+        let stamp = self.clock.now().0.max(stamps.last.max(stamps.promised) + 1);
+        stamps.last = stamp;
+        stamps.open.push(stamp);
+        let stamped = Some(Stamped { stamp, stamps: self.stamps.clone() });
+        Ok(Tx { connection, stamp: Timestamp(stamp), stamped, state: State::Sound, clock: self.clock.clone() })
     }
 
     /// A connection for reading; sees what is committed.
@@ -314,31 +430,29 @@ impl Store {
                 Connected::Reader(embedded.readers.acquire().await.map_err(Error::unavailable)?)
             }
             Database::Postgres(pool) => {
-                Connected::Postgres { connection: Some(pool.acquire().await.map_err(Error::unavailable)?), open: false }
+                Connected::PostgresReader(pool.acquire().await.map_err(Error::unavailable)?)
             }
         };
-        Ok(Tx { connection, stamp: self.clock.now(), open_since: None, clock: self.clock.clone() })
+        Ok(Tx { connection, stamp: self.clock.now(), stamped: None, state: State::Sound, clock: self.clock.clone() })
     }
 
-    /// Everything stamped up to here is visible: a poller that goes on from it misses nothing, though transactions
-    /// that were stamped earlier may still be under way.
+    /// Everything stamped up to here is visible, and nothing more will be stamped so: a poller that goes on from it
+    /// misses nothing, though transactions that were stamped earlier may still be under way.
     pub fn horizon(&self) -> Timestamp {
-        let now = self.clock.now().0.max(self.last.load(Ordering::SeqCst));
-        let first_open = self.lock_open().iter().min().map_or(now, |stamp| stamp - 1);
+        let mut stamps = locked(&self.stamps);
+        let now = self.clock.now().0.max(stamps.last);
+        stamps.promised = stamps.promised.max(now);
+        let first_open = stamps.open.iter().min().map_or(now, |stamp| stamp - 1);
         match &*self.database {
             Database::Embedded(_) => Timestamp(now.min(first_open)),
-            // Other replicas' transactions are not seen from here; none lasts longer than this.
-            Database::Postgres(_) => Timestamp(now.min(first_open)).minus(LONGEST),
+            // Other replicas' transactions are not seen from here.
+            Database::Postgres(_) => Timestamp(now.min(first_open)).minus(LAG),
         }
     }
 
     /// The newest stamp given out.
     pub fn newest(&self) -> Timestamp {
-        Timestamp(self.last.load(Ordering::SeqCst))
-    }
-
-    fn lock_open(&self) -> std::sync::MutexGuard<'_, Vec<i64>> {
-        self.open_since.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+        Timestamp(locked(&self.stamps).last)
     }
 }
 
@@ -350,7 +464,7 @@ impl Embedded {
             .journal_mode(SqliteJournalMode::Wal)
             .synchronous(SqliteSynchronous::Full)
             .foreign_keys(true)
-            .busy_timeout(Duration::from_secs(10))
+            .busy_timeout(PATIENCE)
             .statement_cache_capacity(256)
             // The checkpoint copies pages inside somebody's commit; rarer and larger is cheaper.
             .pragma("wal_autocheckpoint", "8000")
@@ -358,7 +472,7 @@ impl Embedded {
         let connection = SqliteConnection::connect_with(&options).await.map_err(Error::unavailable)?;
         let readers = SqlitePoolOptions::new()
             .max_connections(READERS)
-            .acquire_timeout(Duration::from_secs(10))
+            .acquire_timeout(PATIENCE)
             .connect_lazy_with(options.clone().pragma("query_only", "on"));
         let writer = Writer { connection, open: false, dirty: false, group: Vec::new() };
         Ok(Embedded { writer: Arc::new(Mutex::new(writer)), waiting: Arc::default(), readers })
@@ -382,38 +496,33 @@ impl Drop for Waiting<'_> {
         if self.embedded.waiting.fetch_sub(1, Ordering::SeqCst) == 1 {
             // If I gave up waiting and was the one the group waited for, somebody must commit it. (If I got the writer
             // this finds it locked by me, and my own end commits.)
-            settle(&self.embedded.writer, &self.embedded.waiting);
+            settle(&self.embedded.writer);
         }
-    }
-}
-
-/// Commits an open group that nobody is left to commit.
-fn settle(writer: &Arc<Mutex<Writer>>, waiting: &Arc<AtomicUsize>) {
-    let free = writer.clone().try_lock_owned();
-    if let (Ok(mut writer), Ok(runtime)) = (free, tokio::runtime::Handle::try_current()) {
-        if !writer.open {
-            return;
-        }
-        let waiting = waiting.clone();
-        runtime.spawn(async move {
-            if waiting.load(Ordering::SeqCst) == 0 {
-                writer.commit_group().await;
-            }
-        });
     }
 }
 
 enum Connected {
-    Writer { writer: Option<OwnedMutexGuard<Writer>>, waiting: Arc<AtomicUsize> },
+    Writer(Held),
     Reader(sqlx::pool::PoolConnection<Sqlite>),
-    Postgres { connection: Option<sqlx::pool::PoolConnection<Postgres>>, open: bool },
+    Postgres(sqlx::Transaction<'static, Postgres>),
+    PostgresReader(sqlx::pool::PoolConnection<Postgres>),
+}
+
+/// Whether a write transaction may still be committed.
+enum State {
+    Sound,
+    /// A statement is under way; found so later, it was given up and nobody knows what it did.
+    Running,
+    Failed(Error),
 }
 
 /// One transaction, or one reader. Dropped without [`Tx::commit`], nothing of it is stored.
 pub struct Tx {
     connection: Connected,
     stamp: Timestamp,
-    open_since: Option<Arc<std::sync::Mutex<Vec<i64>>>>,
+    /// None for a reader.
+    stamped: Option<Stamped>,
+    state: State,
     clock: Clock,
 }
 
@@ -444,26 +553,49 @@ impl Tx {
         self.stamp
     }
 
-    /// All rows of a statement.
+    fn check(&mut self) -> Result<(), Error> {
+        match &self.state {
+            State::Sound => {}
+            State::Running => return Err(Error::unavailable("a statement of this transaction was given up")),
+            State::Failed(error) => return Err(error.clone()),
+        }
+        if self.stamped.is_some() {
+            self.state = State::Running;
+        }
+        Ok(())
+    }
+
+    fn checked<T>(&mut self, result: Result<T, sqlx::Error>) -> Result<T, Error> {
+        let result = result.map_err(failed);
+        if self.stamped.is_some() {
+            self.state = result.as_ref().err().map_or(State::Sound, |error| State::Failed(error.clone()));
+        }
+        result
+    }
+
+    /// All rows of a statement. After an error nothing more can be done in this transaction.
     pub async fn all(&mut self, text: impl Into<String>, args: Vec<Arg>) -> Result<Vec<Row>, Error> {
+        self.check()?;
         let text = AssertSqlSafe(text.into());
         let rows = match &mut self.connection {
-            Connected::Writer { writer, .. } => {
-                let connection = &mut writer.as_mut().ok_or_else(ended)?.connection;
-                let rows = bound!(sqlx::query::<Sqlite>(text), args).fetch_all(connection).await;
+            Connected::Writer(held) => {
+                let rows = bound!(sqlx::query::<Sqlite>(text), args).fetch_all(&mut held.writer()?.connection).await;
                 rows.map(|rows| rows.into_iter().map(Row::Sqlite).collect())
             }
             Connected::Reader(connection) => {
                 let rows = bound!(sqlx::query::<Sqlite>(text), args).fetch_all(&mut **connection).await;
                 rows.map(|rows| rows.into_iter().map(Row::Sqlite).collect())
             }
-            Connected::Postgres { connection, .. } => {
-                let connection = connection.as_mut().ok_or_else(ended)?;
+            Connected::Postgres(connection) => {
+                let rows = bound!(sqlx::query::<Postgres>(text), args).fetch_all(&mut **connection).await;
+                rows.map(|rows| rows.into_iter().map(Row::Postgres).collect())
+            }
+            Connected::PostgresReader(connection) => {
                 let rows = bound!(sqlx::query::<Postgres>(text), args).fetch_all(&mut **connection).await;
                 rows.map(|rows| rows.into_iter().map(Row::Postgres).collect())
             }
         };
-        rows.map_err(failed)
+        self.checked(rows)
     }
 
     /// The first row of a statement.
@@ -471,131 +603,70 @@ impl Tx {
         Ok(self.all(text, args).await?.into_iter().next())
     }
 
-    /// Runs a statement; how many rows it changed.
+    /// Runs a statement; how many rows it changed. After an error nothing more can be done in this transaction.
     pub async fn run(&mut self, text: impl Into<String>, args: Vec<Arg>) -> Result<u64, Error> {
+        self.check()?;
         let text = AssertSqlSafe(text.into());
         let changed = match &mut self.connection {
-            Connected::Writer { writer, .. } => {
-                let connection = &mut writer.as_mut().ok_or_else(ended)?.connection;
-                let done = bound!(sqlx::query::<Sqlite>(text), args).execute(connection).await;
+            Connected::Writer(held) => {
+                let done = bound!(sqlx::query::<Sqlite>(text), args).execute(&mut held.writer()?.connection).await;
                 done.map(|done| done.rows_affected())
             }
-            Connected::Reader(_) => return Err(Error::internal("a reader can't write")),
-            Connected::Postgres { connection, .. } => {
-                let connection = connection.as_mut().ok_or_else(ended)?;
+            Connected::Postgres(connection) => {
                 let done = bound!(sqlx::query::<Postgres>(text), args).execute(&mut **connection).await;
                 done.map(|done| done.rows_affected())
             }
+            Connected::Reader(_) | Connected::PostgresReader(_) => {
+                return Err(Error::internal("a reader can't write"));
+            }
         };
-        changed.map_err(failed)
+        self.checked(changed)
     }
 
     /// ` for update skip locked` where the database has it: the one dialect function. SQLite has one writer and needs
     /// none.
     pub(super) fn skip_locked(&self) -> &'static str {
         match self.connection {
-            Connected::Postgres { .. } => " for update skip locked",
-            Connected::Writer { .. } | Connected::Reader(_) => "",
+            Connected::Postgres(_) => " for update skip locked",
+            Connected::Writer(_) | Connected::Reader(_) | Connected::PostgresReader(_) => "",
         }
     }
 
     /// Takes a row lock where several gateways may write: ` for update`, which SQLite's one writer makes needless.
     pub(super) fn for_update(&self) -> &'static str {
         match self.connection {
-            Connected::Postgres { open: true, .. } => " for update",
-            _ => "",
+            Connected::Postgres(_) => " for update",
+            Connected::Writer(_) | Connected::Reader(_) | Connected::PostgresReader(_) => "",
         }
     }
 
-    /// Makes it all durable and visible. When this returns an error nothing of it was stored.
+    /// Makes it all durable and visible. When this returns an error nothing of it was stored, unless the connection broke
+    /// in the middle of the commit. Once begun, a commit goes to its end, also when nobody waits for it any more.
     pub async fn commit(mut self) -> Result<(), Error> {
-        let result = match &mut self.connection {
-            Connected::Reader(_) => Ok(()),
-            Connected::Writer { writer, waiting } => {
-                let mut guard = writer.take().ok_or_else(ended)?;
-                let waiting = waiting.clone();
-                if let Err(error) = guard.run("release one").await {
-                    guard.dirty = true;
-                    guard.commit_group().await;
-                    return Err(failed(error));
-                }
-                let (done, wait) = oneshot::channel();
-                guard.group.push(done);
-                if waiting.load(Ordering::SeqCst) == 0 || guard.group.len() >= GROUP {
-                    guard.commit_group().await;
-                    drop(guard);
-                } else {
-                    let writer = OwnedMutexGuard::mutex(&guard).clone();
-                    drop(guard);
-                    // Whoever waited may have given up in between.
-                    if waiting.load(Ordering::SeqCst) == 0 {
-                        settle(&writer, &waiting);
-                    }
-                }
-                match wait.await {
-                    Ok(result) => result.map_err(Error::unavailable),
-                    Err(_) => Err(Error::unavailable("the group was lost")),
-                }
+        self.check()?;
+        let late = self.clock.now() > self.stamp.plus(LONGEST);
+        match (self.connection, self.stamped) {
+            (Connected::Writer(held), Some(stamped)) => {
+                let wait = to_the_end(held.commit(stamped)).await?;
+                wait.await.map_err(Error::unavailable)?.map_err(Error::unavailable)
             }
-            Connected::Postgres { connection, open } => {
-                let late = self.clock.now() > self.stamp.plus(LONGEST);
-                let mut connection = connection.take().ok_or_else(ended)?;
-                *open = false;
-                let end = if late { "rollback" } else { "commit" };
-                match sqlx::raw_sql(end).execute(&mut *connection).await {
-                    Ok(_) if late => Err(Error::unavailable("the transaction took too long")),
-                    Ok(_) => Ok(()),
-                    Err(error) => {
-                        connection.close_on_drop();
-                        Err(Error::unavailable(error))
-                    }
-                }
+            (Connected::Postgres(transaction), Some(stamped)) => {
+                to_the_end(async move {
+                    let result = if late {
+                        let _ = transaction.rollback().await;
+                        Err(Error::unavailable("the transaction took too long"))
+                    } else {
+                        transaction.commit().await.map_err(failed)
+                    };
+                    drop(stamped);
+                    result
+                })
+                .await
             }
-        };
-        self.close();
-        result
-    }
-
-    fn close(&mut self) {
-        if let Some(open) = self.open_since.take() {
-            let mut open = open.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            if let Some(index) = open.iter().position(|stamp| *stamp == self.stamp.0) {
-                open.swap_remove(index);
-            }
+            (Connected::Writer(_) | Connected::Postgres(_), None)
+            | (Connected::Reader(_) | Connected::PostgresReader(_), _) => Ok(()),
         }
     }
-}
-
-impl Drop for Tx {
-    fn drop(&mut self) {
-        match &mut self.connection {
-            Connected::Writer { writer, waiting } => {
-                if let Some(mut guard) = writer.take() {
-                    guard.dirty = true;
-                    let writer = OwnedMutexGuard::mutex(&guard).clone();
-                    drop(guard);
-                    if waiting.load(Ordering::SeqCst) == 0 {
-                        settle(&writer, waiting);
-                    }
-                }
-            }
-            Connected::Postgres { connection, open: true } => {
-                if let (Some(mut connection), Ok(runtime)) = (connection.take(), tokio::runtime::Handle::try_current()) {
-                    runtime.spawn(async move {
-                        if sqlx::raw_sql("rollback").execute(&mut *connection).await.is_err() {
-                            connection.close_on_drop();
-                        }
-                    });
-                }
-            }
-            Connected::Postgres { .. } | Connected::Reader(_) => {}
-        }
-        self.close();
-    }
-}
-
-fn ended() -> Error {
-    Error::internal("the transaction has ended")
 }
 
 /// A unique constraint is somebody being faster; anything else is the database's trouble.
@@ -606,10 +677,14 @@ fn failed(error: sqlx::Error) -> Error {
             conflict.cause = Some(error.to_string());
             conflict
         }
-        sqlx::Error::Database(fault) if matches!(fault.code().as_deref(), Some("40001" | "40P01" | "5" | "517")) => {
-            Error::unavailable(error)
-        }
+        sqlx::Error::Database(fault) if fault.code().is_some_and(|code| passes(&code)) => Error::unavailable(error),
         sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed => Error::unavailable(error),
         _ => Error::internal(error),
     }
+}
+
+/// Whether this trouble of a database passes by itself: busy, a lost race, shutting down, no room, no connection.
+fn passes(code: &str) -> bool {
+    ["5", "6", "13", "261", "517", "25P03", "40001", "40P01", "55P03"].contains(&code)
+        || (code.len() == 5 && ["08", "53", "57"].iter().any(|class| code.starts_with(class)))
 }

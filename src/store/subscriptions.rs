@@ -3,7 +3,6 @@
 //! The number comes from the subscription's own row in the transaction of the change, so that two transactions that
 //! concern one subscriber follow each other and a rolled-back one leaves no gap.
 
-use crate::args;
 use crate::error::Error;
 use crate::fhir::subscription::Event;
 use crate::fhir::{Key, ResourceType};
@@ -17,6 +16,8 @@ pub struct Subscription {
     pub id: String,
     /// Whose it is.
     pub partner: String,
+    /// Which grants it follows: the partner's id, the gateway's for a coordinator, `*` for an operator.
+    pub sees: String,
     /// `requested`, `active`, `error`, `off`.
     pub status: String,
     /// Where notifications go.
@@ -35,20 +36,21 @@ pub struct Subscription {
     pub error: Option<String>,
 }
 
-const COLUMNS: &str = "id, partner, status, endpoint, resource, ends, events, sent, begun, error";
+const COLUMNS: &str = "id, partner, sees, status, endpoint, resource, ends, events, sent, begun, error";
 
 fn subscription_of(row: &Row) -> Result<Subscription, Error> {
     Ok(Subscription {
         id: row.text(0)?,
         partner: row.text(1)?,
-        status: row.text(2)?,
-        endpoint: row.text(3)?,
-        resource: row.text(4)?,
-        ends: row.time_or_null(5)?,
-        events: row.int(6)?,
-        sent: row.int(7)?,
-        begun: row.flag(8)?,
-        error: row.text_or_null(9)?,
+        sees: row.text(2)?,
+        status: row.text(3)?,
+        endpoint: row.text(4)?,
+        resource: row.text(5)?,
+        ends: row.time_or_null(6)?,
+        events: row.int(7)?,
+        sent: row.int(8)?,
+        begun: row.flag(9)?,
+        error: row.text_or_null(10)?,
     })
 }
 
@@ -57,11 +59,11 @@ impl Tx {
     pub async fn put_subscription(&mut self, one: &Subscription, topic: &str) -> Result<(), Error> {
         let one = one.clone();
         self.run(
-            "insert into subscription (id, partner, topic, status, endpoint, resource, ends, events, sent, begun)
-             values ($1, $2, $3, $4, $5, $6, $7, 0, 0, 0)
+            "insert into subscription (id, partner, topic, status, endpoint, resource, ends, sees, events, sent, begun)
+             values ($1, $2, $3, $4, $5, $6, $7, $8, 0, 0, 0)
              on conflict (id) do update set status = excluded.status, endpoint = excluded.endpoint,
              resource = excluded.resource, ends = excluded.ends, error = null",
-            args![one.id, one.partner, topic, one.status, one.endpoint, one.resource, one.ends],
+            args![one.id, one.partner, topic, one.status, one.endpoint, one.resource, one.ends, one.sees],
         )
         .await?;
         Ok(())
@@ -81,25 +83,20 @@ impl Tx {
         row.map_or(Ok(0), |row| row.int(0))
     }
 
-    /// The begun subscriptions of these partners to a topic, in the order their rows must be locked.
-    pub async fn subscriptions_of(&mut self, partners: &[String], topic: &str) -> Result<Vec<Subscription>, Error> {
-        if partners.is_empty() {
-            return Ok(Vec::new());
-        }
-        let mut args = args![topic];
-        let marks: Vec<String> = partners
-            .iter()
-            .map(|partner| {
-                args.push(partner.into());
-                format!("${}", args.len())
-            })
-            .collect();
+    /// The begun subscriptions to a topic whose holders may see this resource, in the order their rows must be locked.
+    pub async fn subscribers(&mut self, focus: &Key, topic: &str) -> Result<Vec<Subscription>, Error> {
         let text = format!(
-            "select {COLUMNS} from subscription where topic = $1 and partner in ({}) and begun = 1 and status <> 'off'
-             order by id",
-            marks.join(", ")
+            "select {COLUMNS} from subscription s where s.topic = $1 and s.begun = 1 and s.status <> 'off'
+             and (s.sees = '*' or exists (select 1 from resource_grant g where g.type = $2 and g.id = $3
+             and g.ended is null and (g.partner = s.sees or g.partner = s.partner))) order by s.id"
         );
-        self.all(text, args).await?.iter().map(subscription_of).collect()
+        self.all(text, args![topic, focus.kind.name(), &focus.id]).await?.iter().map(subscription_of).collect()
+    }
+
+    /// A partner's subscriptions, or everybody's.
+    pub async fn subscriptions(&mut self, partner: Option<&str>) -> Result<Vec<Subscription>, Error> {
+        let text = format!("select {COLUMNS} from subscription where $1 = '' or partner = $1 order by id");
+        self.all(text, args![partner.unwrap_or("")]).await?.iter().map(subscription_of).collect()
     }
 
     /// Gives an event its number and stores it.

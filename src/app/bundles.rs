@@ -1,0 +1,246 @@
+//! Batch and transaction: the same use cases as single requests, each entry on its own or all in one transaction.
+
+use std::collections::HashMap;
+
+use serde_json::json;
+
+use super::{Answer, App, Context};
+use crate::error::{Error, Kind};
+use crate::fhir::bundle::{self, Asked, Entry, Method, inside};
+use crate::fhir::reference::{Reference, rewrite};
+use crate::fhir::{Key, Resource, ResourceType, outcome, search, validate};
+use crate::store::Tx;
+
+impl App {
+    /// Answers a batch or transaction with the JSON text of the response Bundle.
+    pub async fn bundle(&self, context: &Context, asked: Asked) -> Result<String, Error> {
+        let kind = if asked.transaction { "transaction-response" } else { "batch-response" };
+        let entries = if asked.transaction { self.transaction(context, asked.entries).await? } else { self.batch(context, asked.entries).await };
+        let mut out = format!(r#"{{"resourceType":"Bundle","id":"{}","type":"{kind}","entry":["#, crate::id::new());
+        out.push_str(&entries.join(","));
+        out.push_str("]}");
+        Ok(out)
+    }
+
+    async fn batch(&self, context: &Context, entries: Vec<Entry>) -> Vec<String> {
+        let mut answers = Vec::with_capacity(entries.len());
+        for entry in entries {
+            let answer = self.single(context, entry).await;
+            answers.push(answer.unwrap_or_else(|error| {
+                tracing::debug!(%error, "an entry of a batch was refused");
+                json!({"response": {"status": error.kind.status().to_string(), "outcome": outcome::of(&error)}}).to_string()
+            }));
+        }
+        answers
+    }
+
+    async fn single(&self, context: &Context, entry: Entry) -> Result<String, Error> {
+        match entry.method {
+            Method::Get => self.get(context, &entry.url).await,
+            Method::Post => {
+                let resource = typed(&entry)?;
+                let answer = self.create(context, resource, entry.if_none_exist.as_deref()).await?;
+                Ok(self.entry_of(&answer))
+            }
+            Method::Put => {
+                let (key, if_match) = (key_of(&entry.url)?, version_of(entry.if_match.as_deref())?);
+                let resource = entry.resource.ok_or_else(|| Error::malformed("A PUT entry has a resource."))?;
+                Ok(self.entry_of(&self.update(context, &key, resource, if_match).await?))
+            }
+            Method::Delete => {
+                self.delete(context, &key_of(&entry.url)?).await?;
+                Ok(json!({"response": {"status": "204"}}).to_string())
+            }
+        }
+    }
+
+    /// A read or search inside a Bundle.
+    async fn get(&self, context: &Context, url: &str) -> Result<String, Error> {
+        let (path, query) = url.split_once('?').unwrap_or((url, ""));
+        if let Some(kind) = ResourceType::parse(path.trim_end_matches('/')) {
+            let query = search::parse(kind, &pairs(query)?, self.own(), false)?;
+            let found = self.search(context, &query).await?;
+            let mut links = vec![("self", format!("{}/{kind}", self.own()))];
+            if let Some(next) = found.next {
+                links.push(("next", format!("{}/{kind}?_page={}", self.own(), next.to_text())));
+            }
+            let set = bundle::searchset(&found.hits, found.total, &links, found.horizon);
+            return Ok(format!(r#"{{"resource":{set},"response":{{"status":"200"}}}}"#));
+        }
+        let stored = self.read(context, &key_of(path)?).await?;
+        Ok(self.entry_of(&Answer { stored, created: false }))
+    }
+
+    fn entry_of(&self, answer: &Answer) -> String {
+        let stored = &answer.stored;
+        let response = json!({"status": if answer.created { "201" } else { "200" },
+            "location": format!("{}/{}/_history/{}", self.own(), stored.key, stored.version),
+            "etag": format!("W/\"{}\"", stored.version), "lastModified": stored.updated.to_string()});
+        format!(r#"{{"fullUrl":"{}/{}","resource":{},"response":{response}}}"#, self.own(), stored.key, stored.content)
+    }
+
+    /// All or nothing. Deletes, creates, updates, then reads (R-072), whatever the order they were sent in; what is
+    /// created is stored in the order of who refers to whom.
+    async fn transaction(&self, context: &Context, entries: Vec<Entry>) -> Result<Vec<String>, Error> {
+        check_once(&entries)?;
+        let mut answers: Vec<Option<String>> = vec![None; entries.len()];
+        let mut places: HashMap<String, String> = HashMap::new();
+        let mut tx = self.store().begin().await?;
+        let mut order: Vec<usize> = (0..entries.len()).collect();
+        order.sort_by_key(|index| entries[*index].method);
+        let mut waiting: Vec<usize> = Vec::new();
+        for index in order {
+            let entry = &entries[index];
+            match entry.method {
+                Method::Delete => {
+                    self.delete_in(&mut tx, context, &key_of(&entry.url)?).await.map_err(|error| inside(error, index))?;
+                    answers[index] = Some(json!({"response": {"status": "204"}}).to_string());
+                }
+                Method::Post | Method::Put => waiting.push(index),
+                Method::Get => {}
+            }
+        }
+        for index in waiting.iter().copied().filter(|index| entries[*index].method == Method::Put) {
+            if let Some(url) = &entries[index].full_url {
+                places.insert(url.clone(), key_of(&entries[index].url)?.to_string());
+            }
+        }
+        // What waits for nobody goes first; a circle is broken at its first member, which a reference rule then refuses.
+        while !waiting.is_empty() {
+            let ready = waiting.iter().position(|index| refers_to(&entries[*index], &entries, &waiting, *index).is_none());
+            let index = waiting.remove(ready.unwrap_or(0));
+            let answer = self.write_entry(&mut tx, context, &entries[index], &mut places).await;
+            answers[index] = Some(self.entry_of(&answer.map_err(|error| inside(error, index))?));
+        }
+        self.commit(tx).await?;
+        for (index, entry) in entries.iter().enumerate().filter(|(_, entry)| entry.method == Method::Get) {
+            answers[index] = Some(self.get(context, &entry.url).await.map_err(|error| inside(error, index))?);
+        }
+        Ok(answers.into_iter().flatten().collect())
+    }
+
+    async fn write_entry(
+        &self,
+        tx: &mut Tx,
+        context: &Context,
+        entry: &Entry,
+        places: &mut HashMap<String, String>,
+    ) -> Result<Answer, Error> {
+        let mut resource = match entry.method {
+            Method::Put => entry.resource.clone().ok_or_else(|| Error::malformed("A PUT entry has a resource."))?,
+            _ => typed(entry)?,
+        };
+        rewrite(&mut resource, &mut |text| places.get(text).cloned());
+        if crate::fhir::reference::all(&resource).iter().any(|text| text.starts_with("urn:")) {
+            let name = resource.kind().name();
+            return Err(Error::invalid(name, "A urn: reference names no entry of this transaction.").code("not-found"));
+        }
+        validate::check(&resource)?;
+        let answer = match entry.method {
+            Method::Put => {
+                let (key, if_match) = (key_of(&entry.url)?, version_of(entry.if_match.as_deref())?);
+                self.update_in(tx, context, &key, resource, if_match).await?
+            }
+            _ => self.create_in(tx, context, resource, entry.if_none_exist.as_deref()).await?,
+        };
+        if let Some(url) = &entry.full_url {
+            places.insert(url.clone(), answer.stored.key.to_string());
+        }
+        Ok(answer)
+    }
+}
+
+/// The first waiting entry that this one refers to.
+fn refers_to(entry: &Entry, entries: &[Entry], waiting: &[usize], me: usize) -> Option<usize> {
+    let texts = entry.resource.as_ref().map(crate::fhir::reference::all).unwrap_or_default();
+    waiting.iter().copied().filter(|other| *other != me).find(|other| {
+        entries[*other].method == Method::Post && entries[*other].full_url.as_ref().is_some_and(|url| texts.contains(url))
+    })
+}
+
+fn typed(entry: &Entry) -> Result<Resource, Error> {
+    let resource = entry.resource.clone().ok_or_else(|| Error::malformed("A POST entry has a resource."))?;
+    if ResourceType::parse(entry.url.split('?').next().unwrap_or("").trim_end_matches('/')) != Some(resource.kind()) {
+        return Err(Error::malformed("A POST entry's request.url is the type of its resource."));
+    }
+    Ok(resource)
+}
+
+fn key_of(url: &str) -> Result<Key, Error> {
+    let bare = url.split('?').next().unwrap_or(url);
+    match Reference::parse(bare, "") {
+        Reference::Local(key) => Ok(key),
+        _ => Err(Error::new(Kind::NotSupported, "An entry's request.url is Type, Type?search or Type/id here.")),
+    }
+}
+
+/// `W/"3"` or `"3"`.
+fn version_of(if_match: Option<&str>) -> Result<Option<i64>, Error> {
+    let Some(text) = if_match else { return Ok(None) };
+    let bare = text.trim().trim_start_matches("W/").trim_matches('"');
+    bare.parse().map(Some).map_err(|_| Error::malformed("If-Match is the ETag of a version, such as W/\"3\"."))
+}
+
+/// One resource may be written once in a transaction.
+fn check_once(entries: &[Entry]) -> Result<(), Error> {
+    let mut seen: Vec<&str> = Vec::new();
+    for (index, entry) in entries.iter().enumerate() {
+        if matches!(entry.method, Method::Put | Method::Delete) {
+            if seen.contains(&entry.url.as_str()) {
+                return Err(Error::malformed("One resource stands twice in this transaction.").at(format!("Bundle.entry[{index}]")));
+            }
+            seen.push(&entry.url);
+        }
+        let same = |other: &&Entry| other.full_url.is_some() && other.full_url == entry.full_url;
+        if entry.method != Method::Get && entries[..index].iter().filter(|other| other.method != Method::Get).any(|other| same(&other)) {
+            return Err(Error::malformed("Two entries have the same fullUrl.").at(format!("Bundle.entry[{index}].fullUrl")));
+        }
+    }
+    Ok(())
+}
+
+/// The pairs of a query string, percent-decoded.
+fn pairs(query: &str) -> Result<Vec<(String, String)>, Error> {
+    query.split('&').filter(|pair| !pair.is_empty()).map(|pair| {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        Ok((decoded(name)?, decoded(value)?))
+    }).collect()
+}
+
+fn decoded(text: &str) -> Result<String, Error> {
+    let bad = || Error::malformed("An entry's request.url is not percent-encoded as it should be.");
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.bytes();
+    while let Some(byte) = rest.next() {
+        bytes.push(match byte {
+            b'%' => {
+                let digit = |byte: Option<u8>| byte.and_then(|byte| (byte as char).to_digit(16));
+                let (high, low) = (digit(rest.next()).ok_or_else(bad)?, digit(rest.next()).ok_or_else(bad)?);
+                u8::try_from(high * 16 + low).map_err(|_| bad())?
+            }
+            b'+' => b' ',
+            other => other,
+        });
+    }
+    String::from_utf8(bytes).map_err(|_| bad())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn queries_are_decoded_and_bad_ones_refused() {
+        let read = pairs("owner=https%3A%2F%2Fhub%2Ffhir&a=b+c").unwrap();
+        assert_eq!(read, [("owner".to_string(), "https://hub/fhir".to_string()), ("a".to_string(), "b c".to_string())]);
+        for bad in ["a=%", "a=%4", "a=%zz", "a=%ff"] {
+            assert!(pairs(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn etags_are_read_in_both_forms() {
+        assert_eq!((version_of(Some("W/\"3\"")).unwrap(), version_of(Some("\"3\"")).unwrap(), version_of(None).unwrap()), (Some(3), Some(3), None));
+        assert!(version_of(Some("latest")).is_err());
+    }
+}

@@ -1,0 +1,203 @@
+//! The one room: every use case of the gateway is a public function here, and one transaction.
+//!
+//! What a use case owes to others is saved in that transaction as deliveries and sent later by `delivery`. Nothing here
+//! knows HTTP; nothing here waits for a network. The rules of the loop are `referral`'s; here they meet the store.
+
+mod bundles;
+mod copies;
+mod deliveries;
+mod loop_status;
+mod notifications;
+mod reading;
+mod referrals;
+mod relaying;
+mod resources;
+mod rights;
+mod startup;
+
+use std::sync::Arc;
+
+use tokio::sync::Notify;
+
+use crate::config::{Config, Partner, Role};
+use crate::error::Error;
+use crate::fhir::reference::{Reference, lies_under, rewrite};
+use crate::fhir::{Key, Resource, ResourceType};
+use crate::store::{Recorder, Store, Tx, Written};
+use crate::time::{Clock, Timestamp};
+
+pub use copies::Copy;
+pub use deliveries::{CollectPlan, DeliverPlan, FetchPlan, NotifyPlan, PollPlan, Reported, WriteBackPlan};
+pub use reading::Found;
+pub use resources::Answer;
+pub use crate::store::{Claimed, Kind as Owed, Outcome, Stored, Viewer};
+
+/// Who asks, and under which request id.
+#[derive(Debug, Clone)]
+pub struct Context {
+    /// The partner whose token was shown.
+    pub partner: Arc<Partner>,
+    /// The X-Request-Id, for the audit.
+    pub request: String,
+}
+
+impl Context {
+    /// Whether the partner has this role.
+    pub fn is(&self, role: Role) -> bool {
+        self.partner.roles.contains(&role)
+    }
+}
+
+/// The gateway's use cases over one store. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct App(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    config: Config,
+    own: String,
+    partners: Vec<Arc<Partner>>,
+    store: Store,
+    clock: Clock,
+    recorder: Recorder,
+    wake: Notify,
+}
+
+impl App {
+    /// Starts on a migrated store: makes the configured partners, organizations and services known, and owes the polls.
+    pub async fn start(config: Config, store: Store, clock: Clock) -> Result<App, Error> {
+        let own = config.base();
+        let partners = config.partners.iter().cloned().map(Arc::new).collect();
+        let recorder = Recorder::start(store.clone());
+        let inner = Inner { config, own, partners, store, clock, recorder, wake: Notify::new() };
+        let app = App(Arc::new(inner));
+        app.introduce().await?;
+        Ok(app)
+    }
+
+    /// The configuration.
+    pub fn config(&self) -> &Config {
+        &self.0.config
+    }
+    /// Our FHIR base, without trailing slash.
+    pub fn own(&self) -> &str {
+        &self.0.own
+    }
+    /// The time.
+    pub fn now(&self) -> Timestamp {
+        self.0.clock.now()
+    }
+    /// The gateway's Organization id, which is also the grantee that coordinators read as.
+    pub fn gateway(&self) -> &str {
+        &self.0.config.gateway.id
+    }
+    /// The store, for the use cases.
+    fn store(&self) -> &Store {
+        &self.0.store
+    }
+    /// The partner with this id.
+    pub fn partner(&self, id: &str) -> Option<&Arc<Partner>> {
+        self.0.partners.iter().find(|partner| partner.id == id)
+    }
+    /// All configured partners.
+    pub fn partners(&self) -> &[Arc<Partner>] {
+        &self.0.partners
+    }
+    /// Returns when something may have become due.
+    pub async fn owed(&self) {
+        self.0.wake.notified().await;
+    }
+    /// Something may have become due.
+    pub fn wake(&self) {
+        self.0.wake.notify_one();
+    }
+
+    /// Who holds this bearer token. The token's SHA-256 is compared in constant time.
+    pub fn authenticate(&self, token: &str) -> Option<Arc<Partner>> {
+        rights::holder(&self.0.partners, token)
+    }
+
+    /// Commits, then lets the worker look.
+    async fn commit(&self, tx: Tx) -> Result<(), Error> {
+        tx.commit().await?;
+        self.wake();
+        Ok(())
+    }
+
+    /// Stores the first version of a resource, and tells the subscribers.
+    async fn insert(&self, tx: &mut Tx, resource: Resource, author: &str) -> Result<Written, Error> {
+        self.insert_as(tx, resource, &crate::id::new(), author, "POST").await
+    }
+
+    async fn insert_as(
+        &self,
+        tx: &mut Tx,
+        resource: Resource,
+        id: &str,
+        author: &str,
+        method: &str,
+    ) -> Result<Written, Error> {
+        tx.insert_resource(resource, id, author, method, self.own()).await
+    }
+
+    /// Stores a new version, and tells the subscribers.
+    async fn save(&self, tx: &mut Tx, current: &Stored, resource: Resource, by: &str) -> Result<Written, Error> {
+        let written = tx.update_resource(current, resource, by, self.own()).await?;
+        self.publish(tx, &written).await?;
+        Ok(written)
+    }
+
+    /// The current version of something that must be there.
+    async fn must(&self, tx: &mut Tx, key: &Key) -> Result<Stored, Error> {
+        let stored = tx.resource_for_update(key).await?;
+        stored.filter(|stored| !stored.deleted).ok_or_else(|| Error::internal(format!("{key} has gone")))
+    }
+
+    /// Rewrites the references a partner sent into those of this server: our own base becomes relative, and what we
+    /// have a copy of becomes the copy. Answers which URLs at the partner's base are left.
+    async fn localise(&self, tx: &mut Tx, resource: &mut Resource, partner: Option<&Partner>) -> Result<Vec<String>, Error> {
+        let mut known: Vec<(String, String)> = Vec::new();
+        let mut left: Vec<String> = Vec::new();
+        for text in crate::fhir::reference::all(resource) {
+            if known.iter().any(|(from, _)| *from == text) {
+                continue;
+            }
+            match Reference::parse(&text, self.own()) {
+                Reference::Local(key) if text.starts_with("http") => known.push((text, key.to_string())),
+                Reference::Remote { base, key } => {
+                    let origin = format!("{base}/{key}");
+                    let Some(partner) = partner else { continue };
+                    if let Some(link) = tx.link_from(&partner.id, &origin).await? {
+                        known.push((text, link.key.to_string()));
+                    } else if partner.fhir.as_ref().is_some_and(|fhir| lies_under(&origin, &fhir.base)) {
+                        left.push(origin);
+                    }
+                }
+                _ => {}
+            }
+        }
+        rewrite(resource, &mut |text| known.iter().find(|(from, _)| from == text).map(|(_, to)| to.clone()));
+        left.dedup();
+        Ok(left)
+    }
+
+    /// The same resource with every local reference made absolute: what we send carries those (design D12a).
+    pub fn absolute(&self, resource: &Resource) -> Resource {
+        let mut out = resource.clone();
+        rewrite(&mut out, &mut |text| Key::parse(text).map(|_| format!("{}/{text}", self.own())));
+        out
+    }
+
+    /// A reference's key, if it is to a resource here.
+    fn local(&self, text: &str) -> Option<Key> {
+        match Reference::parse(text, self.own()) {
+            Reference::Local(key) => Some(key),
+            _ => None,
+        }
+    }
+
+    /// The Organization of a partner or of the gateway.
+    fn organization(id: &str) -> Key {
+        Key::new(ResourceType::ORGANIZATION, id)
+    }
+}

@@ -1,0 +1,234 @@
+//! Reading: read, vread, history, search. Every answer is limited by grants and on record before it leaves.
+
+use super::{App, Context, Stored};
+use crate::error::{Error, Kind};
+use crate::fhir::bundle::Hit;
+use crate::fhir::reference::Reference;
+use crate::fhir::search::{Cursor, Filter, Query, Test, foreign_references};
+use crate::fhir::{Key, Resource, ResourceType};
+use crate::store::{Access, Tx, Viewer};
+use crate::time::Timestamp;
+
+/// A search's answer.
+#[derive(Debug, Clone)]
+pub struct Found {
+    /// Matches, then what they include.
+    pub hits: Vec<Hit>,
+    /// How many there are in all, if it was asked for.
+    pub total: Option<u64>,
+    /// Where the next page begins.
+    pub next: Option<Cursor>,
+    /// The answer is complete up to here: a poller goes on from it.
+    pub horizon: Timestamp,
+}
+
+impl App {
+    /// The current version.
+    pub async fn read(&self, context: &Context, key: &Key) -> Result<Stored, Error> {
+        let mut tx = self.store().read().await?;
+        let viewer = self.viewer(context);
+        let stored = tx.resource(key).await?;
+        let visible = tx.may_see(&viewer, key).await?;
+        let stored = match stored {
+            Some(stored) if visible => stored,
+            Some(stored) => self.partial_view(&mut tx, &viewer, stored).await?,
+            None => return Err(not_found(key)),
+        };
+        drop(tx);
+        if stored.deleted {
+            return Err(Error::new(Kind::Gone, format!("This {} has been deleted.", key.kind)));
+        }
+        self.on_record(context, "read", std::slice::from_ref(&stored)).await?;
+        Ok(stored)
+    }
+
+    /// One version. A viewer of part of a Task has no history.
+    pub async fn vread(&self, context: &Context, key: &Key, version: i64) -> Result<Stored, Error> {
+        let mut tx = self.store().read().await?;
+        if !tx.may_see(&self.viewer(context), key).await? {
+            return Err(not_found(key));
+        }
+        let stored = tx.resource_version(key, version).await?.ok_or_else(|| not_found(key))?;
+        drop(tx);
+        if stored.deleted {
+            return Err(Error::new(Kind::Gone, format!("This version deleted the {}.", key.kind)));
+        }
+        self.on_record(context, "vread", std::slice::from_ref(&stored)).await?;
+        Ok(stored)
+    }
+
+    /// Versions, newest first, older than `before`.
+    pub async fn history(&self, context: &Context, key: &Key, before: Option<i64>, count: usize) -> Result<Vec<Stored>, Error> {
+        let mut tx = self.store().read().await?;
+        if tx.resource(key).await?.is_none() || !tx.may_see(&self.viewer(context), key).await? {
+            return Err(not_found(key));
+        }
+        let list = tx.resource_history(key, before.unwrap_or(i64::MAX), count).await?;
+        drop(tx);
+        self.on_record(context, "history", &list).await?;
+        Ok(list)
+    }
+
+    /// A search.
+    pub async fn search(&self, context: &Context, query: &Query) -> Result<Found, Error> {
+        let viewer = self.viewer(context);
+        // Taken before looking: what is stamped later may be missing, what is stamped earlier is there.
+        let horizon = self.store().horizon();
+        let mut tx = self.store().read().await?;
+        let query = self.with_copies(&mut tx, context, query).await?;
+        let page = tx.search(&query, &viewer).await?;
+        let mut included: Vec<crate::store::Found> = Vec::new();
+        for include in &query.includes {
+            for found in tx.included(&page.hits, include.name, include.target, &viewer).await? {
+                let known = |one: &crate::store::Found| one.key == found.key;
+                if !page.hits.iter().any(known) && !included.iter().any(known) {
+                    included.push(found);
+                }
+            }
+        }
+        drop(tx);
+        let seen: Vec<(Key, i64)> =
+            page.hits.iter().chain(&included).map(|found| (found.key.clone(), found.version)).collect();
+        self.seen(context, "search", &seen).await?;
+        let hit = |found: crate::store::Found, mode| Hit {
+            full_url: format!("{}/{}", self.own(), found.key),
+            content: found.content,
+            mode,
+        };
+        let hits = page.hits.into_iter().map(|found| hit(found, "match"));
+        let hits = hits.chain(included.into_iter().map(|found| hit(found, "include"))).collect();
+        Ok(Found { hits, total: page.total, next: page.next, horizon })
+    }
+
+    /// A source asks in its own URLs; the copies answer to ours.
+    async fn with_copies(&self, tx: &mut Tx, context: &Context, query: &Query) -> Result<Query, Error> {
+        let mut query = query.clone();
+        for origin in foreign_references(&query) {
+            let Some(link) = tx.link_from(&context.partner.id, &origin).await? else { continue };
+            for filter in &mut query.filters {
+                if let Filter::Indexed { test: Test::References(list), .. } = filter {
+                    if list.contains(&origin) {
+                        list.push(link.key.to_string());
+                    }
+                }
+            }
+        }
+        Ok(query)
+    }
+
+    /// A target sees the source's Task that its own is part of, without what other targets answered (design D11).
+    async fn partial_view(&self, tx: &mut Tx, viewer: &Viewer, stored: Stored) -> Result<Stored, Error> {
+        let key = stored.key.clone();
+        if key.kind != ResourceType::TASK || stored.deleted {
+            return Err(not_found(&key));
+        }
+        for relay in tx.relays(&key.id).await? {
+            if tx.may_see(viewer, &Key::new(ResourceType::TASK, &relay.task)).await? {
+                let mut view = stored.resource()?;
+                for name in ["output", "note", "statusReason"] {
+                    view.set(name, serde_json::Value::Null);
+                }
+                return Ok(Stored { content: view.to_text(), ..stored });
+            }
+        }
+        Err(not_found(&key))
+    }
+
+    async fn on_record(&self, context: &Context, action: &'static str, list: &[Stored]) -> Result<(), Error> {
+        let seen: Vec<(Key, i64)> = list.iter().map(|stored| (stored.key.clone(), stored.version)).collect();
+        self.seen(context, action, &seen).await
+    }
+
+    /// Records what a partner is about to see; if that is how a source learns of the end, the loop closes here.
+    async fn seen(&self, context: &Context, action: &'static str, list: &[(Key, i64)]) -> Result<(), Error> {
+        let accesses = list
+            .iter()
+            .filter(|(key, _)| !key.kind.is_directory())
+            .map(|(key, version)| Access {
+                partner: context.partner.id.clone(),
+                action,
+                key: key.clone(),
+                version: *version,
+                request: context.request.clone(),
+            })
+            .collect();
+        self.0.recorder.record(accesses).await?;
+        let tasks: Vec<(String, i64)> = list
+            .iter()
+            .filter(|(key, _)| key.kind == ResourceType::TASK)
+            .map(|(key, version)| (key.id.clone(), *version))
+            .collect();
+        // A version that is asked for by number is one the source may have known of; it counts as well.
+        self.source_saw(&context.partner.id, &tasks, "read").await
+    }
+
+    /// Notes that a source has these versions of its Tasks.
+    pub(super) async fn source_saw(&self, source: &str, tasks: &[(String, i64)], how: &str) -> Result<(), Error> {
+        let is_source = self.partner(source).is_some_and(|partner| partner.roles.contains(&crate::config::Role::Source));
+        if tasks.is_empty() || !is_source {
+            return Ok(());
+        }
+        let ids: Vec<String> = tasks.iter().map(|(id, _)| id.clone()).collect();
+        for chunk in ids.chunks(200) {
+            let mut reader = self.store().read().await?;
+            let waiting = reader.uninformed(source, chunk).await?;
+            drop(reader);
+            if waiting.is_empty() {
+                continue;
+            }
+            let mut tx = self.store().begin().await?;
+            for referral in waiting {
+                let version = tasks.iter().find(|(id, _)| *id == referral.task).map_or(0, |(_, version)| *version);
+                self.informed(&mut tx, &referral.task, version, how).await?;
+            }
+            tx.commit().await?;
+        }
+        Ok(())
+    }
+
+    /// A reference that names something this viewer may not see names nothing.
+    pub(super) async fn check_visible(&self, tx: &mut Tx, viewer: &Viewer, resource: &Resource) -> Result<(), Error> {
+        for text in crate::fhir::reference::all(resource) {
+            if let Reference::Local(key) = Reference::parse(&text, self.own()) {
+                let there = tx.resource(&key).await?.is_some_and(|stored| !stored.deleted);
+                if !there || !tx.may_see(viewer, &key).await? {
+                    return Err(Error::new(
+                        Kind::Invalid,
+                        format!("A reference to a {} names one that is not here. Create it first, or leave it out.", key.kind),
+                    )
+                    .code("not-found")
+                    .at(place_of(resource, &text)));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The FHIRPath of the first element with this reference.
+fn place_of(resource: &Resource, text: &str) -> String {
+    fn walk(value: &serde_json::Value, text: &str, path: &str) -> Option<String> {
+        match value {
+            serde_json::Value::Object(map) => {
+                if map.get("reference").is_some_and(|its| its == text) {
+                    return Some(path.to_string());
+                }
+                map.iter().find_map(|(name, value)| walk(value, text, &format!("{path}.{name}")))
+            }
+            serde_json::Value::Array(items) => {
+                items.iter().enumerate().find_map(|(index, item)| walk(item, text, &format!("{path}[{index}]")))
+            }
+            _ => None,
+        }
+    }
+    let name = resource.kind().name();
+    resource
+        .elements()
+        .iter()
+        .find_map(|(element, value)| walk(value, text, &format!("{name}.{element}")))
+        .unwrap_or_else(|| name.to_string())
+}
+
+fn not_found(key: &Key) -> Error {
+    Error::not_found(key.kind.name(), &key.id)
+}

@@ -1,0 +1,221 @@
+//! Writing: create, update, delete of any resource; Tasks and Subscriptions go on to their own rules.
+
+use super::{App, Context, Stored};
+use crate::config::Role;
+use crate::error::{Error, Kind};
+use crate::fhir::{Key, Resource, ResourceType, search, validate};
+use crate::store::{Access, Reason, Tx, Viewer};
+
+/// What a write made.
+#[derive(Debug, Clone)]
+pub struct Answer {
+    /// What is stored now.
+    pub stored: Stored,
+    /// Whether this request created it; false also for the same referral sent twice.
+    pub created: bool,
+}
+
+impl App {
+    /// Creates a resource. The same one sent twice (`If-None-Exist`, or design D8 for referrals) is answered with the
+    /// first.
+    pub async fn create(&self, context: &Context, resource: Resource, if_none_exist: Option<&str>) -> Result<Answer, Error> {
+        validate::check(&resource)?;
+        let mut tx = self.store().begin().await?;
+        let answer = self.create_in(&mut tx, context, resource, if_none_exist).await?;
+        self.commit(tx).await?;
+        Ok(answer)
+    }
+
+    pub(super) async fn create_in(
+        &self,
+        tx: &mut Tx,
+        context: &Context,
+        mut resource: Resource,
+        if_none_exist: Option<&str>,
+    ) -> Result<Answer, Error> {
+        self.may_write(context, &resource)?;
+        if let Some(existing) = self.existing(tx, context, resource.kind(), if_none_exist).await? {
+            return Ok(Answer { stored: existing, created: false });
+        }
+        let kind = resource.kind();
+        let answer = match kind {
+            ResourceType::TASK => self.submit(tx, context, resource).await?,
+            ResourceType::SUBSCRIPTION => self.subscribe(tx, context, resource).await?,
+            _ => {
+                self.localise(tx, &mut resource, Some(&context.partner)).await?;
+                if !context.is(Role::Operator) {
+                    self.check_visible(tx, &self.viewer(context), &resource).await?;
+                }
+                let author = self.author_of(context, kind).to_string();
+                let written = self.insert(tx, resource, &author).await?;
+                tx.grant(&author, std::slice::from_ref(&written.stored.key), "", Reason::Author).await?;
+                self.outcome_arrived(tx, &written).await?;
+                Answer { stored: written.stored, created: true }
+            }
+        };
+        self.audit(tx, context, if answer.created { "create" } else { "read" }, &answer.stored).await?;
+        Ok(answer)
+    }
+
+    /// Replaces a resource. `if_match` is the version the client read.
+    pub async fn update(
+        &self,
+        context: &Context,
+        key: &Key,
+        resource: Resource,
+        if_match: Option<i64>,
+    ) -> Result<Answer, Error> {
+        validate::check(&resource)?;
+        let mut tx = self.store().begin().await?;
+        let answer = self.update_in(&mut tx, context, key, resource, if_match).await?;
+        self.commit(tx).await?;
+        Ok(answer)
+    }
+
+    pub(super) async fn update_in(
+        &self,
+        tx: &mut Tx,
+        context: &Context,
+        key: &Key,
+        mut resource: Resource,
+        if_match: Option<i64>,
+    ) -> Result<Answer, Error> {
+        if resource.kind() != key.kind {
+            return Err(Error::malformed("The body is of another type than the URL.").at("resourceType"));
+        }
+        if resource.id() != Some(key.id.as_str()) {
+            return Err(Error::malformed("The body's id is not the URL's.").at(format!("{}.id", key.kind)));
+        }
+        if self.is_configured(key) {
+            return Err(Error::new(Kind::MethodNotAllowed, "This Organization comes from the configuration."));
+        }
+        if key.kind == ResourceType::TASK {
+            let answer = self.step(tx, context, key, resource, if_match).await?;
+            self.audit(tx, context, "update", &answer.stored).await?;
+            return Ok(answer);
+        }
+        let viewer = self.viewer(context);
+        let stored = tx.resource_for_update(key).await?;
+        let Some(stored) = stored else { return self.import(tx, context, key, resource).await };
+        if !tx.may_see(&viewer, key).await? {
+            return Err(Error::not_found(key.kind.name(), &key.id));
+        }
+        self.may_change(context, &stored)?;
+        if key.kind == ResourceType::HEALTHCARE_SERVICE {
+            self.may_write(context, &resource)?;
+        }
+        self.check_version(context, &stored, if_match)?;
+        if key.kind == ResourceType::SUBSCRIPTION {
+            let answer = self.resubscribe(tx, context, &stored, resource).await?;
+            self.audit(tx, context, "update", &answer.stored).await?;
+            return Ok(answer);
+        }
+        self.localise(tx, &mut resource, Some(&context.partner)).await?;
+        if viewer != Viewer::Operator {
+            self.check_visible(tx, &viewer, &resource).await?;
+        }
+        if !stored.deleted && stored.resource()?.same_content(&resource) {
+            return Ok(Answer { stored, created: false });
+        }
+        let written = self.save(tx, &stored, resource, &context.partner.id).await?;
+        self.origin_changed(tx, &written.stored.key, &written.resource).await?;
+        self.outcome_arrived(tx, &written).await?;
+        self.audit(tx, context, "update", &written.stored).await?;
+        Ok(Answer { stored: written.stored, created: false })
+    }
+
+    /// PUT to an id that is not here: an operator's import; for everybody else ids are ours to give (design D11b).
+    pub(super) async fn import(&self, tx: &mut Tx, context: &Context, key: &Key, mut resource: Resource) -> Result<Answer, Error> {
+        if !context.is(Role::Operator) {
+            return Err(Error::new(
+                Kind::MethodNotAllowed,
+                format!("There is no {} with this id, and ids are given by this server. POST it instead.", key.kind),
+            ));
+        }
+        self.localise(tx, &mut resource, Some(&context.partner)).await?;
+        let written = self.insert_as(tx, resource, &key.id, &context.partner.id, "PUT").await?;
+        tx.grant(&context.partner.id, std::slice::from_ref(key), "", Reason::Author).await?;
+        self.audit(tx, context, "create", &written.stored).await?;
+        Ok(Answer { stored: written.stored, created: true })
+    }
+
+    /// Deletes a resource that nothing rests on.
+    pub async fn delete(&self, context: &Context, key: &Key) -> Result<(), Error> {
+        let mut tx = self.store().begin().await?;
+        self.delete_in(&mut tx, context, key).await?;
+        self.commit(tx).await
+    }
+
+    pub(super) async fn delete_in(&self, tx: &mut Tx, context: &Context, key: &Key) -> Result<(), Error> {
+        let fixed = matches!(key.kind, ResourceType::TASK | ResourceType::SERVICE_REQUEST | ResourceType::PROVENANCE);
+        if fixed || self.is_configured(key) {
+            return Err(Error::new(Kind::MethodNotAllowed, format!("This {} can't be deleted; cancel it instead.", key.kind)));
+        }
+        let Some(stored) = tx.resource_for_update(key).await? else { return Ok(()) };
+        if !tx.may_see(&self.viewer(context), key).await? {
+            return Err(Error::not_found(key.kind.name(), &key.id));
+        }
+        self.may_change(context, &stored)?;
+        if stored.deleted {
+            return Ok(());
+        }
+        tx.delete_resource(&stored, &context.partner.id).await?;
+        if key.kind == ResourceType::SUBSCRIPTION {
+            self.unsubscribe(tx, &key.id).await?;
+        }
+        self.audit(tx, context, "delete", &stored).await
+    }
+
+    /// `If-Match` against what is stored; partners may be bound to send it (design D10).
+    pub(super) fn check_version(&self, context: &Context, stored: &Stored, if_match: Option<i64>) -> Result<(), Error> {
+        match if_match {
+            Some(version) if version != stored.version => Err(Error::new(
+                Kind::VersionConflict,
+                format!("This {} has changed since you read it. Read it again and decide again.", stored.key.kind),
+            )),
+            None if context.partner.require_if_match => {
+                Err(Error::malformed("This server requires If-Match on your updates.").code("required"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The one resource that `If-None-Exist` describes, among those the partner may see.
+    async fn existing(
+        &self,
+        tx: &mut Tx,
+        context: &Context,
+        kind: ResourceType,
+        if_none_exist: Option<&str>,
+    ) -> Result<Option<Stored>, Error> {
+        let Some(criteria) = if_none_exist else { return Ok(None) };
+        let pairs: Vec<(String, String)> = criteria
+            .trim_start_matches('?')
+            .split('&')
+            .filter_map(|pair| pair.split_once('='))
+            .map(|(name, value)| (name.to_string(), value.to_string()))
+            .collect();
+        let mut query = search::parse(kind, &pairs, self.own(), true)?;
+        if query.filters.is_empty() {
+            return Err(Error::malformed("If-None-Exist names at least one search parameter."));
+        }
+        query.count = 2;
+        let page = tx.search(&query, &self.viewer(context)).await?;
+        match page.hits.as_slice() {
+            [] => Ok(None),
+            [one] => tx.resource(&one.key).await,
+            _ => Err(Error::new(Kind::VersionConflict, "If-None-Exist matches several resources.").code("multiple-matches")),
+        }
+    }
+
+    pub(super) async fn audit(&self, tx: &mut Tx, context: &Context, action: &'static str, stored: &Stored) -> Result<(), Error> {
+        tx.audit(&[Access {
+            partner: context.partner.id.clone(),
+            action,
+            key: stored.key.clone(),
+            version: stored.version,
+            request: context.request.clone(),
+        }])
+        .await
+    }
+}

@@ -1,0 +1,158 @@
+//! Who may do what: the holder of a token, what a viewer sees, and what a party is to a Task (design D3, D11).
+
+use std::sync::Arc;
+
+use super::{App, Context};
+use crate::config::{Credentials, Partner, Role};
+use crate::error::Error;
+use crate::fhir::views::{Task, reference_of};
+use crate::fhir::{Key, Resource, ResourceType};
+use crate::referral::decide::Standing;
+use crate::store::{Reason, Referral, Relay, Stored, Tx, Viewer};
+
+/// The partner whose static token this is. The whole list is compared, each in constant time.
+pub(super) fn holder(partners: &[Arc<Partner>], token: &str) -> Option<Arc<Partner>> {
+    use aws_lc_rs::{constant_time, digest};
+    let shown = digest::digest(&digest::SHA256, token.as_bytes());
+    let mut found = None;
+    for partner in partners {
+        if let Some(Credentials::BearerSha256(expected)) = &partner.credentials {
+            if constant_time::verify_slices_are_equal(shown.as_ref(), expected).is_ok() {
+                found = Some(partner.clone());
+            }
+        }
+    }
+    found
+}
+
+/// A Task's place in a referral.
+#[derive(Debug, Clone)]
+pub(super) enum Place {
+    /// The source's Task.
+    Source(Referral),
+    /// Our Task to a target, and the referral it belongs to.
+    Relayed(Relay, Referral),
+    /// Neither: a patient Task, an import.
+    Other,
+}
+
+impl App {
+    /// What a partner's reads are limited to.
+    pub(super) fn viewer(&self, context: &Context) -> Viewer {
+        if context.is(Role::Operator) {
+            return Viewer::Operator;
+        }
+        let mut grantees = vec![context.partner.id.clone()];
+        if context.is(Role::Coordinator) {
+            grantees.push(self.gateway().to_string());
+        }
+        Viewer::Grantees(grantees)
+    }
+
+    /// Whose resources a partner creates: a coordinator acts for the gateway's organization on Tasks and requests.
+    pub(super) fn author_of<'a>(&'a self, context: &'a Context, kind: ResourceType) -> &'a str {
+        let for_gateway = matches!(kind, ResourceType::TASK | ResourceType::SERVICE_REQUEST);
+        if for_gateway && context.is(Role::Coordinator) { self.gateway() } else { &context.partner.id }
+    }
+
+    /// Where a Task stands in a referral. The referral's row is locked first, always: so two parties that write to one
+    /// referral follow each other instead of meeting in the middle.
+    pub(super) async fn place(&self, tx: &mut Tx, task: &Key) -> Result<Place, Error> {
+        if let Some(relay) = tx.relay(&task.id).await? {
+            let referral = tx.referral(&relay.referral).await?;
+            let referral = referral.ok_or_else(|| Error::internal("a relay without a referral"))?;
+            let relay = tx.relay(&task.id).await?.ok_or_else(|| Error::internal("the relay has gone"))?;
+            return Ok(Place::Relayed(relay, referral));
+        }
+        Ok(tx.referral(&task.id).await?.map_or(Place::Other, Place::Source))
+    }
+
+    /// What the asking party is to a Task it may see. Neither author nor owner: 403 (G-057).
+    pub(super) async fn standing(
+        &self,
+        tx: &mut Tx,
+        context: &Context,
+        stored: &Stored,
+        task: &Resource,
+        place: &Place,
+    ) -> Result<Standing, Error> {
+        let me = context.partner.id.as_str();
+        let coordinator = context.is(Role::Coordinator);
+        let (author, owner) = match place {
+            Place::Source(referral) => (referral.source == me, coordinator),
+            Place::Relayed(relay, _) => match &relay.partner {
+                Some(partner) => (coordinator, partner == me),
+                None => {
+                    let may = tx.grantees_for(&relay.task, Reason::Claim).await?;
+                    if may.iter().any(|partner| partner == me) {
+                        return Ok(Standing::Claimant);
+                    }
+                    (coordinator, false)
+                }
+            },
+            Place::Other => {
+                let owner = Task(task).owner().and_then(|text| self.local(text));
+                let mine = owner.is_some_and(|key| key == App::organization(me));
+                (stored.author == me || (coordinator && stored.author == self.gateway()), mine)
+            }
+        };
+        match (author, owner) {
+            (true, true) => Ok(Standing::Both),
+            (true, false) => Ok(Standing::Author),
+            (false, true) => Ok(Standing::Owner),
+            (false, false) => Err(Error::forbidden("Only the one who asked (Task.requester) and the one who is asked (Task.owner) may change a Task.")),
+        }
+    }
+
+    /// Whether a partner may create or change resources of this type at all.
+    pub(super) fn may_write(&self, context: &Context, resource: &Resource) -> Result<(), Error> {
+        if context.is(Role::Operator) || context.is(Role::Coordinator) {
+            return Ok(());
+        }
+        let kind = resource.kind();
+        let allowed = match kind.name() {
+            "Organization" | "Provenance" => false,
+            "HealthcareService" => {
+                // A service belongs to the one who provides it; nobody speaks for another house.
+                let provider = reference_of(resource.at("providedBy")).and_then(|text| self.local(text));
+                let own = provider.is_some_and(|key| key == App::organization(&context.partner.id));
+                if context.is(Role::Target) && !own {
+                    return Err(Error::refused(
+                        "HealthcareService.providedBy",
+                        format!("Give your own Organization as the provider: Organization/{}.", context.partner.id),
+                    ));
+                }
+                own
+            }
+            "Task" | "ServiceRequest" | "Patient" => context.is(Role::Source),
+            _ => true,
+        };
+        if allowed {
+            Ok(())
+        } else {
+            Err(Error::forbidden(format!("Your role does not write {kind} here.")))
+        }
+    }
+
+    /// Whether a partner may change a resource it may see: only the author, an operator, or a coordinator in the
+    /// directory. Anything else does not exist for it.
+    pub(super) fn may_change(&self, context: &Context, stored: &Stored) -> Result<(), Error> {
+        let kind = stored.key.kind;
+        let own = stored.author == context.partner.id || stored.author == self.author_of(context, kind);
+        let directory = kind.is_directory() && context.is(Role::Coordinator);
+        // A configured service may be kept up to date by the house that provides it.
+        let provider = kind == ResourceType::HEALTHCARE_SERVICE
+            && stored.resource().ok().and_then(|service| {
+                reference_of(service.at("providedBy")).and_then(|text| self.local(text))
+            }) == Some(App::organization(&context.partner.id));
+        if own || directory || provider || context.is(Role::Operator) {
+            return Ok(());
+        }
+        Err(Error::forbidden(format!("Only its author may change this {kind}.")))
+    }
+
+    /// Whether an Organization comes from the configuration, and so can't be changed or deleted.
+    pub(super) fn is_configured(&self, key: &Key) -> bool {
+        key.kind == ResourceType::ORGANIZATION && (key.id == self.gateway() || self.partner(&key.id).is_some())
+    }
+}

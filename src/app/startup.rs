@@ -1,0 +1,78 @@
+//! What the gateway makes known at start: configured partners, their Organizations and services, and the polls it owes.
+
+use serde_json::{Value, json};
+
+use super::App;
+use crate::config::{Partner, Role};
+use crate::error::Error;
+use crate::fhir::views::SDOHCC;
+use crate::fhir::{Key, Resource, ResourceType};
+use crate::store::{Delivery, Kind, Tx};
+
+/// The Organization type that marks a community organization for the public clients (reference-clients §2.3).
+const ORGANIZATION_TYPE: &str = "http://hl7.org/gravity/CodeSystem/sdohcc-temporary-organization-type-codes";
+
+impl App {
+    /// Makes the configuration's partners the ones that exist. Safe at every start and from several gateways.
+    pub(super) async fn introduce(&self) -> Result<(), Error> {
+        let mut tx = self.store().begin().await?;
+        let names: Vec<(String, String)> =
+            self.partners().iter().map(|partner| (partner.id.clone(), partner.name.clone())).collect();
+        tx.put_partners(&names).await?;
+        let gateway = &self.config().gateway;
+        self.settle(&mut tx, json!({"resourceType": "Organization", "id": gateway.id, "active": true, "name": gateway.name}))
+            .await?;
+        for partner in self.partners() {
+            self.settle(&mut tx, organization(partner)).await?;
+            for service in &partner.services {
+                let key = Key::new(ResourceType::HEALTHCARE_SERVICE, &service.id);
+                // A service that is there may have been kept up to date by its house: capacity above all.
+                if tx.resource(&key).await?.is_none() {
+                    self.settle(&mut tx, healthcare_service(partner, service)).await?;
+                }
+            }
+            if partner.fhir.is_some() {
+                let now = tx.stamp();
+                let poll = Delivery { kind: Kind::Poll, subject: partner.id.clone(), partner: partner.id.clone(), due_at: now };
+                tx.enqueue(&poll).await?;
+            }
+        }
+        self.commit(tx).await
+    }
+
+    /// Stores a configured resource under its id, if it is new or has changed.
+    async fn settle(&self, tx: &mut Tx, value: Value) -> Result<(), Error> {
+        let resource = Resource::from_value(value)?;
+        let Some(key) = resource.key() else { return Ok(()) };
+        match tx.resource_for_update(&key).await? {
+            None => {
+                self.insert_as(tx, resource, &key.id, self.gateway(), "PUT").await?;
+            }
+            Some(stored) if stored.deleted || !stored.resource()?.same_content(&resource) => {
+                self.save(tx, &stored, resource, self.gateway()).await?;
+            }
+            Some(_) => {}
+        }
+        Ok(())
+    }
+}
+
+fn organization(partner: &Partner) -> Value {
+    let mut value = json!({"resourceType": "Organization", "id": partner.id, "active": true, "name": partner.name});
+    if !partner.identifiers.is_empty() {
+        let list = partner.identifiers.iter().map(|one| json!({"system": one.system, "value": one.value}));
+        value["identifier"] = list.collect();
+    }
+    if partner.roles.contains(&Role::Target) {
+        value["type"] = json!([{"coding": [{"system": ORGANIZATION_TYPE, "code": "cbo"}]}]);
+    }
+    value
+}
+
+fn healthcare_service(partner: &Partner, service: &crate::config::HealthcareService) -> Value {
+    let mut codings = vec![json!({"system": "http://hl7.org/fhir/us/core/CodeSystem/us-core-category", "code": "sdoh"})];
+    codings.extend(service.categories.iter().map(|code| json!({"system": SDOHCC, "code": code})));
+    json!({"resourceType": "HealthcareService", "id": service.id, "active": true,
+        "providedBy": {"reference": format!("Organization/{}", partner.id)},
+        "category": [{"coding": codings}], "name": service.name})
+}

@@ -1,0 +1,284 @@
+//! One request to a partner's server: method, URL, headers, body; bounded in time and size, redirects not followed.
+//!
+//! [`Transport`] is the seam for tests: the network, or simulated partners in the same process.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::config::{Config, OutboundAuth, Partner};
+use crate::error::Error;
+use crate::fhir::json::Bounds;
+use crate::fhir::reference::split_absolute;
+use crate::fhir::{Key, Resource};
+
+use super::guard;
+
+/// A request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Request {
+    /// `GET`, `POST`, `PUT`
+    pub method: &'static str,
+    /// Absolute.
+    pub url: String,
+    /// Names and values.
+    pub headers: Vec<(String, String)>,
+    /// JSON text.
+    pub body: Option<String>,
+}
+
+/// An answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Response {
+    /// The status.
+    pub status: u16,
+    /// Names in lower case, and values.
+    pub headers: Vec<(String, String)>,
+    /// The body, at most the configured size.
+    pub body: Vec<u8>,
+}
+
+impl Response {
+    /// The first header of this name (lower case).
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(its, _)| its == name).map(|(_, value)| value.as_str())
+    }
+    /// 2xx
+    pub fn is_success(&self) -> bool {
+        (200..300).contains(&self.status)
+    }
+}
+
+/// Why there was no answer. Whether the request arrived is unknown.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SendError(pub String);
+
+/// A request under way.
+pub type Sending = Pin<Box<dyn Future<Output = Result<Response, SendError>> + Send>>;
+
+/// What carries requests.
+pub trait Transport: Send + Sync {
+    /// Sends one request.
+    fn send(&self, request: Request) -> Sending;
+}
+
+/// The network, behind the egress guard.
+#[derive(Debug, Clone)]
+pub struct Network {
+    client: reqwest::Client,
+    most: usize,
+    private: bool,
+}
+
+impl Network {
+    /// A client as configured.
+    pub fn new(config: &Config) -> Result<Network, Error> {
+        let private = config.delivery.partner_addresses == crate::config::PartnerAddresses::AllowPrivateForTestsOnly;
+        let mut builder = reqwest::Client::builder()
+            .user_agent(concat!("loopgate/", env!("CARGO_PKG_VERSION")))
+            .redirect(reqwest::redirect::Policy::none())
+            .no_proxy()
+            .connect_timeout(Duration::from_secs(10))
+            .timeout(config.delivery.timeout)
+            .pool_max_idle_per_host(8);
+        if !private {
+            builder = builder.dns_resolver(Arc::new(guard::PublicOnly));
+        }
+        let client = builder.build().map_err(Error::internal)?;
+        Ok(Network { client, most: config.limits.body, private })
+    }
+}
+
+impl Transport for Network {
+    fn send(&self, request: Request) -> Sending {
+        let Network { client, most, private } = self.clone();
+        Box::pin(async move {
+            let url = reqwest::Url::parse(&request.url).map_err(|_| SendError("the URL is no URL".into()))?;
+            if !private && !guard::may_dial(&url) {
+                return Err(SendError("the address is not public".into()));
+            }
+            let method = match request.method {
+                "POST" => reqwest::Method::POST,
+                "PUT" => reqwest::Method::PUT,
+                _ => reqwest::Method::GET,
+            };
+            let mut building = client.request(method, url);
+            for (name, value) in &request.headers {
+                building = building.header(name, value);
+            }
+            if let Some(body) = request.body {
+                building = building.body(body);
+            }
+            let mut answer = building.send().await.map_err(|error| SendError(kind_of(&error).into()))?;
+            let status = answer.status().as_u16();
+            let headers = answer
+                .headers()
+                .iter()
+                .filter_map(|(name, value)| Some((name.as_str().to_string(), value.to_str().ok()?.to_string())))
+                .collect();
+            let mut body = Vec::new();
+            while let Some(chunk) = answer.chunk().await.map_err(|error| SendError(kind_of(&error).into()))? {
+                if body.len() + chunk.len() > most {
+                    return Err(SendError("the answer is larger than this gateway takes".into()));
+                }
+                body.extend_from_slice(&chunk);
+            }
+            Ok(Response { status, headers, body })
+        })
+    }
+}
+
+/// What went wrong, without the URL.
+fn kind_of(error: &reqwest::Error) -> &'static str {
+    if error.is_timeout() {
+        "no answer in time"
+    } else if error.is_connect() {
+        "no connection"
+    } else {
+        "the connection broke"
+    }
+}
+
+/// A try that failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Failure {
+    /// What went wrong; never health data.
+    pub why: String,
+    /// The pause the partner asked for.
+    pub retry_after: Option<Duration>,
+    /// The status, if there was an answer.
+    pub status: Option<u16>,
+}
+
+impl Failure {
+    pub(super) fn new(why: impl Into<String>) -> Failure {
+        Failure { why: why.into(), retry_after: None, status: None }
+    }
+    /// An answer that is not what was asked for.
+    pub(super) fn answered(response: &Response) -> Failure {
+        // A pause longer than a day is no pause.
+        let pause = response.header("retry-after").and_then(|text| text.trim().parse().ok()).filter(|secs| *secs <= 86_400);
+        Failure {
+            why: format!("answered {}", response.status),
+            retry_after: pause.map(Duration::from_secs),
+            status: Some(response.status),
+        }
+    }
+    /// Whether asking again at once would get the same answer.
+    pub(super) fn is_absent(&self) -> bool {
+        matches!(self.status, Some(401 | 403 | 404 | 410))
+    }
+}
+
+impl From<SendError> for Failure {
+    fn from(error: SendError) -> Self {
+        Failure::new(error.0)
+    }
+}
+
+/// A partner's FHIR server.
+pub(super) struct Server<'a> {
+    pub transport: &'a dyn Transport,
+    pub partner: &'a Partner,
+    pub bounds: Bounds,
+}
+
+/// A resource that was read, with its ETag.
+pub(super) struct Read {
+    pub resource: Resource,
+    pub etag: Option<String>,
+}
+
+impl Server<'_> {
+    pub(super) fn base(&self) -> &str {
+        self.partner.fhir.as_ref().map_or("", |fhir| fhir.base.as_str())
+    }
+
+    /// Sends a request below the partner's base, with its token; the token goes nowhere else.
+    pub(super) async fn send(
+        &self,
+        method: &'static str,
+        url: &str,
+        more: &[(&str, &str)],
+        body: Option<String>,
+    ) -> Result<Response, Failure> {
+        let below = url.strip_prefix(self.base()).is_some_and(|rest| rest.is_empty() || rest.starts_with(['/', '?']));
+        if !below || self.base().is_empty() {
+            return Err(Failure::new("the URL lies outside the partner's registered base"));
+        }
+        let mut headers = vec![("accept".to_string(), "application/fhir+json".to_string())];
+        if let Some(OutboundAuth::Bearer(token)) = self.partner.fhir.as_ref().map(|fhir| &fhir.auth) {
+            headers.push(("authorization".to_string(), format!("Bearer {}", token.expose())));
+        }
+        if body.is_some() {
+            headers.push(("content-type".to_string(), "application/fhir+json; charset=utf-8".to_string()));
+        }
+        headers.extend(more.iter().map(|(name, value)| (name.to_string(), value.to_string())));
+        Ok(self.transport.send(Request { method, url: url.to_string(), headers, body }).await?)
+    }
+
+    /// Reads one resource; what comes must be the one that was asked for.
+    pub(super) async fn read(&self, url: &str) -> Result<Read, Failure> {
+        let response = self.send("GET", url, &[], None).await?;
+        if !response.is_success() {
+            return Err(Failure::answered(&response));
+        }
+        let resource = Resource::parse(&response.body, self.bounds);
+        let resource = resource.map_err(|_| Failure::new("answered with something that is no resource"))?;
+        if let Some((_, key)) = split_absolute(url) {
+            if resource.key().as_ref() != Some(&key) {
+                return Err(Failure::new("answered with another resource than was asked for"));
+            }
+        }
+        Ok(Read { etag: etag_of(&response, &resource), resource })
+    }
+}
+
+/// The ETag of an answer: the header, else the version the resource claims.
+pub(super) fn etag_of(response: &Response, resource: &Resource) -> Option<String> {
+    let header = response.header("etag").map(str::to_string);
+    header.or_else(|| version_tag(resource))
+}
+
+/// `W/"n"` from `meta.versionId`.
+pub(super) fn version_tag(resource: &Resource) -> Option<String> {
+    let version = resource.at("meta")?.get("versionId")?.as_str()?;
+    Some(format!("W/\"{version}\""))
+}
+
+/// Where a created resource stands: from Location, else from the body's id.
+pub(super) fn created_url(base: &str, response: &Response) -> Option<String> {
+    let location = response.header("location").or_else(|| response.header("content-location"));
+    let from_location = location.and_then(|location| {
+        let bare = location.split("/_history/").next().unwrap_or(location);
+        let tail: Vec<&str> = bare.rsplitn(3, '/').take(2).collect();
+        let key = Key::parse(&format!("{}/{}", tail.get(1)?, tail.first()?))?;
+        Some(format!("{base}/{key}"))
+    });
+    from_location.or_else(|| {
+        let resource = Resource::parse(&response.body, Bounds::default()).ok()?;
+        resource.key().map(|key| format!("{base}/{key}"))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_created_resource_is_found_by_location_or_body() {
+        let answer = |headers: &[(&str, &str)], body: &str| Response {
+            status: 201,
+            headers: headers.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect(),
+            body: body.as_bytes().to_vec(),
+        };
+        let base = "https://cbo/fhir";
+        for location in ["https://cbo/fhir/Task/7/_history/1", "Task/7", "/fhir/Task/7", "http://inside:8080/x/Task/7"] {
+            assert_eq!(created_url(base, &answer(&[("location", location)], "")).as_deref(), Some("https://cbo/fhir/Task/7"), "{location}");
+        }
+        let body = r#"{"resourceType":"Task","id":"7"}"#;
+        assert_eq!(created_url(base, &answer(&[], body)).as_deref(), Some("https://cbo/fhir/Task/7"));
+        assert_eq!(created_url(base, &answer(&[], "")), None);
+    }
+}

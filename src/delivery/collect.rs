@@ -1,0 +1,37 @@
+//! Reading a Task at a partner's server, and the outcomes its output names there.
+
+use crate::app::{App, Claimed, CollectPlan, Copy, Reported};
+use crate::error::Error;
+
+use super::client::{Failure, Server};
+use super::fetch::{below, read_all};
+
+/// Tries in which a missing outcome holds the answer back; after that the answer is passed on without it (design D5).
+const PATIENT_TRIES: i64 = 3;
+
+pub(super) async fn run(app: &App, server: &Server<'_>, claimed: &Claimed, plan: CollectPlan) -> Result<Result<(), Failure>, Error> {
+    let read = match server.read(&plan.url).await {
+        Ok(read) => read,
+        Err(failure) => return Ok(Err(failure)),
+    };
+    let mut outcomes = Vec::new();
+    if plan.outcomes {
+        let mut named = read.resource.clone();
+        // Only the outputs are followed; what the Task itself refers to is ours already.
+        let output = named.at("output").cloned().unwrap_or_default();
+        named.elements_mut().retain(|name, _| name == "resourceType");
+        named.set("output", output);
+        let patient = claimed.attempts <= PATIENT_TRIES;
+        // A target's own patient record stays where it is.
+        let starts = below(app, server.base(), &named).into_iter().filter(|url| !url.contains("/Patient/")).collect();
+        match read_all(app, server, starts, 0, patient).await {
+            Ok((_, missing)) if patient && !missing.is_empty() => {
+                return Ok(Err(Failure::new("an outcome could not be read")));
+            }
+            Ok((copies, _)) => outcomes = copies,
+            Err(failure) => return Ok(Err(failure)),
+        }
+    }
+    let task = Copy { url: plan.url, etag: read.etag, resource: read.resource };
+    app.collected(claimed, Reported { task, outcomes }).await.map(Ok)
+}

@@ -1,0 +1,91 @@
+//! Posting our Task to a target's server, and calling it off there.
+//!
+//! Nothing is posted twice: whenever the outcome of an earlier try may be unknown, the server is searched for our
+//! identifier first, and what it answers is compared by us, identifier and `partOf` (design D8).
+
+use serde_json::{Value, json};
+
+use crate::app::{App, Claimed, DeliverPlan};
+use crate::error::Error;
+use crate::fhir::Resource;
+use crate::fhir::views::{STATUS_REASON, Task, concept, identifiers};
+use crate::referral::Status;
+use crate::referral::decide::status_of;
+
+use super::client::{Failure, Read, Server, created_url, etag_of};
+use super::poll::search;
+
+/// Times the version may change under us in one try.
+const RACES: usize = 3;
+
+pub(super) async fn run(app: &App, server: &Server<'_>, claimed: &Claimed, plan: DeliverPlan) -> Result<Result<(), Failure>, Error> {
+    let mut remote = plan.remote.clone();
+    if remote.is_none() && (claimed.attempts > 1 || plan.withdrawn.is_some()) {
+        match find(server, &plan).await {
+            Ok(found) => remote = found,
+            Err(failure) => return Ok(Err(failure)),
+        }
+    }
+    match (remote, &plan.withdrawn) {
+        (Some(url), Some(why)) => call_off(app, server, claimed, &url, why).await,
+        (None, Some(_)) => app.called_off(claimed).await.map(Ok),
+        (Some(url), None) => app.delivered(claimed, &url, None).await.map(Ok),
+        (None, None) => match post(server, &plan).await {
+            Ok((url, etag)) => app.delivered(claimed, &url, etag.as_deref()).await.map(Ok),
+            Err(failure) => Ok(Err(failure)),
+        },
+    }
+}
+
+async fn post(server: &Server<'_>, plan: &DeliverPlan) -> Result<(String, Option<String>), Failure> {
+    let (system, value) = &plan.identifier;
+    let only_once = format!("identifier={system}|{value}");
+    let url = format!("{}/Task", server.base());
+    let response = server.send("POST", &url, &[("if-none-exist", &only_once)], Some(plan.task.to_text())).await?;
+    if !response.is_success() {
+        return Err(Failure::answered(&response));
+    }
+    let url = created_url(server.base(), &response);
+    let url = url.ok_or_else(|| Failure::new("created the Task, and did not say where"))?;
+    let etag = Resource::parse(&response.body, server.bounds).ok().and_then(|task| etag_of(&response, &task));
+    Ok((url, etag))
+}
+
+/// Where our Task stands at the server, if an earlier try left it there.
+async fn find(server: &Server<'_>, plan: &DeliverPlan) -> Result<Option<String>, Failure> {
+    let (system, value) = &plan.identifier;
+    let found = search(server, &format!("Task?identifier={system}%7C{value}")).await?;
+    let ours = |task: &Resource| {
+        let same = identifiers(task).any(|(its_system, its_value)| its_system == system && its_value == value);
+        same && Task(task).part_of().any(|part| part == plan.part_of)
+    };
+    Ok(found.copies.into_iter().find(|copy| ours(&copy.resource)).map(|copy| copy.url))
+}
+
+async fn call_off(app: &App, server: &Server<'_>, claimed: &Claimed, url: &str, why: &str) -> Result<Result<(), Failure>, Error> {
+    for _ in 0..RACES {
+        let Read { resource, etag } = match server.read(url).await {
+            Ok(read) => read,
+            Err(failure) => return Ok(Err(failure)),
+        };
+        let status = status_of(&resource);
+        if status == Status::Cancelled {
+            return app.called_off(claimed).await.map(Ok);
+        }
+        if status.is_terminal() {
+            return app.ended_first(claimed, url, etag.as_deref()).await.map(Ok);
+        }
+        let mut task = resource;
+        task.set("status", json!(Status::Cancelled.code()));
+        task.set("statusReason", concept(STATUS_REASON, "cancelled-by-source", why));
+        task.set("businessStatus", Value::Null);
+        let headers: Vec<(&str, &str)> = etag.iter().map(|etag| ("if-match", etag.as_str())).collect();
+        match server.send("PUT", url, &headers, Some(task.to_text())).await {
+            Ok(response) if response.is_success() => return app.called_off(claimed).await.map(Ok),
+            Ok(response) if response.status == 412 || response.status == 409 => {}
+            Ok(response) => return Ok(Err(Failure::answered(&response))),
+            Err(failure) => return Ok(Err(failure)),
+        }
+    }
+    Ok(Err(Failure::new("the Task kept changing while it was called off")))
+}

@@ -1,0 +1,120 @@
+//! Writing our status to a Task that is kept at the source's server: each status as its own legal step, nothing but
+//! status, statusReason, businessStatus, output and note, and always with `If-Match` (design D12a, G-067).
+
+use serde_json::{Value, json};
+
+use crate::app::{App, Claimed, WriteBackPlan};
+use crate::error::Error;
+use crate::fhir::Resource;
+use crate::fhir::views::{identifiers, reference_of};
+use crate::referral::decide::status_of;
+
+use super::client::{Failure, Server, created_url, etag_of};
+use super::poll::search;
+
+/// Times the version may change under us in one try.
+const RACES: usize = 4;
+
+enum End {
+    /// It says what ours says.
+    Written(Option<String>),
+    /// The source has ended it.
+    Overtaken,
+}
+
+pub(super) async fn run(app: &App, server: &Server<'_>, claimed: &Claimed, plan: WriteBackPlan) -> Result<Result<(), Failure>, Error> {
+    match write(server, &plan).await {
+        Ok(End::Written(etag)) => app.written_back(claimed, plan.version, etag.as_deref()).await.map(Ok),
+        Ok(End::Overtaken) => app.overtaken(claimed).await.map(Ok),
+        Err(failure) => Ok(Err(failure)),
+    }
+}
+
+async fn write(server: &Server<'_>, plan: &WriteBackPlan) -> Result<End, Failure> {
+    let mut ours = plan.task.clone();
+    place_outcomes(server, plan, &mut ours).await?;
+    let end = status_of(&ours);
+    'again: for _ in 0..RACES {
+        let read = server.read(&plan.url).await?;
+        let (mut remote, mut etag) = (read.resource, read.etag);
+        let from = status_of(&remote);
+        let Some(way) = from.way_to(end) else {
+            return if from.is_terminal() { Ok(End::Overtaken) } else { Err(Failure::new("its Task has moved past ours")) };
+        };
+        if way.is_empty() && same_answer(&remote, &ours) {
+            return Ok(End::Written(etag));
+        }
+        let steps: Vec<_> = if way.is_empty() { vec![end] } else { way };
+        let last = steps.len() - 1;
+        for (index, status) in steps.into_iter().enumerate() {
+            let mut next = remote.clone();
+            next.set("status", json!(status.code()));
+            next.set("statusReason", Value::Null);
+            if index == last {
+                for name in ANSWER {
+                    next.set(name, ours.at(name).cloned().or_else(|| kept(name, &remote)).unwrap_or(Value::Null));
+                }
+            }
+            let headers: Vec<(&str, &str)> = etag.iter().map(|etag| ("if-match", etag.as_str())).collect();
+            let response = server.send("PUT", &plan.url, &headers, Some(next.to_text())).await?;
+            if response.status == 412 || response.status == 409 {
+                continue 'again;
+            }
+            if !response.is_success() {
+                return Err(Failure::answered(&response));
+            }
+            (remote, etag) = match Resource::parse(&response.body, server.bounds) {
+                Ok(stored) => (stored.clone(), etag_of(&response, &stored)),
+                Err(_) => {
+                    let read = server.read(&plan.url).await?;
+                    (read.resource, read.etag)
+                }
+            };
+        }
+        return Ok(End::Written(etag));
+    }
+    Err(Failure::new("its Task kept changing while it was written"))
+}
+
+const ANSWER: [&str; 4] = ["statusReason", "businessStatus", "output", "note"];
+
+/// What the source wrote itself and we say nothing about stays.
+fn kept(name: &str, remote: &Resource) -> Option<Value> {
+    (name == "note" || name == "output").then(|| remote.at(name).cloned()).flatten()
+}
+
+fn same_answer(remote: &Resource, ours: &Resource) -> bool {
+    ANSWER.iter().all(|name| ours.at(name).is_none() || remote.at(name) == ours.at(name))
+}
+
+/// Creates the outcomes at the source's server, once each, and names them there (`write_outcomes = "create"`).
+async fn place_outcomes(server: &Server<'_>, plan: &WriteBackPlan, ours: &mut Resource) -> Result<(), Failure> {
+    for (reference, outcome) in &plan.outcomes {
+        let kind = outcome.kind();
+        let Some((system, value)) = identifiers(outcome).last() else { continue };
+        let found = search(server, &format!("{kind}?identifier={system}%7C{value}")).await?;
+        let there = found.copies.into_iter().find(|copy| identifiers(&copy.resource).any(|mark| mark == (system, value)));
+        let url = match there {
+            Some(copy) => copy.url,
+            None => {
+                let only_once = format!("identifier={system}|{value}");
+                let headers = [("if-none-exist", only_once.as_str())];
+                let url = format!("{}/{kind}", server.base());
+                let response = server.send("POST", &url, &headers, Some(outcome.to_text())).await?;
+                if !response.is_success() {
+                    return Err(Failure::answered(&response));
+                }
+                created_url(server.base(), &response).ok_or_else(|| Failure::new("created the outcome, and did not say where"))?
+            }
+        };
+        let relative = url.strip_prefix(server.base()).unwrap_or(&url).trim_start_matches('/').to_string();
+        let mut outputs = ours.list("output").to_vec();
+        for output in &mut outputs {
+            if reference_of(output.get("valueReference")) == Some(reference.as_str()) {
+                output["valueReference"]["reference"] = json!(relative);
+            }
+        }
+        ours.set("output", Value::Array(outputs));
+    }
+    Ok(())
+}

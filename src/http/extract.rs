@@ -1,0 +1,187 @@
+//! From a request to what an interaction needs: parameters decoded, formats agreed on, the body whole and bounded.
+//!
+//! Promises that a body is never larger in memory than `limits.body`, and never waited for longer than [`PATIENCE`].
+//! Parsing into resources is [`Asked::resource`] and its siblings; what they mean is [`super::interactions`]'s.
+//! <https://hl7.org/fhir/R4/http.html>
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::time::Duration;
+
+use axum::body::{Body, HttpBody};
+use axum::extract::Request;
+use axum::http::header::{CONTENT_LENGTH, EXPECT};
+use axum::http::{HeaderMap, Method};
+use serde_json::Value;
+
+use super::door::Place;
+use super::negotiate;
+use super::query;
+use crate::config::Limits;
+use crate::error::{Error, Kind};
+use crate::fhir::json::{self, Bounds};
+use crate::fhir::{Resource, ResourceType};
+
+/// How long a body may take to arrive.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A request that may be answered.
+#[derive(Debug)]
+pub(super) struct Asked {
+    /// `HEAD` has become `GET`.
+    pub(super) method: Method,
+    pub(super) headers: HeaderMap,
+    /// The query's pairs, then those of a search's form (R-100).
+    pub(super) pairs: Vec<(String, String)>,
+    pub(super) body: Vec<u8>,
+    bounds: Bounds,
+}
+
+/// Reads a request.
+pub(super) async fn read(request: Request, place: &Place, limits: &Limits) -> Result<Asked, Error> {
+    let (parts, body) = request.into_parts();
+    let mut pairs = query::pairs(parts.uri.query())?;
+    negotiate::acceptable(&parts.headers, &pairs)?;
+    let method = if parts.method == Method::HEAD { Method::GET } else { parts.method };
+    let mut bytes = Vec::new();
+    if method == Method::POST || method == Method::PUT {
+        let arriving = bounded(body, &parts.headers, limits.body);
+        bytes = match tokio::time::timeout(PATIENCE, arriving).await {
+            Ok(read) => read?,
+            Err(_) => return Err(Error::malformed("The body did not arrive in time.").code("timeout")),
+        };
+    }
+    if let Place::Search(_) = place {
+        if !bytes.is_empty() {
+            negotiate::readable(&parts.headers, negotiate::Body::Form)?;
+        }
+        let form = std::str::from_utf8(&bytes).map_err(|_| Error::malformed("The form is not UTF-8.").code("value"))?;
+        pairs.extend(query::pairs(Some(form.trim()))?);
+        negotiate::acceptable(&parts.headers, &pairs)?;
+    } else if !bytes.is_empty() {
+        negotiate::readable(&parts.headers, negotiate::Body::Json)?;
+    }
+    let bounds = Bounds { depth: limits.depth, string: limits.string };
+    Ok(Asked { method, headers: parts.headers, pairs, body: bytes, bounds })
+}
+
+fn too_large(limit: usize) -> Error {
+    Error::new(Kind::TooLarge, format!("A body has at most {limit} bytes here."))
+}
+
+/// The body, if it is small enough. What is too large is read on for as much again, and dropped: a client that is
+/// still sending when the connection closes would see a broken pipe instead of the 413.
+async fn bounded(mut body: Body, headers: &HeaderMap, limit: usize) -> Result<Vec<u8>, Error> {
+    let declared =
+        headers.get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<usize>().ok()).unwrap_or(0);
+    if declared > limit && (headers.contains_key(EXPECT) || declared > limit.saturating_mul(2)) {
+        return Err(too_large(limit));
+    }
+    let mut bytes = Vec::with_capacity(declared.min(limit).min(1 << 20));
+    let mut seen = 0_usize;
+    while let Some(frame) = poll_fn(|context| Pin::new(&mut body).poll_frame(context)).await {
+        let frame = frame.map_err(|_| Error::malformed("The body broke off."))?;
+        let Ok(chunk) = frame.into_data() else { continue };
+        seen = seen.saturating_add(chunk.len());
+        if seen <= limit {
+            bytes.extend_from_slice(&chunk);
+        } else if seen > limit.saturating_mul(2) {
+            break;
+        }
+    }
+    if seen > limit { Err(too_large(limit)) } else { Ok(bytes) }
+}
+
+impl Asked {
+    /// The body as JSON.
+    pub(super) fn json(&self) -> Result<Value, Error> {
+        if self.body.is_empty() {
+            return Err(Error::malformed("This request needs a body."));
+        }
+        json::parse(&self.body, self.bounds)
+    }
+
+    /// The body as a resource of this type.
+    pub(super) fn resource(&self, kind: ResourceType) -> Result<Resource, Error> {
+        let resource = Resource::from_value(self.json()?)?;
+        if resource.kind() != kind {
+            return Err(Error::malformed(format!("A {kind} was to be sent to this address.")).at("resourceType"));
+        }
+        Ok(resource)
+    }
+
+    /// The body as Parameters: the items of `parameter`. No body is no parameters.
+    pub(super) fn parameters(&self) -> Result<Vec<Value>, Error> {
+        if self.body.is_empty() {
+            return Ok(Vec::new());
+        }
+        let Value::Object(mut body) = self.json()? else {
+            return Err(Error::malformed("Parameters are a JSON object."));
+        };
+        if body.get("resourceType").and_then(Value::as_str) != Some("Parameters") {
+            return Err(Error::malformed("An operation takes Parameters.").at("resourceType"));
+        }
+        match body.shift_remove("parameter") {
+            None => Ok(Vec::new()),
+            Some(Value::Array(items)) => Ok(items),
+            Some(_) => Err(Error::malformed("Parameters.parameter is a list.").at("Parameters.parameter")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMITS: Limits =
+        Limits { body: 16, depth: 10, bundle_entries: 1, string: 100, requests_per_minute: 1, needs_per_request: 1 };
+
+    fn request(method: &str, uri: &str, kind: &str, body: &str) -> Request {
+        Request::builder()
+            .method(method)
+            .uri(uri)
+            .header("content-type", kind)
+            .body(Body::from(body.to_string()))
+            .unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_body_is_bounded_also_when_its_length_is_not_declared() {
+        let place = Place::Base;
+        for (body, kind) in
+            [("x".repeat(16), None), ("x".repeat(17), Some(Kind::TooLarge)), ("x".repeat(99), Some(Kind::TooLarge))]
+        {
+            let asked = read(request("POST", "/fhir", "application/json", &body), &place, &LIMITS).await;
+            assert_eq!(asked.err().map(|error| error.kind), kind, "{}", body.len());
+        }
+        let mut declared = request("POST", "/fhir", "application/json", "");
+        declared.headers_mut().insert(CONTENT_LENGTH, "9000000000".parse().unwrap());
+        assert_eq!(read(declared, &place, &LIMITS).await.unwrap_err().kind, Kind::TooLarge);
+    }
+
+    #[tokio::test]
+    async fn a_searchs_form_joins_its_query() {
+        let place = Place::Search(ResourceType::TASK);
+        let form = "application/x-www-form-urlencoded";
+        let asked = read(request("POST", "/fhir/Task/_search?a=1", form, "b=2+3"), &place, &LIMITS).await.unwrap();
+        assert_eq!(asked.pairs, [("a".into(), "1".into()), ("b".into(), "2 3".into())]);
+        let wrong = read(request("POST", "/fhir/Task/_search", "application/json", "{}"), &place, &LIMITS).await;
+        assert_eq!(wrong.unwrap_err().kind, Kind::UnsupportedMediaType);
+        let xml = read(request("POST", "/fhir/Task/_search", form, "_format=xml"), &place, &LIMITS).await;
+        assert_eq!(xml.unwrap_err().kind, Kind::NotAcceptable);
+    }
+
+    #[tokio::test]
+    async fn the_body_is_of_the_places_type() {
+        let place = Place::Type(ResourceType::TASK);
+        let limits = Limits { body: 1_000, ..LIMITS };
+        let sent = |body: &'static str| read(request("POST", "/fhir/Task", "application/json", body), &place, &limits);
+        assert!(sent(r#"{"resourceType":"Task"}"#).await.unwrap().resource(ResourceType::TASK).is_ok());
+        for bad in [r#"{"resourceType":"Patient"}"#, "{}", "", "[]", "{"] {
+            let error = sent(bad).await.unwrap().resource(ResourceType::TASK).unwrap_err();
+            assert_eq!(error.kind, Kind::Malformed, "{bad}");
+        }
+        assert!(sent("").await.unwrap().parameters().unwrap().is_empty());
+        assert!(sent(r#"{"resourceType":"Task"}"#).await.unwrap().parameters().is_err());
+    }
+}

@@ -1,0 +1,165 @@
+//! The history of one resource as a Bundle, written from stored text.
+//!
+//! Newest first; every entry has a request and a response (bdl-3, bdl-4), deletions have no resource (R-024).
+//! <https://hl7.org/fhir/R4/http.html#history>
+
+use serde_json::{Value, json};
+
+use super::query;
+use crate::app::Stored;
+use crate::error::Error;
+use crate::fhir::Key;
+use crate::fhir::search::{DEFAULT_PAGE, MAX_PAGE};
+use crate::id;
+use crate::time::{Timestamp, span_of};
+
+/// Which part of a history is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Page {
+    pub(super) count: usize,
+    pub(super) before: Option<i64>,
+    since: Option<Timestamp>,
+}
+
+impl Page {
+    pub(super) fn of(pairs: &[(String, String)]) -> Result<Page, Error> {
+        let bad = |name: &str, what: &str| Error::malformed(format!("The parameter {name} {what}")).code("value");
+        let count = match query::once(pairs, "_count")? {
+            None => DEFAULT_PAGE,
+            Some(text) => text.parse::<usize>().map_err(|_| bad("_count", "is no number."))?.min(MAX_PAGE),
+        };
+        let before = match query::once(pairs, "_page")? {
+            None => None,
+            Some(text) => Some(text.parse::<i64>().map_err(|_| bad("_page", "is not one of our links."))?),
+        };
+        let since = match query::once(pairs, "_since")? {
+            None => None,
+            Some(text) => Some(span_of(text).ok_or_else(|| bad("_since", "is no instant."))?.0),
+        };
+        Ok(Page { count, before, since })
+    }
+}
+
+/// Writes the page. `versions` are the newest first, one more than the page has if there are more.
+pub(super) fn bundle(
+    own: &str,
+    key: &Key,
+    page: Page,
+    pairs: &[(String, String)],
+    mut versions: Vec<Stored>,
+    now: Timestamp,
+) -> String {
+    if let Some(since) = page.since {
+        versions.retain(|version| version.updated >= since);
+    }
+    let more = versions.len() > page.count && page.count > 0;
+    versions.truncate(page.count);
+
+    let address = format!("{own}/{key}/_history");
+    let used = pairs
+        .iter()
+        .filter(|(name, value)| ["_count", "_page", "_since"].contains(&name.as_str()) && !value.is_empty());
+    let used: Vec<(&str, &str)> = used.map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    let mut links = vec![json!({"relation": "self", "url": query::link(&address, used.iter().copied())})];
+    if let Some(last) = versions.last().filter(|_| more) {
+        let before = last.version.to_string();
+        let kept = used.iter().copied().filter(|(name, _)| *name != "_page");
+        links.push(json!({"relation": "next", "url": query::link(&address, kept.chain([("_page", before.as_str())]))}));
+    }
+
+    let size: usize = versions.iter().map(|version| version.content.len() + 400).sum();
+    let mut out = String::with_capacity(size + 512);
+    let (id, links) = (id::new(), Value::Array(links));
+    out.push_str(&format!(
+        r#"{{"resourceType":"Bundle","id":"{id}","meta":{{"lastUpdated":"{now}"}},"type":"history","link":{links}"#
+    ));
+    for (index, version) in versions.iter().enumerate() {
+        out.push_str(if index == 0 { r#","entry":["# } else { "," });
+        entry(own, version, &mut out);
+    }
+    if !versions.is_empty() {
+        out.push(']');
+    }
+    out.push('}');
+    out
+}
+
+fn entry(own: &str, version: &Stored, out: &mut String) {
+    let key = &version.key;
+    out.push_str(&format!("{{\"fullUrl\":{},", Value::from(format!("{own}/{key}"))));
+    if !version.deleted {
+        out.push_str(&format!("\"resource\":{},", version.content));
+    }
+    let (method, url, status) = match version.method.as_str() {
+        "DELETE" => ("DELETE", key.to_string(), "204"),
+        "POST" => ("POST", key.kind.to_string(), "201"),
+        _ if version.version == 1 => ("PUT", key.to_string(), "201"),
+        _ => ("PUT", key.to_string(), "200"),
+    };
+    let request = json!({"method": method, "url": url});
+    let etag = format!("W/\"{}\"", version.version);
+    let response = json!({"status": status, "etag": etag, "lastModified": version.updated.to_string()});
+    out.push_str(&format!("\"request\":{request},\"response\":{response}}}"));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fhir::ResourceType;
+
+    const OWN: &str = "https://hub/fhir";
+
+    fn version(version: i64, method: &str) -> Stored {
+        Stored {
+            key: Key::new(ResourceType::TASK, "t1"),
+            version,
+            updated: Timestamp(version * 1_000_000),
+            author: "a".into(),
+            deleted: method == "DELETE",
+            method: method.into(),
+            content: format!(r#"{{"resourceType":"Task","x":{version}.00}}"#),
+        }
+    }
+
+    fn written(query: &str, versions: Vec<Stored>) -> (String, Value) {
+        let pairs = query::pairs(Some(query)).unwrap();
+        let key = Key::new(ResourceType::TASK, "t1");
+        let text = bundle(OWN, &key, Page::of(&pairs).unwrap(), &pairs, versions, Timestamp(0));
+        let value = serde_json::from_str(&text).unwrap();
+        (text, value)
+    }
+
+    #[test]
+    fn every_entry_says_what_was_asked_and_answered() {
+        let (text, bundle) = written("", vec![version(3, "DELETE"), version(2, "PUT"), version(1, "POST")]);
+        assert!(text.contains("2.00"), "stored text is sent as stored");
+        assert_eq!(bundle["type"], "history");
+        assert_eq!(bundle["entry"][0]["request"], json!({"method":"DELETE","url":"Task/t1"}));
+        assert!(bundle["entry"][0].get("resource").is_none());
+        assert_eq!(
+            bundle["entry"][1]["response"],
+            json!({"status":"200","etag":"W/\"2\"","lastModified":"1970-01-01T00:00:02Z"})
+        );
+        assert_eq!(bundle["entry"][2]["request"], json!({"method":"POST","url":"Task"}));
+        assert_eq!(bundle["entry"][2]["fullUrl"], "https://hub/fhir/Task/t1");
+        assert_eq!(bundle["link"].as_array().map(Vec::len), Some(1));
+    }
+
+    #[test]
+    fn pages_follow_each_other() {
+        let (_, bundle) = written("_count=1&_format=json", vec![version(2, "PUT"), version(1, "POST")]);
+        assert_eq!(bundle["entry"].as_array().map(Vec::len), Some(1));
+        assert_eq!(bundle["link"][0]["url"], "https://hub/fhir/Task/t1/_history?_count=1");
+        assert_eq!(bundle["link"][1]["url"], "https://hub/fhir/Task/t1/_history?_count=1&_page=2");
+        let (_, bundle) = written("_since=1970-01-01T00:00:02Z", vec![version(2, "PUT"), version(1, "POST")]);
+        assert_eq!(bundle["entry"].as_array().map(Vec::len), Some(1));
+        assert!(written("_count=0", vec![version(1, "POST")]).1.get("entry").is_none());
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_refused() {
+        for bad in ["_count=x", "_page=x", "_since=soon", "_count=1&_count=2"] {
+            assert!(Page::of(&query::pairs(Some(bad)).unwrap()).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,209 @@
+//! The door for partners: HTTP requests become calls of [`crate::app`], and its answers become FHIR's.
+//!
+//! One fallback answers every path, so that the table in [`routes`] decides alone and every refusal, also of an
+//! unknown path, is an OperationOutcome. Promises: each answer carries `X-Request-Id`; each request is one log line
+//! without ids or query strings; a panic is a 500 to one caller and no more. Leaves out: XML, SMART tokens, hooks and
+//! the console, which later versions bring; what may be seen or done, which is the app's.
+//! <https://hl7.org/fhir/R4/http.html>
+
+mod auth;
+pub mod capability;
+mod conditional;
+mod door;
+mod extract;
+mod history;
+mod interactions;
+mod landing;
+mod negotiate;
+mod operations;
+mod query;
+mod respond;
+pub mod routes;
+
+use std::future::{Future, poll_fn};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::Poll;
+
+use axum::Router;
+use axum::extract::Request;
+use axum::http::Method;
+use axum::response::Response;
+
+use crate::app::{App, Context};
+use crate::error::{Error, Kind};
+use door::{Door, Place};
+
+/// What every request needs: made once, when the router is.
+struct Gate {
+    app: App,
+    allowances: auth::Allowances,
+    statement: capability::Published,
+    prefix: Vec<String>,
+}
+
+/// Everything a partner can reach.
+pub fn router(app: App) -> Router {
+    let gate = Arc::new(Gate::new(app));
+    Router::new().fallback(move |request: Request| {
+        let gate = Arc::clone(&gate);
+        async move { gate.answer(request).await }
+    })
+}
+
+/// `/metrics` alone and without a token: for an address of its own that only the operator reaches.
+pub fn metrics_router(app: App) -> Router {
+    Router::new().fallback(move |request: Request| {
+        let app = app.clone();
+        async move {
+            let id = respond::request_id(request.headers());
+            let answer = match door::door(request.uri().path(), &[]) {
+                Door::Metrics => respond::metrics(&app).await,
+                _ => Err(respond::no_such_path()),
+            };
+            let answer = answer.unwrap_or_else(|error| respond::refusal(&error, &[], false));
+            respond::finish(answer, request.method(), &id)
+        }
+    })
+}
+
+impl Gate {
+    fn new(app: App) -> Self {
+        let prefix = door::prefix(&app.config().server.public_url);
+        let statement = capability::Published::new(app.own());
+        Gate { allowances: auth::Allowances::new(&app), statement, prefix, app }
+    }
+
+    /// From the first byte to the log line.
+    async fn answer(&self, request: Request) -> Response {
+        let began = self.app.now();
+        let id = respond::request_id(request.headers());
+        let method = request.method().clone();
+        let door = door::door(request.uri().path(), &self.prefix);
+        let token_shown = request.headers().contains_key(axum::http::header::AUTHORIZATION);
+        let mut partner = None;
+
+        let outcome = match caught(self.open(&door, request, &id, &mut partner)).await {
+            Some(outcome) => outcome,
+            None => Err(Error::internal("a panic while answering")),
+        };
+        let answer = outcome.unwrap_or_else(|error| {
+            if let Some(cause) = &error.cause {
+                tracing::error!(request = id, cause, "answering failed");
+            }
+            // The interaction may exist for the type and be refused for this one resource: then it isn't allowed here.
+            let allow: Vec<&str> = door.allowed().into_iter().filter(|offered| *offered != method.as_str()).collect();
+            respond::refusal(&error, &allow, token_shown)
+        });
+        let answer = respond::finish(answer, &method, &id);
+        tracing::info!(
+            method = if method.as_str().len() > 16 { "?" } else { method.as_str() },
+            route = door.label(),
+            status = answer.status().as_u16(),
+            ms = (self.app.now().0 - began.0) / 1_000,
+            partner,
+            request = id,
+            "answered"
+        );
+        answer
+    }
+
+    /// Refuses in the order of what the caller must mend first: path, token, rate, method, format, body.
+    async fn open(&self, door: &Door, request: Request, id: &str, who: &mut Option<String>) -> Result<Response, Error> {
+        let headers = request.headers();
+        match door {
+            Door::Unknown => return Err(respond::no_such_path()),
+            Door::Landing | Door::Live | Door::Ready => {
+                door.check(request.method())?;
+                return match door {
+                    Door::Live => Ok(respond::health(200, "live")),
+                    Door::Ready => Ok(respond::ready(self.app.ready().await)),
+                    _ => Ok(landing::page(&self.app.config().gateway.name, self.app.own())),
+                };
+            }
+            Door::Fhir(Place::Metadata) => {
+                door.check(request.method())?;
+                negotiate::acceptable(headers, &query::pairs(request.uri().query())?)?;
+                return Ok(self.statement.answer(headers));
+            }
+            Door::Metrics | Door::Fhir(_) | Door::Nowhere => {}
+        }
+
+        let partner = auth::authenticate(&self.app, headers)?;
+        *who = Some(partner.id.clone());
+        self.allowances.spend(&partner)?;
+        let context = Context { partner, request: id.to_string() };
+        match door {
+            Door::Fhir(place) => {
+                door.check(request.method())?;
+                let asked = extract::read(request, place, &self.app.config().limits).await?;
+                interactions::answer(&self.app, &context, place, asked).await
+            }
+            Door::Metrics => {
+                door.check(request.method())?;
+                auth::operator(&context.partner)?;
+                respond::metrics(&self.app).await
+            }
+            _ => Err(respond::no_such_path()),
+        }
+    }
+}
+
+/// Runs a future to its end; `None` when it panicked. What it held is dropped, so an open transaction rolls back.
+async fn caught<F: Future>(future: F) -> Option<F::Output> {
+    let mut future = pin!(future);
+    poll_fn(move |context| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(context))) {
+        Ok(Poll::Pending) => Poll::Pending,
+        Ok(Poll::Ready(output)) => Poll::Ready(Some(output)),
+        Err(_) => Poll::Ready(None),
+    })
+    .await
+}
+
+impl Door {
+    /// 404 where nothing is offered, 405 where something else is.
+    fn check(&self, method: &Method) -> Result<(), Error> {
+        let allowed = self.allowed();
+        if allowed.is_empty() {
+            return Err(respond::no_such_path());
+        }
+        if allowed.contains(&method.as_str()) {
+            return Ok(());
+        }
+        Err(Error::new(
+            Kind::MethodNotAllowed,
+            "This is not offered here; /metadata lists the interactions of each type.",
+        ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_stays_with_its_request() {
+        assert_eq!(caught(async { 1 }).await, Some(1));
+        assert_eq!(
+            caught(async {
+                if true {
+                    panic!("on purpose")
+                }
+            })
+            .await,
+            None
+        );
+    }
+
+    #[test]
+    fn what_the_table_does_not_offer_is_405_and_what_nobody_knows_404() {
+        let check = |path: &str, method: Method| door::door(path, &[]).check(&method).map_err(|error| error.kind);
+        assert_eq!(check("/fhir/Task", Method::POST), Ok(()));
+        assert_eq!(check("/fhir/Task/1", Method::DELETE), Err(Kind::MethodNotAllowed));
+        assert_eq!(check("/fhir/Task/1", Method::PATCH), Err(Kind::MethodNotAllowed));
+        assert_eq!(check("/fhir/Encounter", Method::POST), Err(Kind::MethodNotAllowed));
+        assert_eq!(check("/fhir/Encounter/1/_history", Method::GET), Err(Kind::NotFound));
+        assert_eq!(check("/fhir/Nope/1", Method::GET), Err(Kind::NotFound));
+    }
+}

@@ -1,0 +1,181 @@
+//! The operations: `$relay` and `$loop-status` on Task, `$status` and `$events` on Subscription.
+//!
+//! Inputs come in the query (GET) or as Parameters (POST), and mean the same. Unknown inputs are ignored.
+//! <https://hl7.org/fhir/R4/operations.html>, <http://hl7.org/fhir/uv/subscriptions-backport>
+
+use axum::response::Response;
+use serde_json::Value;
+
+use super::extract::Asked;
+use super::respond;
+use super::routes::Operation;
+use crate::app::{App, Context};
+use crate::error::Error;
+
+/// Answers an operation of the table.
+pub(super) async fn answer(
+    app: &App,
+    context: &Context,
+    known: &Operation,
+    id: Option<&str>,
+    asked: &Asked,
+) -> Result<Response, Error> {
+    match (known.name, id) {
+        ("relay", Some(task)) => {
+            let targets = targets(&asked.parameters()?)?;
+            Ok(respond::fhir(200, app.relay(context, task, &targets).await?))
+        }
+        ("loop-status", Some(task)) => Ok(respond::made(&app.loop_status(context, task).await?)),
+        ("status", id) => {
+            let mut bundle = app.subscription_status(context, id).await?;
+            if id.is_none() {
+                let inputs = inputs(asked)?;
+                narrow(&mut bundle, &inputs.all("id"), &inputs.all("status"));
+            }
+            Ok(respond::made(&bundle))
+        }
+        ("events", Some(id)) => {
+            let inputs = inputs(asked)?;
+            let (from, to) = (inputs.number("eventsSinceNumber")?, inputs.number("eventsUntilNumber")?);
+            Ok(respond::made(&app.subscription_events(context, id, from, to).await?))
+        }
+        _ => Err(respond::no_such_path()),
+    }
+}
+
+/// The targets of a `$relay`.
+fn targets(parameters: &[Value]) -> Result<Vec<String>, Error> {
+    let mut found = Vec::new();
+    for (index, parameter) in parameters.iter().enumerate() {
+        if parameter.get("name").and_then(Value::as_str) != Some("target") {
+            continue;
+        }
+        let reference =
+            parameter.get("valueReference").and_then(|value| value.get("reference")).and_then(Value::as_str);
+        let Some(reference) = reference.filter(|text| !text.is_empty()) else {
+            let expression = format!("Parameters.parameter[{index}].value");
+            return Err(Error::invalid(
+                expression,
+                "A target is a valueReference to an Organization or HealthcareService.",
+            )
+            .code("required"));
+        };
+        if !found.iter().any(|known| known == reference) {
+            found.push(reference.to_string());
+        }
+    }
+    if found.is_empty() {
+        return Err(Error::invalid("Parameters.parameter", "$relay needs at least one target.").code("required"));
+    }
+    Ok(found)
+}
+
+/// Primitive inputs by name.
+struct Inputs(Vec<(String, String)>);
+
+fn inputs(asked: &Asked) -> Result<Inputs, Error> {
+    let mut found = asked.pairs.clone();
+    for parameter in asked.parameters()? {
+        let Some(name) = parameter.get("name").and_then(Value::as_str) else { continue };
+        let value = parameter.as_object().and_then(|parts| parts.iter().find(|(key, _)| key.starts_with("value")));
+        let text = match value {
+            Some((_, Value::String(text))) => text.clone(),
+            Some((_, Value::Number(number))) => number.to_string(),
+            _ => continue,
+        };
+        found.push((name.to_string(), text));
+    }
+    Ok(Inputs(found))
+}
+
+impl Inputs {
+    fn all(&self, name: &str) -> Vec<&str> {
+        let named = self.0.iter().filter(|(known, _)| known == name);
+        named.flat_map(|(_, value)| value.split(',')).filter(|value| !value.is_empty()).collect()
+    }
+
+    fn number(&self, name: &str) -> Result<Option<i64>, Error> {
+        let Some((_, text)) = self.0.iter().find(|(known, value)| known == name && !value.is_empty()) else {
+            return Ok(None);
+        };
+        let number = text.parse::<i64>().ok().filter(|number| *number >= 0);
+        number.map(Some).ok_or_else(|| Error::malformed(format!("{name} is a whole number.")).code("value"))
+    }
+}
+
+/// Keeps the subscriptions a `$status` on the type asks for: one of the ids, and one of the statuses.
+fn narrow(bundle: &mut Value, ids: &[&str], statuses: &[&str]) {
+    let Some(entries) = bundle.get_mut("entry").and_then(Value::as_array_mut) else { return };
+    entries.retain(|entry| {
+        let parameters = entry.pointer("/resource/parameter").and_then(Value::as_array);
+        let named = |name: &str| {
+            parameters.and_then(|all| all.iter().find(|one| one.get("name").is_some_and(|its| its == name)))
+        };
+        let id = named("subscription").and_then(|one| one.pointer("/valueReference/reference")).and_then(Value::as_str);
+        let id = id.map_or("", |text| text.rsplit('/').next().unwrap_or(text));
+        let status = named("status").and_then(|one| one.get("valueCode")).and_then(Value::as_str).unwrap_or("");
+        (ids.is_empty() || ids.contains(&id)) && (statuses.is_empty() || statuses.contains(&status))
+    });
+    let left = entries.len();
+    if left == 0
+        && let Some(body) = bundle.as_object_mut()
+    {
+        body.shift_remove("entry");
+    }
+    if bundle.get("total").is_some() {
+        bundle["total"] = left.into();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Kind;
+    use crate::fhir::subscription::{Content, Standing, status_set};
+    use serde_json::json;
+
+    #[test]
+    fn a_relay_has_targets() {
+        let target = |reference: &str| json!({"name":"target","valueReference":{"reference":reference}});
+        let found = targets(&[
+            target("Organization/a"),
+            json!({"name":"note"}),
+            target("Organization/a"),
+            target("HealthcareService/b"),
+        ]);
+        assert_eq!(found.unwrap(), ["Organization/a", "HealthcareService/b"]);
+        assert_eq!(targets(&[]).unwrap_err().kind, Kind::Invalid);
+        let error = targets(&[target("Organization/a"), json!({"name":"target","valueString":"x"})]).unwrap_err();
+        assert_eq!(error.issues[0].expression.as_deref(), Some("Parameters.parameter[1].value"));
+    }
+
+    #[test]
+    fn numbers_are_whole() {
+        let inputs = Inputs(vec![
+            ("a".into(), "7".into()),
+            ("b".into(), "x".into()),
+            ("c".into(), "-1".into()),
+            ("d".into(), String::new()),
+        ]);
+        assert_eq!(inputs.number("a").unwrap(), Some(7));
+        assert!(inputs.number("b").is_err() && inputs.number("c").is_err());
+        assert_eq!((inputs.number("d").unwrap(), inputs.number("e").unwrap()), (None, None));
+    }
+
+    #[test]
+    fn a_status_can_be_asked_for_some_subscriptions() {
+        let standing = |id, status| Standing { id, status, count: 1, content: Content::IdOnly };
+        let set = || status_set("https://hub/fhir", &[standing("s1", "active"), standing("s2", "error")]);
+        for (ids, statuses, left) in [
+            (&[][..], &[][..], 2),
+            (&["s2"][..], &[][..], 1),
+            (&[][..], &["active", "error"][..], 2),
+            (&["s1"][..], &["error"][..], 0),
+        ] {
+            let mut bundle = set();
+            narrow(&mut bundle, ids, statuses);
+            assert_eq!(bundle["total"], left);
+            assert_eq!(bundle.get("entry").is_some(), left > 0);
+        }
+    }
+}

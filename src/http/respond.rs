@@ -1,0 +1,221 @@
+//! From results to HTTP: resources with their version headers, refusals as OperationOutcomes, the request id on all.
+//!
+//! The one place where an [`Error`] becomes a status ([`crate::error::Kind::status`] is the table). Stored text is sent
+//! as stored. <https://hl7.org/fhir/R4/http.html#return>
+
+use axum::body::{Body, HttpBody};
+use axum::http::header::{
+    ALLOW, CONTENT_LENGTH, CONTENT_TYPE, ETAG, HeaderName, LAST_MODIFIED, LOCATION, RETRY_AFTER, WWW_AUTHENTICATE,
+};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode};
+use axum::response::Response;
+use serde_json::{Value, json};
+
+use super::conditional::Return;
+use crate::app::{Answer, App, Stored};
+use crate::error::{Error, Kind};
+use crate::fhir::outcome;
+use crate::id;
+
+const FHIR_JSON: &str = "application/fhir+json; charset=utf-8";
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// Longest request id taken from a caller.
+const LONGEST_ID: usize = 128;
+
+/// An answer with a body.
+pub(super) fn text(status: u16, kind: &'static str, body: String) -> Response {
+    let mut response = Response::new(Body::from(body));
+    *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(kind));
+    response
+}
+
+/// An answer in FHIR JSON.
+pub(super) fn fhir(status: u16, body: String) -> Response {
+    text(status, FHIR_JSON, body)
+}
+
+/// An answer without a body.
+pub(super) fn empty(status: u16) -> Response {
+    let mut response = fhir(status, String::new());
+    response.headers_mut().remove(CONTENT_TYPE);
+    response
+}
+
+/// Sets a header whose value we made ourselves; what can't stand in one is left out.
+pub(super) fn set(response: &mut Response, name: HeaderName, value: &str) {
+    if let Ok(value) = HeaderValue::from_str(value) {
+        response.headers_mut().insert(name, value);
+    }
+}
+
+fn versioned(mut response: Response, stored: &Stored) -> Response {
+    set(&mut response, ETAG, &format!("W/\"{}\"", stored.version));
+    set(&mut response, LAST_MODIFIED, &stored.updated.http_date());
+    response
+}
+
+/// A version that was read.
+pub(super) fn resource(stored: &Stored) -> Response {
+    versioned(fhir(200, stored.content.clone()), stored)
+}
+
+/// 304: the client has this version.
+pub(super) fn not_modified(stored: &Stored) -> Response {
+    versioned(empty(304), stored)
+}
+
+/// What a create or update stored, in the form the client prefers.
+pub(super) fn written(own: &str, answer: &Answer, preferred: Return, locate: bool) -> Response {
+    let stored = &answer.stored;
+    let status = if answer.created { 201 } else { 200 };
+    let body = match preferred {
+        Return::Minimal => empty(status),
+        Return::Representation => fhir(status, stored.content.clone()),
+        Return::Outcome => fhir(status, outcome::fine("This is stored.").to_string()),
+    };
+    let mut response = versioned(body, stored);
+    if locate || answer.created {
+        set(&mut response, LOCATION, &format!("{own}/{}/_history/{}", stored.key, stored.version));
+    }
+    response
+}
+
+/// An error, told. `allow` are the methods that stay, for a 405; `token_shown`: whether a 401 is about a wrong token.
+pub(super) fn refusal(error: &Error, allow: &[&str], token_shown: bool) -> Response {
+    let mut response = fhir(error.kind.status(), outcome::of(error).to_string());
+    match error.kind {
+        Kind::Unauthenticated if token_shown => set(&mut response, WWW_AUTHENTICATE, "Bearer error=\"invalid_token\""),
+        Kind::Unauthenticated => set(&mut response, WWW_AUTHENTICATE, "Bearer"),
+        Kind::MethodNotAllowed => set(&mut response, ALLOW, &allow.join(", ")),
+        _ => {}
+    }
+    if let Some(seconds) = error.retry_after {
+        set(&mut response, RETRY_AFTER, &seconds.to_string());
+    }
+    response
+}
+
+/// 404 for a path that leads nowhere.
+pub(super) fn no_such_path() -> Error {
+    Error::new(Kind::NotFound, "There is nothing at this address; /fhir/metadata lists what there is.")
+}
+
+/// The caller's request id, if it is one; else a new one.
+pub(super) fn request_id(headers: &HeaderMap) -> String {
+    let sent = headers.get(REQUEST_ID).and_then(|value| value.to_str().ok());
+    let fits =
+        |text: &&str| !text.is_empty() && text.len() <= LONGEST_ID && text.bytes().all(|byte| byte.is_ascii_graphic());
+    sent.filter(fits).map_or_else(id::new, str::to_string)
+}
+
+/// What every answer gets: the request id, and for HEAD the headers of the body without it.
+pub(super) fn finish(mut response: Response, method: &Method, id: &str) -> Response {
+    set(&mut response, REQUEST_ID, id);
+    set(&mut response, HeaderName::from_static("x-content-type-options"), "nosniff");
+    if method == Method::HEAD {
+        let length = response.body().size_hint().exact().filter(|length| *length > 0);
+        *response.body_mut() = Body::empty();
+        if let Some(length) = length {
+            set(&mut response, CONTENT_LENGTH, &length.to_string());
+        }
+    }
+    response
+}
+
+/// A health answer.
+pub(super) fn health(status: u16, word: &str) -> Response {
+    text(status, "application/json", json!({"status": word}).to_string())
+}
+
+/// Whether the gateway can work; the reason of a no is for the log.
+pub(super) fn ready(result: Result<(), Error>) -> Response {
+    match result {
+        Ok(()) => health(200, "ready"),
+        Err(error) => {
+            tracing::warn!(cause = error.cause.as_deref().unwrap_or(""), "not ready");
+            health(503, "unavailable")
+        }
+    }
+}
+
+/// The metrics, as Prometheus reads them.
+pub(super) async fn metrics(app: &App) -> Result<Response, Error> {
+    Ok(text(200, "text/plain; version=0.0.4; charset=utf-8", app.metrics().await?))
+}
+
+/// A JSON resource made for this answer.
+pub(super) fn made(value: &Value) -> Response {
+    fhir(200, value.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fhir::{Key, ResourceType};
+    use crate::time::Timestamp;
+
+    fn answer(created: bool) -> Answer {
+        let key = Key::new(ResourceType::TASK, "t1");
+        let (author, method) = ("a".to_string(), "POST".to_string());
+        let stored = Stored {
+            key,
+            version: 3,
+            updated: Timestamp(0),
+            author,
+            deleted: false,
+            method,
+            content: "{\"x\":1.00}".into(),
+        };
+        Answer { stored, created }
+    }
+
+    fn header<'a>(response: &'a Response, name: &str) -> Option<&'a str> {
+        response.headers().get(name).and_then(|value| value.to_str().ok())
+    }
+
+    #[test]
+    fn a_create_says_where_and_which_version() {
+        let response = written("https://hub/fhir", &answer(true), Return::Representation, true);
+        assert_eq!(response.status(), 201);
+        assert_eq!(header(&response, "location"), Some("https://hub/fhir/Task/t1/_history/3"));
+        assert_eq!(header(&response, "etag"), Some("W/\"3\""));
+        assert_eq!(header(&response, "last-modified"), Some("Thu, 01 Jan 1970 00:00:00 GMT"));
+        assert_eq!(header(&response, "content-type"), Some(FHIR_JSON));
+        // R-042: the one that existed, and where it is.
+        let response = written("https://hub/fhir", &answer(false), Return::Minimal, true);
+        assert_eq!((response.status().as_u16(), response.body().size_hint().exact()), (200, Some(0)));
+        assert!(header(&response, "location").is_some() && header(&response, "content-type").is_none());
+        assert!(header(&written("", &answer(false), Return::Outcome, false), "location").is_none());
+    }
+
+    #[test]
+    fn refusals_carry_what_the_caller_needs() {
+        let unknown = Error::new(Kind::Unauthenticated, "x");
+        assert_eq!(header(&refusal(&unknown, &[], false), "www-authenticate"), Some("Bearer"));
+        assert_eq!(header(&refusal(&unknown, &[], true), "www-authenticate"), Some("Bearer error=\"invalid_token\""));
+        let response = refusal(&Error::new(Kind::MethodNotAllowed, "x"), &["GET", "HEAD"], true);
+        assert_eq!((response.status().as_u16(), header(&response, "allow")), (405, Some("GET, HEAD")));
+        assert_eq!(header(&refusal(&Error::unavailable("x"), &[], true), "retry-after"), Some("1"));
+    }
+
+    #[test]
+    fn a_request_id_is_the_callers_if_it_is_one() {
+        let with = |value: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(REQUEST_ID, value.parse().unwrap());
+            request_id(&headers)
+        };
+        assert_eq!(with("abc-1/2"), "abc-1/2");
+        for bad in ["", "a b", "a\tb", "x".repeat(129).as_str()] {
+            assert!(id::is_valid(&with(bad)), "{bad}");
+        }
+        assert_ne!(request_id(&HeaderMap::new()), request_id(&HeaderMap::new()));
+    }
+
+    #[test]
+    fn head_keeps_the_headers_alone() {
+        let response = finish(resource(&answer(false).stored), &Method::HEAD, "r");
+        assert_eq!((header(&response, "content-length"), response.body().size_hint().exact()), (Some("10"), Some(0)));
+    }
+}

@@ -1,0 +1,201 @@
+//! The one table: which interactions, operations and profiles each type has.
+//!
+//! Dispatch and the CapabilityStatement are both made from [`ROWS`], so what is claimed is what is served. The rows are
+//! G-139…G-154 of the guide's coordination platform, then the types that referrals may refer to and that are only
+//! copied. Searches and includes are those of [`crate::fhir::search_index`]. What one partner may do to one resource is
+//! the app's to say. <https://hl7.org/fhir/R4/http.html>
+
+use crate::fhir::ResourceType;
+
+/// What can be done with a type.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Interaction {
+    /// `POST [base]/T`
+    Create,
+    /// `GET [base]/T/id`
+    Read,
+    /// `GET [base]/T/id/_history/n`
+    Vread,
+    /// `PUT [base]/T/id`
+    Update,
+    /// `DELETE [base]/T/id`
+    Delete,
+    /// `GET [base]/T/id/_history`
+    History,
+    /// `GET [base]/T?…`, `POST [base]/T/_search`
+    Search,
+}
+
+impl Interaction {
+    /// The code of <https://hl7.org/fhir/R4/valueset-type-restful-interaction.html>.
+    pub fn code(self) -> &'static str {
+        match self {
+            Interaction::Create => "create",
+            Interaction::Read => "read",
+            Interaction::Vread => "vread",
+            Interaction::Update => "update",
+            Interaction::Delete => "delete",
+            Interaction::History => "history-instance",
+            Interaction::Search => "search-type",
+        }
+    }
+}
+
+/// One type of the table.
+#[derive(Debug)]
+pub struct Row {
+    /// The type's name.
+    pub kind: &'static str,
+    /// What can be done with it.
+    pub interactions: &'static [Interaction],
+    /// The profiles whose use it supports.
+    pub profiles: &'static [&'static str],
+}
+
+use Interaction::{Create, Delete, History, Read, Search, Update, Vread};
+
+const ALL: &[Interaction] = &[Create, Read, Vread, Update, Delete, History, Search];
+/// Part of the record of a referral: cancelled or revoked, never deleted (design D11b).
+const KEPT: &[Interaction] = &[Create, Read, Vread, Update, History, Search];
+/// Written by the gateway alone.
+const WRITTEN_HERE: &[Interaction] = &[Read, Vread, History, Search];
+/// Copied from a source for a referral's sake.
+const COPIED: &[Interaction] = &[Read, Vread, Search];
+
+macro_rules! gravity {
+    ($name:literal) => {
+        concat!("http://hl7.org/fhir/us/sdoh-clinicalcare/StructureDefinition/SDOHCC-", $name)
+    };
+}
+macro_rules! us_core {
+    ($name:literal) => {
+        concat!("http://hl7.org/fhir/us/core/StructureDefinition/us-core-", $name)
+    };
+}
+
+const fn row(kind: &'static str, interactions: &'static [Interaction], profiles: &'static [&'static str]) -> Row {
+    Row { kind, interactions, profiles }
+}
+const fn copied(kind: &'static str) -> Row {
+    row(kind, COPIED, &[])
+}
+
+/// The table.
+pub static ROWS: &[Row] = &[
+    row("CareTeam", ALL, &[us_core!("careteam")]),
+    row("Condition", ALL, &[gravity!("Condition")]),
+    row("Consent", ALL, &[gravity!("Consent")]),
+    row("Device", ALL, &[]),
+    row("DocumentReference", ALL, &[us_core!("documentreference")]),
+    row("Goal", ALL, &[gravity!("Goal")]),
+    row("Group", ALL, &[gravity!("Group")]),
+    row("HealthcareService", ALL, &[gravity!("HealthcareService")]),
+    row("Location", ALL, &[gravity!("Location")]),
+    row("Observation", ALL, &[gravity!("ObservationAssessment"), gravity!("ObservationScreeningResponse")]),
+    row("Organization", ALL, &[us_core!("organization")]),
+    row("Patient", ALL, &[us_core!("patient")]),
+    row("Practitioner", ALL, &[us_core!("practitioner")]),
+    // Lower case: so the guide spells this one.
+    row("PractitionerRole", ALL, &[gravity!("practitionerrole")]),
+    row("Procedure", ALL, &[gravity!("Procedure")]),
+    row("Provenance", WRITTEN_HERE, &[]),
+    row("Questionnaire", ALL, &["http://hl7.org/fhir/uv/sdc/StructureDefinition/sdc-questionnaire-extr-smap"]),
+    row("QuestionnaireResponse", ALL, &["http://hl7.org/fhir/uv/sdc/StructureDefinition/sdc-questionnaireresponse"]),
+    row("RelatedPerson", ALL, &[]),
+    row("ServiceRequest", KEPT, &[gravity!("ServiceRequest")]),
+    row(
+        "Subscription",
+        ALL,
+        &["http://hl7.org/fhir/uv/subscriptions-backport/StructureDefinition/backport-subscription"],
+    ),
+    row("Task", KEPT, &[gravity!("TaskForReferralManagement"), gravity!("TaskForPatient")]),
+    copied("AllergyIntolerance"),
+    copied("Appointment"),
+    copied("Binary"),
+    copied("CarePlan"),
+    copied("Claim"),
+    copied("Communication"),
+    copied("CommunicationRequest"),
+    copied("Contract"),
+    copied("Coverage"),
+    copied("DiagnosticReport"),
+    copied("Encounter"),
+    copied("Endpoint"),
+    copied("EpisodeOfCare"),
+    copied("FamilyMemberHistory"),
+    copied("Immunization"),
+    copied("Media"),
+    copied("Medication"),
+    copied("MedicationRequest"),
+    copied("MedicationStatement"),
+    copied("NutritionOrder"),
+    copied("RiskAssessment"),
+    copied("Specimen"),
+];
+
+/// The row of a type.
+pub fn row_of(kind: ResourceType) -> Option<&'static Row> {
+    ROWS.iter().find(|row| row.kind == kind.name())
+}
+
+/// An operation the gateway has.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Operation {
+    /// Its name, without `$`.
+    pub name: &'static str,
+    /// The type it belongs to; always offered on its instances.
+    pub kind: &'static str,
+    /// Also offered on the type itself.
+    pub on_type: bool,
+    /// Changes nothing and may be asked by GET.
+    pub get: bool,
+    /// Its OperationDefinition.
+    pub definition: &'static str,
+}
+
+/// The operations.
+pub static OPERATIONS: &[Operation] = &[
+    Operation {
+        name: "relay",
+        kind: "Task",
+        on_type: false,
+        get: false,
+        definition: "https://loopgate.org/fhir/OperationDefinition/Task-relay",
+    },
+    Operation {
+        name: "loop-status",
+        kind: "Task",
+        on_type: false,
+        get: true,
+        definition: "https://loopgate.org/fhir/OperationDefinition/Task-loop-status",
+    },
+    Operation {
+        name: "status",
+        kind: "Subscription",
+        on_type: true,
+        get: true,
+        definition: "http://hl7.org/fhir/uv/subscriptions-backport/OperationDefinition/backport-subscription-status",
+    },
+    Operation {
+        name: "events",
+        kind: "Subscription",
+        on_type: false,
+        get: true,
+        definition: "http://hl7.org/fhir/uv/subscriptions-backport/OperationDefinition/backport-subscription-events",
+    },
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_row_is_a_type_that_stands_once() {
+        for (index, row) in ROWS.iter().enumerate() {
+            assert!(ResourceType::parse(row.kind).is_some(), "{}", row.kind);
+            assert!(ROWS.iter().skip(index + 1).all(|other| other.kind != row.kind), "{}", row.kind);
+            assert!(row.interactions.contains(&Read) && row.interactions.contains(&Search), "{}", row.kind);
+        }
+        assert!(OPERATIONS.iter().all(|known| ROWS.iter().any(|row| row.kind == known.kind)));
+    }
+}

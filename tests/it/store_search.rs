@@ -1,0 +1,490 @@
+//! Search: SQL answers as the rules written for memory do, pages lose and repeat nothing, and nobody finds what he may
+//! not see.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use loopgate::fhir::search::{Filter, Order, Prefix, Query, Test, Token, satisfies};
+use loopgate::fhir::search_index::{ParameterType, Row, parameters};
+use loopgate::fhir::{Key, Resource, ResourceType};
+use loopgate::store::{Reason, Store, Viewer};
+use loopgate::time::Timestamp;
+use serde_json::{Value, json};
+
+use crate::databases::{BEGINNING, Place};
+use crate::on_both;
+use crate::store::{OWN, insert, resource, task, task_key};
+
+fn query(kind: ResourceType) -> Query {
+    Query {
+        kind, filters: Vec::new(), order: Order::Created, descending: true, count: 1_000, cursor: None,
+        includes: Vec::new(), total: true, used: Vec::new(),
+    }
+}
+
+fn grantee(partner: &str) -> Viewer {
+    Viewer::Grantees(vec![partner.to_string()])
+}
+
+/// The ids found and the total.
+async fn find(store: &Store, query: &Query, viewer: &Viewer) -> (Vec<String>, u64) {
+    let page = store.read().await.unwrap().search(query, viewer).await.unwrap();
+    (page.hits.into_iter().map(|hit| hit.key.id).collect(), page.total.unwrap())
+}
+
+/// Numbers that only look random; the same for the same seed (SplitMix64).
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, bound: usize) -> usize {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        usize::try_from((mixed ^ (mixed >> 31)) % bound as u64).unwrap()
+    }
+    fn of<'a, T: ?Sized>(&mut self, list: &[&'a T]) -> &'a T {
+        list[self.below(list.len())]
+    }
+    fn one_in(&mut self, chances: usize) -> bool {
+        self.below(chances) == 0
+    }
+}
+
+const CODES: &[&str] = &["requested", "Requested", "a,b", "a%b", "a_b", "axb", "!", "", "é", "null", "'", "|"];
+const SYSTEMS: &[&str] = &["http://s", "http://S", "urn:x"];
+const NAMES: &[&str] = &["Ann", "anna", "ANNA Maria", "an%a", "a_na", "Ämne", "ämne", "Straße", "İpek", "!bang", "Zoë", "日本"];
+const DATES: &[&str] = &["1950", "1950-01", "1950-01-01", "2026-03-01T10:00:00Z", "2026-03-01T10:00:00.5+02:00", "2026-03"];
+const PLACES: &[&str] = &["Patient/p1", "Patient/P1", "https://hub/fhir/Patient/p1", "https://ehr/fhir/Patient/p1", "p1"];
+
+fn made_up(kind: &str, dice: &mut Dice) -> Value {
+    let mut body = json!({"resourceType": kind});
+    let mut set = |name: &str, value: Value, dice: &mut Dice| {
+        if !dice.one_in(4) {
+            body[name] = value;
+        }
+    };
+    let coding = |dice: &mut Dice| {
+        if dice.one_in(3) { json!({"code": dice.of(CODES)}) } else { json!({"system": dice.of(SYSTEMS), "code": dice.of(CODES)}) }
+    };
+    let identifier = json!([{"system": dice.of(SYSTEMS), "value": dice.of(CODES)}, {"value": dice.of(CODES)}]);
+    set("identifier", identifier, dice);
+    let profiles = json!({"profile": [dice.of(SYSTEMS), dice.of(SYSTEMS)]});
+    set("meta", profiles, dice);
+    let (status, code, date, place) = (dice.of(CODES), coding(dice), dice.of(DATES), json!({"reference": dice.of(PLACES)}));
+    match kind {
+        "Task" => {
+            set("status", json!(status), dice);
+            set("code", json!({"coding": [code, coding(dice)]}), dice);
+            set("authoredOn", json!(date), dice);
+            set("for", place, dice);
+            let output = json!([{"valueReference": {"reference": "Procedure/1"}}, {"valueString": "x"}]);
+            set("output", output, dice);
+        }
+        "Patient" => {
+            set("name", json!([{"family": dice.of(NAMES), "given": [dice.of(NAMES), dice.of(NAMES)]}]), dice);
+            set("birthDate", json!(date), dice);
+        }
+        _ => {
+            set("status", json!(status), dice);
+            set("category", json!([{"coding": [code]}]), dice);
+            set("subject", place, dice);
+            let period = match dice.below(3) {
+                0 => json!({"start": date}),
+                1 => json!({"end": date}),
+                _ => json!({"start": date, "end": dice.of(DATES)}),
+            };
+            set("occurrencePeriod", period, dice);
+        }
+    }
+    body
+}
+
+const PREFIXES: [Prefix; 6] = [Prefix::Eq, Prefix::Ne, Prefix::Gt, Prefix::Lt, Prefix::Ge, Prefix::Le];
+
+/// What is stored, as the rules in memory look at it.
+type Known = BTreeMap<String, (Timestamp, Vec<Row>)>;
+
+fn some<T>(dice: &mut Dice, mut one: impl FnMut(&mut Dice) -> T) -> Vec<T> {
+    (0..dice.below(4)).map(|_| one(dice)).collect()
+}
+
+fn made_up_filter(kind: ResourceType, known: &Known, dice: &mut Dice) -> Filter {
+    let prefix = PREFIXES[dice.below(6)];
+    match dice.below(8) {
+        0 => {
+            let ids: Vec<&String> = known.keys().collect();
+            return Filter::Ids(some(dice, |dice| if dice.one_in(5) { "none".into() } else { dice.of(&ids).clone() }));
+        }
+        1 => {
+            let times: Vec<i64> = known.values().map(|(updated, _)| updated.0).collect();
+            let from = times[dice.below(times.len())] + i64::try_from(dice.below(3)).unwrap() - 1;
+            let width = [1, 1, 2, 1_000_000][dice.below(4)];
+            return Filter::Updated(prefix, from, from + width);
+        }
+        _ => {}
+    }
+    let all: Vec<_> = parameters(kind).filter(|parameter| parameter.name != "_tag").collect();
+    let parameter = dice.of(&all);
+    let rows: Vec<&Row> =
+        known.values().flat_map(|(_, rows)| rows).filter(|row| row.parameter == parameter.name).collect();
+    let value = |dice: &mut Dice| {
+        if rows.is_empty() || dice.one_in(6) { "nothing".to_string() } else { dice.of(&rows).value.clone() }
+    };
+    let part = |dice: &mut Dice| {
+        let letters: Vec<char> = value(dice).chars().collect();
+        letters.iter().take(1 + dice.below(3)).collect::<String>()
+    };
+    let test = match (dice.below(5), parameter.kind) {
+        (0, _) => Test::Present(dice.one_in(2)),
+        (_, ParameterType::Token) => Test::Tokens(some(dice, |dice| {
+            let system = [None, Some(""), Some("http://s"), Some("http://S")][dice.below(4)];
+            Token { system: system.map(String::from), code: (!dice.one_in(4)).then(|| value(dice)) }
+        })),
+        (_, ParameterType::Reference) => Test::References(some(dice, value)),
+        (_, ParameterType::Uri) | (1, ParameterType::Text) => Test::Is(some(dice, value)),
+        (2, ParameterType::Text) => Test::Contains(some(dice, |dice| {
+            let letters: Vec<char> = value(dice).chars().collect();
+            letters.iter().skip(dice.below(3)).take(2).collect()
+        })),
+        (_, ParameterType::Text) => Test::Begins(some(dice, part)),
+        (_, ParameterType::Date) => Test::Dates(some(dice, |dice| {
+            let (low, high) = if rows.is_empty() { (0, 1) } else { let row = dice.of(&rows); (row.low, row.high) };
+            let (from, to) = (low.saturating_add([0, 0, 1][dice.below(3)]), high.saturating_sub([0, 0, 1][dice.below(3)]));
+            (PREFIXES[dice.below(6)], from.max(i64::MIN / 2), to.min(i64::MAX / 2))
+        })),
+    };
+    Filter::Indexed { name: parameter.name, test, not: dice.one_in(4) }
+}
+
+async fn store_made_up(store: &Store, place: &Place, kind: &str, dice: &mut Dice) -> Known {
+    let mut known = Known::new();
+    for number in 0..60 {
+        place.clock.advance(Duration::from_micros(dice.below(3) as u64));
+        let id = format!("{}{number}", if dice.one_in(2) { "r" } else { "R" });
+        let mut tx = store.begin().await.unwrap();
+        let mut written = tx.insert_resource(resource(made_up(kind, dice)), &id, "clinic", "POST", OWN).await.unwrap();
+        if dice.one_in(4) {
+            tx.commit().await.unwrap();
+            tx = store.begin().await.unwrap();
+            let again = resource(made_up(kind, dice));
+            written = tx.update_resource(&written.stored, again, "clinic", OWN).await.unwrap();
+        }
+        if dice.one_in(6) {
+            tx.delete_resource(&written.stored, "clinic").await.unwrap();
+        } else {
+            known.insert(id, (written.stored.updated, written.rows));
+        }
+        tx.commit().await.unwrap();
+    }
+    known
+}
+
+on_both!(sql_finds_exactly_what_the_rules_in_memory_accept, async |place: Place| {
+    let store = place.store().await;
+    for (seed, kind) in [(1, "Task"), (2, "Patient"), (3, "ServiceRequest")] {
+        let mut dice = Dice(seed);
+        let kind = ResourceType::parse(kind).unwrap();
+        let known = store_made_up(&store, &place, kind.name(), &mut dice).await;
+        let mut hits = 0;
+        for round in 0..300 {
+            let mut asked = query(kind);
+            asked.filters = (0..1 + dice.below(3)).map(|_| made_up_filter(kind, &known, &mut dice)).collect();
+            let (found, total) = find(&store, &asked, &Viewer::Operator).await;
+            let found_set: BTreeSet<String> = found.iter().cloned().collect();
+            let accepted = known.iter().filter(|(id, (updated, rows))| {
+                asked.filters.iter().all(|filter| satisfies(filter, id, *updated, rows))
+            });
+            let expected: BTreeSet<String> = accepted.map(|(id, _)| id.clone()).collect();
+            assert_eq!(found_set, expected, "seed {seed}, round {round}: {:?}", asked.filters);
+            assert_eq!((found.len(), total), (expected.len(), expected.len() as u64), "seed {seed}, round {round}");
+            hits += found.len();
+        }
+        assert!(hits > 1_000, "seed {seed} asks for too little to show anything: {hits}");
+    }
+});
+
+fn person(family: Option<&str>, born: Option<&str>) -> Resource {
+    let mut body = json!({"resourceType": "Patient"});
+    if let Some(family) = family {
+        body["name"] = json!([{"family": family}]);
+    }
+    if let Some(born) = born {
+        body["birthDate"] = json!(born);
+    }
+    resource(body)
+}
+
+/// Thirty people of few names and birthdays, by threes in one transaction: many equal keys of every order.
+async fn crowd(store: &Store, dice: &mut Dice) -> BTreeSet<String> {
+    let mut ids = BTreeSet::new();
+    for group in 0..10 {
+        let mut tx = store.begin().await.unwrap();
+        for number in 0..3 {
+            let id = format!("{}{group}-{number}", dice.of(&["p", "P", "x"]));
+            let family = [None, Some("smith"), Some("Smith"), Some("ämne"), Some("zoe")][dice.below(5)];
+            let born = [None, Some("1950-01-01"), Some("1990")][dice.below(3)];
+            tx.insert_resource(person(family, born), &id, "clinic", "POST", OWN).await.unwrap();
+            ids.insert(id);
+        }
+        tx.commit().await.unwrap();
+    }
+    ids
+}
+
+const ORDERS: [Order; 5] =
+    [Order::Created, Order::Updated, Order::Date("birthdate"), Order::Value("family"), Order::Value("identifier")];
+
+/// Reads all pages; `between` happens after each with its last entry.
+async fn pages(store: &Store, mut asked: Query, mut between: impl AsyncFnMut(&str)) -> Vec<String> {
+    let mut seen = Vec::new();
+    for _ in 0..1_000 {
+        let page = store.read().await.unwrap().search(&asked, &Viewer::Operator).await.unwrap();
+        assert!(page.hits.len() <= asked.count);
+        seen.extend(page.hits.into_iter().map(|hit| hit.key.id));
+        if page.next.is_none() {
+            return seen;
+        }
+        asked.cursor = page.next;
+        between(seen.last().unwrap()).await;
+    }
+    panic!("pages without end: {asked:?}");
+}
+
+fn all_orders() -> impl Iterator<Item = Query> {
+    ORDERS.into_iter().flat_map(|order| {
+        [(true, 1), (false, 4), (true, 7), (false, 30)]
+            .map(|(descending, count)| Query { order, descending, count, ..query(ResourceType::PATIENT) })
+    })
+}
+
+on_both!(pages_neither_repeat_nor_skip_while_rows_are_inserted, async |place: Place| {
+    let store = place.store().await;
+    let mut dice = Dice(7);
+    let old = crowd(&store, &mut dice).await;
+    let mut number = 0;
+    for asked in all_orders() {
+        let whole = find(&store, &Query { count: 1_000, ..asked.clone() }, &Viewer::Operator).await.0;
+        let only_old = |list: Vec<String>| list.into_iter().filter(|id| old.contains(id)).collect::<Vec<_>>();
+        let seen = pages(&store, asked.clone(), async |_| {
+            if !dice.one_in(5) {
+                return;
+            }
+            number += 1;
+            place.clock.advance(Duration::from_micros(dice.below(2) as u64));
+            let family = [None, Some("smith"), Some("zz")][dice.below(3)];
+            insert(&store, &format!("n{number}"), person(family, Some("1950-01-01"))).await;
+        })
+        .await;
+        assert_eq!(seen.iter().collect::<BTreeSet<_>>().len(), seen.len(), "repeated: {asked:?}");
+        assert_eq!(only_old(seen), only_old(whole), "{asked:?}");
+    }
+});
+
+on_both!(a_page_goes_on_where_the_last_entry_stood_though_it_is_deleted, async |place: Place| {
+    let store = place.store().await;
+    for asked in all_orders().filter(|asked| asked.count < 30) {
+        let ids = crowd(&store, &mut Dice(11)).await;
+        let seen = pages(&store, asked.clone(), async |last| {
+            let mut tx = store.begin().await.unwrap();
+            let key = Key::new(ResourceType::PATIENT, last);
+            let current = tx.resource_for_update(&key).await.unwrap().unwrap();
+            tx.delete_resource(&current, "clinic").await.unwrap();
+            tx.commit().await.unwrap();
+        })
+        .await;
+        assert_eq!(seen.len(), ids.len(), "{asked:?}");
+        assert_eq!(seen.into_iter().collect::<BTreeSet<_>>(), ids, "{asked:?}");
+        let mut tx = store.begin().await.unwrap();
+        for table in ["resource", "resource_version", "search_index"] {
+            tx.run(format!("delete from {table}"), Vec::new()).await.unwrap();
+        }
+        tx.commit().await.unwrap();
+    }
+});
+
+on_both!(orders_are_what_they_say, async |place: Place| {
+    let store = place.store().await;
+    let names = [("a", "Zimmer", "1990"), ("b", "adams", "1950"), ("c", "Brown", "1970")];
+    for (id, family, born) in names {
+        insert(&store, id, person(Some(family), Some(born))).await;
+    }
+    let mut tx = store.begin().await.unwrap();
+    let current = tx.resource_for_update(&Key::new(ResourceType::PATIENT, "a")).await.unwrap().unwrap();
+    tx.update_resource(&current, person(Some("Zimmer"), Some("1990")), "clinic", OWN).await.unwrap();
+    tx.commit().await.unwrap();
+    let orders = [
+        (Order::Created, "abc"), (Order::Updated, "bca"), (Order::Date("birthdate"), "bca"), (Order::Value("family"), "bca"),
+    ];
+    for (order, expected) in orders {
+        let mut asked = Query { order, descending: false, ..query(ResourceType::PATIENT) };
+        assert_eq!(find(&store, &asked, &Viewer::Operator).await.0.concat(), expected, "{order:?}");
+        asked.descending = true;
+        let backwards: String = expected.chars().rev().collect();
+        assert_eq!(find(&store, &asked, &Viewer::Operator).await.0.concat(), backwards, "{order:?}");
+    }
+    let counted = Query { count: 0, ..query(ResourceType::PATIENT) };
+    assert_eq!(find(&store, &counted, &Viewer::Operator).await, (vec![], 3));
+});
+
+async fn grant(store: &Store, partner: &str, keys: &[Key], reason: Reason) {
+    let mut tx = store.begin().await.unwrap();
+    tx.grant(partner, keys, "t1", reason).await.unwrap();
+    tx.commit().await.unwrap();
+}
+
+on_both!(nobody_finds_counts_or_includes_what_he_was_not_granted, async |place: Place| {
+    let store = place.store().await;
+    let patient = |id: &str| Key::new(ResourceType::PATIENT, id);
+    for number in ["1", "2", "3"] {
+        insert(&store, &format!("p{number}"), person(None, None)).await;
+        let body = json!({"resourceType": "Task", "status": "requested", "for": {"reference": format!("Patient/p{number}")}});
+        insert(&store, &format!("t{number}"), resource(body)).await;
+    }
+    insert(&store, "o1", resource(json!({"resourceType": "Organization", "name": "Pantry"}))).await;
+    grant(&store, "pantry", &[task_key("t1"), task_key("t2"), patient("p1")], Reason::Party).await;
+    grant(&store, "clinic", &[task_key("t3"), patient("p3")], Reason::Author).await;
+
+    let tasks = query(ResourceType::TASK);
+    let organizations = query(ResourceType::ORGANIZATION);
+    let both = Viewer::Grantees(vec!["pantry".into(), "clinic".into()]);
+    let nobody = Viewer::Grantees(Vec::new());
+    for (viewer, ids) in [
+        (Viewer::Operator, vec!["t3", "t2", "t1"]), (grantee("pantry"), vec!["t2", "t1"]), (grantee("clinic"), vec!["t3"]),
+        (both, vec!["t3", "t2", "t1"]), (grantee("stranger"), vec![]), (nobody, vec![]),
+    ] {
+        let (found, total) = find(&store, &tasks, &viewer).await;
+        assert_eq!((&found, total), (&ids.iter().map(ToString::to_string).collect(), ids.len() as u64), "{viewer:?}");
+        assert_eq!(find(&store, &organizations, &viewer).await, (vec!["o1".to_string()], 1));
+        let mut reader = store.read().await.unwrap();
+        for id in ["t1", "t2", "t3"] {
+            assert_eq!(reader.may_see(&viewer, &task_key(id)).await.unwrap(), ids.contains(&id));
+        }
+        assert!(reader.may_see(&viewer, &Key::new(ResourceType::ORGANIZATION, "o1")).await.unwrap());
+    }
+
+    let mut reader = store.read().await.unwrap();
+    let hits = reader.search(&tasks, &grantee("pantry")).await.unwrap().hits;
+    let included = reader.included(&hits, "patient", None, &grantee("pantry")).await.unwrap();
+    assert_eq!(included.iter().map(|found| found.key.clone()).collect::<Vec<_>>(), [patient("p1")]);
+    assert_eq!(reader.included(&hits, "patient", None, &Viewer::Operator).await.unwrap().len(), 2);
+    assert_eq!(reader.included(&hits, "patient", Some(ResourceType::TASK), &Viewer::Operator).await.unwrap(), []);
+    assert_eq!(reader.included(&hits, "patient", None, &Viewer::Grantees(Vec::new())).await.unwrap(), []);
+    // Small pages stay full: what is hidden takes no place in them.
+    let first = Query { count: 2, ..tasks };
+    assert_eq!(reader.search(&first, &grantee("pantry")).await.unwrap().hits.len(), 2);
+    assert_eq!(reader.grantees(&task_key("t1")).await.unwrap(), ["pantry"]);
+});
+
+on_both!(ended_grants_hide_and_new_ones_show_again, async |place: Place| {
+    let store = place.store().await;
+    for id in ["t1", "t2"] {
+        insert(&store, id, task("requested")).await;
+    }
+    let tasks = query(ResourceType::TASK);
+    let seen = async |partner: &str| find(&store, &tasks, &grantee(partner)).await.0;
+    grant(&store, "pantry", &[task_key("t1")], Reason::Party).await;
+    grant(&store, "pantry", &[task_key("t2"), task_key("t1"), task_key("t2")], Reason::Context).await;
+    assert_eq!(seen("pantry").await, ["t2", "t1"]);
+
+    let mut tx = store.begin().await.unwrap();
+    assert_eq!(tx.grantees_for("t1", Reason::Context).await.unwrap(), ["pantry"]);
+    tx.end_grants("pantry", "t1", Some(Reason::Context)).await.unwrap();
+    tx.commit().await.unwrap();
+    assert_eq!(seen("pantry").await, ["t1"], "a party stays one");
+
+    let mut tx = store.begin().await.unwrap();
+    tx.end_grants("pantry", "t1", None).await.unwrap();
+    tx.commit().await.unwrap();
+    assert_eq!(seen("pantry").await, [""; 0]);
+    grant(&store, "pantry", &[task_key("t1")], Reason::Context).await;
+    assert_eq!(seen("pantry").await, ["t1"]);
+    let mut tx = store.begin().await.unwrap();
+    tx.end_grants("pantry", "t1", Some(Reason::Context)).await.unwrap();
+    tx.commit().await.unwrap();
+    assert_eq!(seen("pantry").await, [""; 0], "a party that ended does not come back as one");
+});
+
+on_both!(who_lost_a_claim_is_known, async |place: Place| {
+    let store = place.store().await;
+    insert(&store, "t1", task("requested")).await;
+    for partner in ["pantry", "shelter"] {
+        grant(&store, partner, &[task_key("t1")], Reason::Claim).await;
+    }
+    let mut tx = store.begin().await.unwrap();
+    tx.grant("pantry", &[task_key("t1")], "t1", Reason::Party).await.unwrap();
+    for loser in tx.grantees_for("t1", Reason::Claim).await.unwrap() {
+        assert_eq!(loser, "shelter");
+        tx.end_grants(&loser, "t1", Some(Reason::Claim)).await.unwrap();
+    }
+    tx.commit().await.unwrap();
+    let mut reader = store.read().await.unwrap();
+    assert!(reader.lost_the_claim(&grantee("shelter"), &task_key("t1")).await.unwrap());
+    for viewer in [grantee("pantry"), grantee("stranger"), Viewer::Operator, Viewer::Grantees(Vec::new())] {
+        assert!(!reader.lost_the_claim(&viewer, &task_key("t1")).await.unwrap(), "{viewer:?}");
+    }
+});
+
+on_both!(a_made_up_cursor_tells_nothing_about_what_is_hidden, async |place: Place| {
+    let store = place.store().await;
+    insert(&store, "mine", person(Some("mmm"), None)).await;
+    let mut answers = BTreeSet::new();
+    for (id, family) in [("hidden1", "aaa"), ("hidden2", "zzz")] {
+        insert(&store, id, person(Some(family), None)).await;
+        grant(&store, "pantry", &[Key::new(ResourceType::PATIENT, "mine")], Reason::Party).await;
+        for descending in [true, false] {
+            let mut asked = Query { order: Order::Value("family"), descending, ..query(ResourceType::PATIENT) };
+            asked.cursor = Some(loopgate::fhir::search::Cursor { key: 0, id: id.into() });
+            let page = store.read().await.unwrap().search(&asked, &grantee("pantry")).await.unwrap();
+            answers.insert(page.hits.len());
+        }
+    }
+    assert_eq!(answers.len(), 1, "aaa and zzz can be told apart");
+});
+
+on_both!(values_longer_than_the_index_takes_are_found, async |place: Place| {
+    let store = place.store().await;
+    let long = "ä".repeat(3_000);
+    let body = json!({"resourceType": "Patient", "name": [{"family": long}], "identifier": [{"value": long}],
+        "meta": {"profile": [long]}});
+    insert(&store, "p1", resource(body)).await;
+    let tests = [
+        ("family", Test::Begins(vec![long.clone()])), ("family", Test::Contains(vec!["ä".repeat(40)])),
+        ("family", Test::Is(vec![long.clone()])), ("_profile", Test::Is(vec![long.clone()])),
+        ("identifier", Test::Tokens(vec![Token { system: None, code: Some(long) }])),
+    ];
+    for (name, test) in tests {
+        let filters = vec![Filter::Indexed { name, test, not: false }];
+        let asked = Query { filters, ..query(ResourceType::PATIENT) };
+        assert_eq!(find(&store, &asked, &Viewer::Operator).await.1, 1, "{name}");
+    }
+});
+
+on_both!(zero_characters_are_no_error, async |place: Place| {
+    let store = place.store().await;
+    insert(&store, "t1", task("a\0b")).await;
+    let tokens = vec![Token { system: Some("\0".into()), code: Some("\0".into()) }];
+    for (test, expected) in [
+        (Test::Tokens(tokens), 0), (Test::Tokens(vec![Token { system: None, code: Some("a\0b".into()) }]), 1),
+    ] {
+        let filters = vec![Filter::Indexed { name: "status", test, not: false }];
+        let asked = Query { filters, ..query(ResourceType::TASK) };
+        assert_eq!(find(&store, &asked, &Viewer::Operator).await.1, expected);
+    }
+});
+
+on_both!(a_poll_by_owner_and_time_finds_what_changed_since, async |place: Place| {
+    let store = place.store().await;
+    for number in 0..6 {
+        place.clock.advance(Duration::from_secs(1));
+        let owner = if number % 2 == 0 { "Organization/o1" } else { "Organization/o2" };
+        let body = json!({"resourceType": "Task", "status": "requested", "owner": {"reference": owner}});
+        insert(&store, &format!("t{number}"), resource(body)).await;
+    }
+    let since = BEGINNING.plus(Duration::from_secs(3)).0;
+    let owner = Filter::Indexed { name: "owner", test: Test::References(vec!["Organization/o1".into()]), not: false };
+    for (prefix, expected) in [(Prefix::Ge, vec!["t4", "t2"]), (Prefix::Gt, vec!["t4"]), (Prefix::Lt, vec!["t0"])] {
+        let filters = vec![Filter::Updated(prefix, since, since + 1), owner.clone()];
+        let asked = Query { filters, ..query(ResourceType::TASK) };
+        assert_eq!(find(&store, &asked, &Viewer::Operator).await.0, expected, "{prefix:?}");
+    }
+});
