@@ -93,8 +93,14 @@ async fn open(address: SocketAddr, data: &Path) -> Result<(Cast, Gateway), Strin
     let (ehr, notified) = House::open(&to_ehr).await?;
     let (pantry, _) = House::open(&to_foodbank).await?;
     let base = format!("http://{address}");
-    let text = configuration(&base, &database, &[&clinic, &housing, &foodbank, &operator], &[(&ehr.base, &to_ehr), (&pantry.base, &to_foodbank)]);
-    let config = Config::parse(&text, data).map_err(|faults| faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))?;
+    let text = configuration(
+        &base,
+        &database,
+        &[&clinic, &housing, &foodbank, &operator],
+        &[(&ehr.base, &to_ehr), (&pantry.base, &to_foodbank)],
+    );
+    let config = Config::parse(&text, data)
+        .map_err(|faults| faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))?;
     let gateway = Gateway::open(config, Clock::system()).await.map_err(|error| error.to_string())?;
     let fhir = format!("{base}/fhir");
     let cast = Cast {
@@ -188,7 +194,13 @@ async fn play(cast: &mut Cast) -> Result<bool, String> {
         all &= closed;
         line(&format!(
             "  {:<15} {:<15} {:<16} {:<12} {:<6} {:<6} {:>5.1} s",
-            round.need, round.flow, round.provider, status, level, if closed { "yes" } else { "NO" }, round.took.as_secs_f64()
+            round.need,
+            round.flow,
+            round.provider,
+            status,
+            level,
+            if closed { "yes" } else { "NO" },
+            round.took.as_secs_f64()
         ));
     }
     line("");
@@ -216,8 +228,16 @@ async fn food(cast: &mut Cast) -> Result<Round, String> {
     let task = refer(cast, "sr-food", "food-insecurity").await?;
     say(cast, "Mercy Clinic", "refers a food need", &source(cast, &task).await?, "-");
     let theirs = wait_for("the food bank to have its Task", async || Ok(first_id(&cast.foodbank, "requested"))).await?;
-    say(cast, "Loopgate", "posts its own Task to Hope Food Bank", &source(cast, &task).await?, &at(&cast.foodbank, &theirs));
-    for (status, act, becomes) in [("accepted", "accepts", "in-progress"), ("in-progress", "packs the groceries", "in-progress")] {
+    say(
+        cast,
+        "Loopgate",
+        "posts its own Task to Hope Food Bank",
+        &source(cast, &task).await?,
+        &at(&cast.foodbank, &theirs),
+    );
+    for (status, act, becomes) in
+        [("accepted", "accepts", "in-progress"), ("in-progress", "packs the groceries", "in-progress")]
+    {
         cast.foodbank.staff().update("Task", &theirs, |task| task["status"] = json!(status));
         until(cast, &task, becomes).await?;
         say(cast, "Hope Food Bank", act, &source(cast, &task).await?, &at(&cast.foodbank, &theirs));
@@ -232,7 +252,13 @@ async fn food(cast: &mut Cast) -> Result<Round, String> {
     let done = format!("Procedure/{procedure}");
     cast.foodbank.staff().update("Task", &theirs, |task| patient::completed_with(task, &done));
     until(cast, &task, "completed").await?;
-    say(cast, "Hope Food Bank", "hands over the food, documents it", &source(cast, &task).await?, &at(&cast.foodbank, &theirs));
+    say(
+        cast,
+        "Hope Food Bank",
+        "hands over the food, documents it",
+        &source(cast, &task).await?,
+        &at(&cast.foodbank, &theirs),
+    );
     learn(cast, &task, "completed", &at(&cast.foodbank, &theirs)).await?;
     Ok(Round { need: "food", flow: "indirect", provider: "Hope Food Bank", task, took: begun.elapsed() })
 }
@@ -257,7 +283,14 @@ async fn ride(cast: &mut Cast) -> Result<Round, String> {
         let mut server = cast.ehr.staff();
         server.put(patient::service_request("sr-ride", "transportation-insecurity", &now));
         let owner = format!("{}/Organization/hub", cast.base);
-        server.put(patient::referral_task(Some("kept-here"), "ServiceRequest/sr-ride", patient::REQUESTER, patient::PATIENT, Some(&owner), &now))
+        server.put(patient::referral_task(
+            Some("kept-here"),
+            "ServiceRequest/sr-ride",
+            patient::REQUESTER,
+            patient::PATIENT,
+            Some(&owner),
+            &now,
+        ))
     };
     say(cast, "Mercy Clinic", "keeps a Task for a ride at home", &at(&cast.ehr, &kept), "-");
     let theirs = found_by_housing(cast).await?;
@@ -293,8 +326,12 @@ async fn refer(cast: &Cast, request: &str, category: &str) -> Result<String, Str
     cast.ehr.staff().put(patient::service_request(request, category, &now));
     let there = |reference: &str| format!("{}/{reference}", cast.ehr.base);
     let task = patient::referral_task(
-        None, &there(&format!("ServiceRequest/{request}")), &there(patient::REQUESTER), &there(patient::PATIENT),
-        Some("Organization/hub"), &now,
+        None,
+        &there(&format!("ServiceRequest/{request}")),
+        &there(patient::REQUESTER),
+        &there(patient::PATIENT),
+        Some("Organization/hub"),
+        &now,
     );
     Ok(text(&cast.clinic.post("Task", &task).await?["id"]))
 }
@@ -320,7 +357,8 @@ async fn serve(cast: &Cast, task: &str, theirs: &str, category: &str) -> Result<
     }
     let mut ours = cast.housing.get(&path).await?;
     let now = Clock::system().now().to_string();
-    let procedure = patient::procedure(&text(&ours["focus"]["reference"]), &text(&ours["for"]["reference"]), category, &now);
+    let procedure =
+        patient::procedure(&text(&ours["focus"]["reference"]), &text(&ours["for"]["reference"]), category, &now);
     let made = cast.housing.post("Procedure", &procedure).await?;
     patient::completed_with(&mut ours, &format!("Procedure/{}", text(&made["id"])));
     let after = cast.housing.put(&path, &ours).await?;
@@ -435,13 +473,18 @@ fn what_next(cast: &Cast, address: SocketAddr) {
     line(&format!("The clinic's FHIR server is {}, the food bank's {}.", cast.ehr.base, cast.foodbank.base));
     line("");
     line("Tokens:");
-    for (name, client) in [("Mercy Clinic", &cast.clinic), ("Harbor Housing", &cast.housing), ("Operations", &cast.operator)] {
+    for (name, client) in
+        [("Mercy Clinic", &cast.clinic), ("Harbor Housing", &cast.housing), ("Operations", &cast.operator)]
+    {
         line(&format!("  {name:<15} {}", client.token));
     }
     line("");
     line("What to try next:");
     line(&format!("  curl {}/metadata", cast.base));
     line(&format!("  curl -H 'Authorization: Bearer {}' '{}/Task?_include=Task:focus'", cast.clinic.token, cast.base));
-    line(&format!("  curl -H 'Authorization: Bearer {}' '{}/Task?owner=Organization/harbor-housing'", cast.housing.token, cast.base));
+    line(&format!(
+        "  curl -H 'Authorization: Bearer {}' '{}/Task?owner=Organization/harbor-housing'",
+        cast.housing.token, cast.base
+    ));
     line(&format!("  curl -H 'Authorization: Bearer {}' http://{address}/metrics", cast.operator.token));
 }

@@ -79,10 +79,9 @@ impl Kind {
             Kind::NotFound => "not-found",
             Kind::Gone => "deleted",
             Kind::Conflict | Kind::VersionConflict => "conflict",
-            Kind::NotSupported
-            | Kind::MethodNotAllowed
-            | Kind::NotAcceptable
-            | Kind::UnsupportedMediaType => "not-supported",
+            Kind::NotSupported | Kind::MethodNotAllowed | Kind::NotAcceptable | Kind::UnsupportedMediaType => {
+                "not-supported"
+            }
             Kind::TooLarge => "too-long",
             Kind::Throttled => "throttled",
             Kind::Unavailable => "transient",

@@ -69,7 +69,9 @@ impl Gateway {
         let serving = async {
             match tls {
                 None => axum::serve(listener, router).with_graceful_shutdown(graceful).await,
-                Some(acceptor) => axum::serve(Secured::new(listener, acceptor), router).with_graceful_shutdown(graceful).await,
+                Some(acceptor) => {
+                    axum::serve(Secured::new(listener, acceptor), router).with_graceful_shutdown(graceful).await
+                }
             }
         };
         tokio::select! {

@@ -180,9 +180,12 @@ fn validate_files(files: &[PathBuf]) -> ExitCode {
     for file in files {
         let checked = match std::fs::read(file) {
             Err(error) => Err(loopgate::error::Error::malformed(format!("This file can't be read: {}.", error.kind()))),
-            Ok(bytes) if bytes.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'<') => Err(
-                loopgate::error::Error::new(loopgate::error::Kind::UnsupportedMediaType, "XML is not read by this version; convert it to JSON."),
-            ),
+            Ok(bytes) if bytes.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'<') => {
+                Err(loopgate::error::Error::new(
+                    loopgate::error::Kind::UnsupportedMediaType,
+                    "XML is not read by this version; convert it to JSON.",
+                ))
+            }
             Ok(bytes) => Resource::parse(&bytes, Bounds::default()).and_then(|resource| validate::check(&resource)),
         };
         match checked {

@@ -26,13 +26,8 @@ const LAYERS: &[(u8, &[&str])] = &[
 ];
 
 /// Arrows that the layer numbers alone would allow, and that are forbidden all the same.
-const FORBIDDEN: &[(&str, &str)] = &[
-    ("fhir", "config"),
-    ("store", "mapping"),
-    ("http", "store"),
-    ("console", "store"),
-    ("delivery", "store"),
-];
+const FORBIDDEN: &[(&str, &str)] =
+    &[("fhir", "config"), ("store", "mapping"), ("http", "store"), ("console", "store"), ("delivery", "store")];
 
 /// An outside crate and the modules it belongs to. The reason stands in `Cargo.toml`.
 const FENCES: &[(&str, &[&str])] = &[
@@ -53,9 +48,7 @@ const CLOCKS: &[&str] = &["SystemTime", "Instant", "Timestamp", "Zoned"];
 /// No async, no runtime, no SQL: the library without doors.
 const PURE: &[&str] = &["fhir", "referral", "mapping", "directory"];
 
-const EMPTY_NAMES: &[&str] = &[
-    "manager", "service", "handler", "helper", "util", "common", "data", "info", "process",
-];
+const EMPTY_NAMES: &[&str] = &["manager", "service", "handler", "helper", "util", "common", "data", "info", "process"];
 
 /// File names that end in one of the words above because FHIR says so.
 const STANDARD_NAMES: &[&str] = &["healthcare_service"];
@@ -69,21 +62,11 @@ fn the_tree_keeps_its_rules() -> io::Result<()> {
     read_rust_files(Path::new(ROOT), "tests", &mut files)?;
     assert!(
         files.iter().any(|(path, _)| path == "src/main.rs")
-            && files
-                .iter()
-                .any(|(path, _)| path == "tests/architecture.rs"),
+            && files.iter().any(|(path, _)| path == "tests/architecture.rs"),
         "found no source below {ROOT}: this test would pass whatever it holds"
     );
-    let faults: Vec<String> = files
-        .iter()
-        .flat_map(|(path, text)| check_file(path, text))
-        .collect();
-    assert!(
-        faults.is_empty(),
-        "{} fault(s):\n{}",
-        faults.len(),
-        faults.join("\n")
-    );
+    let faults: Vec<String> = files.iter().flat_map(|(path, text)| check_file(path, text)).collect();
+    assert!(faults.is_empty(), "{} fault(s):\n{}", faults.len(), faults.join("\n"));
     Ok(())
 }
 
@@ -91,16 +74,8 @@ fn the_tree_keeps_its_rules() -> io::Result<()> {
 fn every_dependency_has_its_reason() -> io::Result<()> {
     let manifest = fs::read_to_string(Path::new(ROOT).join("Cargo.toml"))?;
     let (dependencies, faults) = check_manifest(&manifest);
-    assert!(
-        dependencies > 0,
-        "found no dependency: this test would pass whatever Cargo.toml holds"
-    );
-    assert!(
-        faults.is_empty(),
-        "{} fault(s):\n{}",
-        faults.len(),
-        faults.join("\n")
-    );
+    assert!(dependencies > 0, "found no dependency: this test would pass whatever Cargo.toml holds");
+    assert!(faults.is_empty(), "{} fault(s):\n{}", faults.len(), faults.join("\n"));
     Ok(())
 }
 
@@ -132,115 +107,35 @@ fn the_arrows_are_those_of_the_design() {
 fn the_checker_finds_what_it_must() {
     let cases: &[(&str, &str, usize, &str)] = &[
         // Arrows.
-        (
-            "src/fhir/bundle.rs",
-            "use crate::store::Store;",
-            2,
-            "fhir may not import store",
-        ),
-        (
-            "src/fhir/bundle.rs",
-            "use crate::config::Config;",
-            2,
-            "fhir may not import config",
-        ),
-        (
-            "src/fhir.rs",
-            "\nfn f() { crate::app::go() }",
-            3,
-            "fhir may not import app",
-        ),
-        (
-            "src/error.rs",
-            "use crate::id::Id;",
-            2,
-            "error may not import id",
-        ),
-        (
-            "src/time.rs",
-            "use super::config::Config;",
-            2,
-            "time may not import config",
-        ),
-        (
-            "src/referral/decide.rs",
-            "use super::super::directory::Slot;",
-            2,
-            "referral may not import directory",
-        ),
+        ("src/fhir/bundle.rs", "use crate::store::Store;", 2, "fhir may not import store"),
+        ("src/fhir/bundle.rs", "use crate::config::Config;", 2, "fhir may not import config"),
+        ("src/fhir.rs", "\nfn f() { crate::app::go() }", 3, "fhir may not import app"),
+        ("src/error.rs", "use crate::id::Id;", 2, "error may not import id"),
+        ("src/time.rs", "use super::config::Config;", 2, "time may not import config"),
+        ("src/referral/decide.rs", "use super::super::directory::Slot;", 2, "referral may not import directory"),
         (
             "src/mapping/jq.rs",
             "use crate::{\n    fhir::Resource,\n    referral::{Status, Command},\n};",
             4,
             "mapping may not import referral",
         ),
-        (
-            "src/store/mod.rs",
-            "use crate::mapping::Registry;",
-            2,
-            "store may not import mapping",
-        ),
-        (
-            "src/store/mod.rs",
-            "use crate::app;",
-            2,
-            "store may not import app",
-        ),
-        (
-            "src/app/polls.rs",
-            "use crate::http::routes;",
-            2,
-            "app may not import http",
-        ),
-        (
-            "src/http/routes.rs",
-            "use crate::store::Store;",
-            2,
-            "http may not import store",
-        ),
-        (
-            "src/http/routes.rs",
-            "use crate::delivery::Worker;",
-            2,
-            "http may not import delivery",
-        ),
+        ("src/store/mod.rs", "use crate::mapping::Registry;", 2, "store may not import mapping"),
+        ("src/store/mod.rs", "use crate::app;", 2, "store may not import app"),
+        ("src/app/polls.rs", "use crate::http::routes;", 2, "app may not import http"),
+        ("src/http/routes.rs", "use crate::store::Store;", 2, "http may not import store"),
+        ("src/http/routes.rs", "use crate::delivery::Worker;", 2, "http may not import delivery"),
         (
             "src/console/queue.rs",
             "mod inner {\n    use super::super::super::http::x;\n}",
             3,
             "console may not import http",
         ),
-        (
-            "src/delivery/worker.rs",
-            "use crate::telemetry::Metrics;",
-            2,
-            "delivery may not import telemetry",
-        ),
-        (
-            "src/app/polls.rs",
-            "use crate::Error;",
-            2,
-            "crate::Error is no module of the layer table",
-        ),
-        (
-            "src/app/polls.rs",
-            "use crate::*;",
-            2,
-            "imports the whole crate",
-        ),
-        (
-            "src/mailbox.rs",
-            "",
-            1,
-            "module mailbox is not in the layer table",
-        ),
+        ("src/delivery/worker.rs", "use crate::telemetry::Metrics;", 2, "delivery may not import telemetry"),
+        ("src/app/polls.rs", "use crate::Error;", 2, "crate::Error is no module of the layer table"),
+        ("src/app/polls.rs", "use crate::*;", 2, "imports the whole crate"),
+        ("src/mailbox.rs", "", 1, "module mailbox is not in the layer table"),
         // A test item does not open the door for what follows it.
-        (
-            "src/fhir/x.rs",
-            "#[cfg(test)]\nuse crate::app::A;\nuse crate::app::B;",
-            4,
-            "fhir may not import app",
-        ),
+        ("src/fhir/x.rs", "#[cfg(test)]\nuse crate::app::A;\nuse crate::app::B;", 4, "fhir may not import app"),
         (
             "src/fhir/x.rs",
             "#[cfg(test)]\nmod tests { fn f() { {} } }\nuse crate::app::B;",
@@ -261,145 +156,30 @@ fn the_checker_finds_what_it_must() {
             "fhir may not import app",
         ),
         // Fences.
-        (
-            "src/app/polls.rs",
-            "use axum::Router;",
-            2,
-            "axum belongs to http, console, gateway, demo",
-        ),
-        (
-            "src/http/auth.rs",
-            "use reqwest::Client;",
-            2,
-            "reqwest belongs to delivery, demo",
-        ),
-        (
-            "src/app/polls.rs",
-            "type E = sqlx::Error;",
-            2,
-            "sqlx belongs to store",
-        ),
-        (
-            "src/app/polls.rs",
-            "use {sqlx::Error as E, std::fmt};",
-            2,
-            "sqlx belongs to store",
-        ),
-        (
-            "src/app/polls.rs",
-            "use sqlx as database;",
-            2,
-            "sqlx belongs to store",
-        ),
-        (
-            "src/store/mod.rs",
-            "use jiff::Timestamp;",
-            2,
-            "jiff belongs to time",
-        ),
-        (
-            "src/store/mod.rs",
-            "use uuid::Uuid;",
-            2,
-            "uuid belongs to id",
-        ),
-        (
-            "src/store/mod.rs",
-            "let id = Uuid::now_v7();",
-            2,
-            "random ids belong to id.rs",
-        ),
-        (
-            "src/store/mod.rs",
-            "let id = Uuid::new_v4();",
-            2,
-            "random ids belong to id.rs",
-        ),
-        (
-            "src/app/polls.rs",
-            "use std::{env, fs};",
-            2,
-            "std::env belongs to config",
-        ),
-        (
-            "src/app/polls.rs",
-            "let home = ::std::env::var(\"HOME\");",
-            2,
-            "std::env belongs to config",
-        ),
-        (
-            "src/main.rs",
-            "let a = std::env::args();",
-            2,
-            "std::env belongs to config",
-        ),
-        (
-            "src/app/polls.rs",
-            "let t = std::time::SystemTime::now();",
-            2,
-            "the clock belongs to time.rs",
-        ),
-        (
-            "src/delivery/worker.rs",
-            "let t = tokio::time::Instant::now();",
-            2,
-            "the clock belongs to time.rs",
-        ),
-        (
-            "src/http/auth.rs",
-            "let t = Timestamp::now();",
-            2,
-            "the clock belongs to time.rs",
-        ),
-        (
-            "src/config.rs",
-            "let t = jiff::Zoned::now();",
-            2,
-            "the clock belongs to time.rs",
-        ),
+        ("src/app/polls.rs", "use axum::Router;", 2, "axum belongs to http, console, gateway, demo"),
+        ("src/http/auth.rs", "use reqwest::Client;", 2, "reqwest belongs to delivery, demo"),
+        ("src/app/polls.rs", "type E = sqlx::Error;", 2, "sqlx belongs to store"),
+        ("src/app/polls.rs", "use {sqlx::Error as E, std::fmt};", 2, "sqlx belongs to store"),
+        ("src/app/polls.rs", "use sqlx as database;", 2, "sqlx belongs to store"),
+        ("src/store/mod.rs", "use jiff::Timestamp;", 2, "jiff belongs to time"),
+        ("src/store/mod.rs", "use uuid::Uuid;", 2, "uuid belongs to id"),
+        ("src/store/mod.rs", "let id = Uuid::now_v7();", 2, "random ids belong to id.rs"),
+        ("src/store/mod.rs", "let id = Uuid::new_v4();", 2, "random ids belong to id.rs"),
+        ("src/app/polls.rs", "use std::{env, fs};", 2, "std::env belongs to config"),
+        ("src/app/polls.rs", "let home = ::std::env::var(\"HOME\");", 2, "std::env belongs to config"),
+        ("src/main.rs", "let a = std::env::args();", 2, "std::env belongs to config"),
+        ("src/app/polls.rs", "let t = std::time::SystemTime::now();", 2, "the clock belongs to time.rs"),
+        ("src/delivery/worker.rs", "let t = tokio::time::Instant::now();", 2, "the clock belongs to time.rs"),
+        ("src/http/auth.rs", "let t = Timestamp::now();", 2, "the clock belongs to time.rs"),
+        ("src/config.rs", "let t = jiff::Zoned::now();", 2, "the clock belongs to time.rs"),
         // The pure modules.
-        (
-            "src/fhir/path.rs",
-            "async fn f() {}",
-            2,
-            "fhir is pure: no async",
-        ),
-        (
-            "src/referral/decide.rs",
-            "fn f() {\n    g().await\n}",
-            3,
-            "referral is pure: no await",
-        ),
-        (
-            "src/mapping/jq.rs",
-            "use tokio::sync::mpsc;",
-            2,
-            "mapping is pure: no tokio",
-        ),
-        (
-            "src/directory/hsds.rs",
-            "use sqlx::Row;",
-            2,
-            "directory is pure: no sqlx",
-        ),
-        (
-            "src/referral/decide.rs",
-            "const Q: &str = \"\n  select id from task\";",
-            2,
-            "SQL belongs to store",
-        ),
-        (
-            "src/app/polls.rs",
-            "const Q: &str = \"update task set status = $1\";",
-            2,
-            "SQL belongs to store",
-        ),
-        (
-            "src/console/queue.rs",
-            "const Q: &str = r\"INSERT INTO task (id) values ($1)\";",
-            2,
-            "SQL belongs to store",
-        ),
+        ("src/fhir/path.rs", "async fn f() {}", 2, "fhir is pure: no async"),
+        ("src/referral/decide.rs", "fn f() {\n    g().await\n}", 3, "referral is pure: no await"),
+        ("src/mapping/jq.rs", "use tokio::sync::mpsc;", 2, "mapping is pure: no tokio"),
+        ("src/directory/hsds.rs", "use sqlx::Row;", 2, "directory is pure: no sqlx"),
+        ("src/referral/decide.rs", "const Q: &str = \"\n  select id from task\";", 2, "SQL belongs to store"),
+        ("src/app/polls.rs", "const Q: &str = \"update task set status = $1\";", 2, "SQL belongs to store"),
+        ("src/console/queue.rs", "const Q: &str = r\"INSERT INTO task (id) values ($1)\";", 2, "SQL belongs to store"),
         (
             "src/http/auth.rs",
             "const Q: &str = \"with due as (select 1) select * from due\";",
@@ -407,24 +187,9 @@ fn the_checker_finds_what_it_must() {
             "SQL belongs to store",
         ),
         // HTTP below layer 5.
-        (
-            "src/error.rs",
-            "fn f() -> StatusCode {}",
-            2,
-            "no HTTP types below layer 5: StatusCode",
-        ),
-        (
-            "src/app/polls.rs",
-            "use http::HeaderMap;",
-            2,
-            "no HTTP types below layer 5: http",
-        ),
-        (
-            "src/store/mod.rs",
-            "use axum::body::Body;",
-            2,
-            "no HTTP types below layer 5: axum",
-        ),
+        ("src/error.rs", "fn f() -> StatusCode {}", 2, "no HTTP types below layer 5: StatusCode"),
+        ("src/app/polls.rs", "use http::HeaderMap;", 2, "no HTTP types below layer 5: http"),
+        ("src/store/mod.rs", "use axum::body::Body;", 2, "no HTTP types below layer 5: axum"),
         // What nothing may hold, tests included.
         ("src/app/polls.rs", "fn f() { todo!() }", 2, "no todo!"),
         (
@@ -433,69 +198,30 @@ fn the_checker_finds_what_it_must() {
             3,
             "no unimplemented!",
         ),
-        (
-            "tests/it/main.rs",
-            "#[test]\n#[ignore = \"slow\"]\nfn f() {}",
-            3,
-            "no ignored test",
-        ),
-        (
-            "tests/it/main.rs",
-            "#[cfg_attr(ci, ignore)]\nfn f() {}",
-            2,
-            "no ignored test",
-        ),
+        ("tests/it/main.rs", "#[test]\n#[ignore = \"slow\"]\nfn f() {}", 3, "no ignored test"),
+        ("tests/it/main.rs", "#[cfg_attr(ci, ignore)]\nfn f() {}", 2, "no ignored test"),
         // Names.
-        (
-            "src/app/delivery_manager.rs",
-            "",
-            1,
-            "delivery_manager says nothing",
-        ),
+        ("src/app/delivery_manager.rs", "", 1, "delivery_manager says nothing"),
         ("src/fhir/utils.rs", "", 1, "utils says nothing"),
         ("src/app/handlers/task.rs", "", 1, "handlers says nothing"),
         ("tests/it/common.rs", "", 1, "common says nothing"),
-        (
-            "src/app/polls.rs",
-            "mod process {}",
-            2,
-            "process says nothing",
-        ),
-        (
-            "src/app/polls.rs",
-            "pub struct Info;",
-            2,
-            "Info says nothing",
-        ),
-        (
-            "src/app/polls.rs",
-            "pub(crate) enum Data {}",
-            2,
-            "Data says nothing",
-        ),
-        (
-            "src/app/polls.rs",
-            "trait Service {}",
-            2,
-            "Service says nothing",
-        ),
+        ("src/app/polls.rs", "mod process {}", 2, "process says nothing"),
+        ("src/app/polls.rs", "pub struct Info;", 2, "Info says nothing"),
+        ("src/app/polls.rs", "pub(crate) enum Data {}", 2, "Data says nothing"),
+        ("src/app/polls.rs", "trait Service {}", 2, "Service says nothing"),
     ];
     for (path, code, line, rule) in cases {
         let faults = check_file(path, &format!("//! Opens well.\n{code}\n"));
         let expected = format!("{path}:{line}: ");
         assert!(
-            faults
-                .iter()
-                .any(|fault| fault.starts_with(&expected) && fault.contains(rule)),
+            faults.iter().any(|fault| fault.starts_with(&expected) && fault.contains(rule)),
             "{path}: {code:?}\n  expected {expected}…{rule}\n  found {faults:?}"
         );
     }
     for opening in ["", "\n//! Too late.", "// Not inner.", "use std::fmt;"] {
         let faults = check_file("src/id.rs", opening);
         assert!(
-            faults
-                .iter()
-                .any(|fault| fault.starts_with("src/id.rs:1: ") && fault.contains("//!")),
+            faults.iter().any(|fault| fault.starts_with("src/id.rs:1: ") && fault.contains("//!")),
             "{opening:?}: {faults:?}"
         );
     }
@@ -505,10 +231,7 @@ fn the_checker_finds_what_it_must() {
 #[test]
 fn the_checker_leaves_good_code_alone() {
     let cases: &[(&str, &str)] = &[
-        (
-            "src/fhir/bundle.rs",
-            "use crate::error::Error;\nuse crate::fhir::Resource;\nuse super::resource::Resource;",
-        ),
+        ("src/fhir/bundle.rs", "use crate::error::Error;\nuse crate::fhir::Resource;\nuse super::resource::Resource;"),
         (
             "src/fhir/mod.rs",
             "pub(crate) mod path;\npub(in crate::fhir) fn f() {}\nuse self::path::Path;\nuse super::time::Instant;",
@@ -525,19 +248,10 @@ fn the_checker_leaves_good_code_alone() {
             "src/http/routes.rs",
             "use axum::http::StatusCode;\nuse crate::app::referrals;\nuse crate::config::Limits;\nuse super::extract::Query;",
         ),
-        (
-            "src/delivery/client.rs",
-            "use reqwest::StatusCode;\nasync fn f() { g().await }",
-        ),
-        (
-            "src/gateway.rs",
-            "use crate::{http, console, delivery, store::Store};\nuse axum::Router;",
-        ),
+        ("src/delivery/client.rs", "use reqwest::StatusCode;\nasync fn f() { g().await }"),
+        ("src/gateway.rs", "use crate::{http, console, delivery, store::Store};\nuse axum::Router;"),
         ("src/main.rs", "use clap::Parser;\nuse loopgate::gateway;"),
-        (
-            "src/config.rs",
-            "use std::env;\nlet toml = toml::from_str(text);",
-        ),
+        ("src/config.rs", "use std::env;\nlet toml = toml::from_str(text);"),
         ("src/time.rs", "let t = jiff::Timestamp::now();"),
         ("src/id.rs", "let id = uuid::Uuid::now_v7();"),
         // Comments, strings, lifetimes, characters.
@@ -559,24 +273,15 @@ fn the_checker_leaves_good_code_alone() {
             "src/fhir/path.rs",
             "#[cfg(test)]\nmod tests {\n    use super::*;\n    use crate::app::x;\n    fn f() { let t = std::time::Instant::now(); }\n}",
         ),
-        (
-            "src/fhir/path.rs",
-            "#[cfg(all(test, unix))]\n#[allow(unused)]\nmod tests {\n    use crate::store::x;\n}",
-        ),
+        ("src/fhir/path.rs", "#[cfg(all(test, unix))]\n#[allow(unused)]\nmod tests {\n    use crate::store::x;\n}"),
         ("src/fhir/tests.rs", "use crate::store::x;"),
         // Words that only look like it.
         (
             "src/fhir/metadata.rs",
             "struct HealthcareService;\nstruct InfoTable;\nlet todo = 1; if todo != 2 {}\nfn ignore() {}",
         ),
-        (
-            "src/directory/healthcare_service.rs",
-            "let http = 1; let x = row.axum;",
-        ),
-        (
-            "tests/it/main.rs",
-            "use std::env;\nasync fn f() { reqwest::get(base).await }",
-        ),
+        ("src/directory/healthcare_service.rs", "let http = 1; let x = row.axum;"),
+        ("tests/it/main.rs", "use std::env;\nasync fn f() { reqwest::get(base).await }"),
     ];
     for (path, code) in cases {
         let faults = check_file(path, &format!("//! Opens well.\n{code}\n"));
@@ -594,11 +299,7 @@ fn the_manifest_check_finds_what_it_must() {
         ("[dependencies]\n#\na = \"1\"\n", 3, "a"),
         ("[dependencies]\n# Why.\n\na = \"1\"\n", 4, "a"),
         ("# Why.\n[dev-dependencies]\na = \"1\"\n", 3, "a"),
-        (
-            "[target.'cfg(unix)'.dependencies]\na.version = \"1\"\n",
-            2,
-            "a",
-        ),
+        ("[target.'cfg(unix)'.dependencies]\na.version = \"1\"\n", 2, "a"),
         ("[dependencies.a]\nversion = \"1\"\n", 1, "a"),
         ("[build-dependencies]\na = \"1\"\n", 2, "a"),
     ] {
@@ -616,10 +317,7 @@ fn the_manifest_check_finds_what_it_must() {
 /// Everything one file does wrong. `path` is relative to the crate, with forward slashes.
 fn check_file(path: &str, text: &str) -> Vec<String> {
     let tokens = tokens(text);
-    let mut faults = Faults {
-        path,
-        found: Vec::new(),
-    };
+    let mut faults = Faults { path, found: Vec::new() };
     check_names(path, &tokens, &mut faults);
     check_leftovers(&tokens, &mut faults);
     if let Some(inside) = path.strip_prefix("src/") {
@@ -627,9 +325,7 @@ fn check_file(path: &str, text: &str) -> Vec<String> {
             faults.add(1, "a file opens with //!: what it is for, what it promises");
         }
         let file_module = module_path(inside);
-        let top = file_module
-            .first()
-            .map_or_else(|| inside.trim_end_matches(".rs"), String::as_str);
+        let top = file_module.first().map_or_else(|| inside.trim_end_matches(".rs"), String::as_str);
         match layer(top) {
             Some(layer) => check_arrows(top, layer, &file_module, &tokens, &mut faults),
             None => faults.add(1, format!("module {top} is not in the layer table")),
@@ -637,11 +333,7 @@ fn check_file(path: &str, text: &str) -> Vec<String> {
     }
     faults.found.sort();
     faults.found.dedup();
-    faults
-        .found
-        .into_iter()
-        .map(|(line, rule)| format!("{path}:{line}: {rule}"))
-        .collect()
+    faults.found.into_iter().map(|(line, rule)| format!("{path}:{line}: {rule}")).collect()
 }
 
 struct Faults<'a> {
@@ -656,30 +348,21 @@ impl Faults<'_> {
 }
 
 fn layer(module: &str) -> Option<u8> {
-    LAYERS
-        .iter()
-        .find(|(_, names)| names.contains(&module))
-        .map(|(layer, _)| *layer)
+    LAYERS.iter().find(|(_, names)| names.contains(&module)).map(|(layer, _)| *layer)
 }
 
 fn may_import(from: &str, to: &str) -> bool {
     match (layer(from), layer(to)) {
         _ if from == to => true,
         (Some(6), Some(_)) => true,
-        (Some(from_layer), Some(to_layer)) => {
-            to_layer < from_layer && !FORBIDDEN.contains(&(from, to))
-        }
+        (Some(from_layer), Some(to_layer)) => to_layer < from_layer && !FORBIDDEN.contains(&(from, to)),
         _ => false,
     }
 }
 
 /// `fhir/path.rs` is `[fhir, path]`; `fhir/mod.rs` and `fhir.rs` are `[fhir]`; the crate roots are `[]`.
 fn module_path(inside_src: &str) -> Vec<String> {
-    let mut parts: Vec<String> = inside_src
-        .trim_end_matches(".rs")
-        .split('/')
-        .map(String::from)
-        .collect();
+    let mut parts: Vec<String> = inside_src.trim_end_matches(".rs").split('/').map(String::from).collect();
     let is_root = parts.len() == 1 && parts.iter().all(|part| part == "main" || part == "lib");
     if is_root || parts.last().is_some_and(|last| last == "mod") {
         parts.pop();
@@ -687,13 +370,7 @@ fn module_path(inside_src: &str) -> Vec<String> {
     parts
 }
 
-fn check_arrows(
-    top: &str,
-    own_layer: u8,
-    file_module: &[String],
-    tokens: &[Token],
-    faults: &mut Faults,
-) {
+fn check_arrows(top: &str, own_layer: u8, file_module: &[String], tokens: &[Token], faults: &mut Faults) {
     let in_test = mark_tests(faults.path, tokens);
     let pure = PURE.contains(&top);
 
@@ -710,13 +387,9 @@ fn check_arrows(
             }
             Kind::Word
                 if own_layer < 5
-                    && ["StatusCode", "HeaderMap", "HeaderName", "HeaderValue"]
-                        .contains(&&*token.text) =>
+                    && ["StatusCode", "HeaderMap", "HeaderName", "HeaderValue"].contains(&&*token.text) =>
             {
-                faults.add(
-                    token.line,
-                    format!("no HTTP types below layer 5: {}", token.text),
-                );
+                faults.add(token.line, format!("no HTTP types below layer 5: {}", token.text));
             }
             Kind::Word | Kind::Text | Kind::Mark => {}
         }
@@ -738,9 +411,7 @@ fn check_arrows(
             } else if layer(&target).is_none() {
                 faults.add(
                     line,
-                    format!(
-                        "crate::{target} is no module of the layer table: import it from the module that owns it"
-                    ),
+                    format!("crate::{target} is no module of the layer table: import it from the module that owns it"),
                 );
             } else if !may_import(top, &target) {
                 faults.add(line, format!("{top} may not import {target}"));
@@ -803,9 +474,7 @@ fn check_leftovers(tokens: &[Token], faults: &mut Faults) {
     for (index, token) in tokens.iter().enumerate() {
         let next = |offset: usize| tokens.get(index + offset).map_or("", Token::mark);
         match (token.kind, token.text.as_str()) {
-            (Kind::Word, name @ ("todo" | "unimplemented"))
-                if next(1) == "!" && ["(", "[", "{"].contains(&next(2)) =>
-            {
+            (Kind::Word, name @ ("todo" | "unimplemented")) if next(1) == "!" && ["(", "[", "{"].contains(&next(2)) => {
                 faults.add(token.line, format!("no {name}! is left in the tree"));
             }
             (Kind::Mark, "#") if next(1) == "[" => {
@@ -898,18 +567,12 @@ fn check_manifest(text: &str) -> (usize, Vec<String>) {
             }
         } else if in_dependencies {
             open_brackets += brackets(line);
-            dependency = line
-                .split(['=', '.', ' '])
-                .next()
-                .filter(|name| !name.is_empty());
+            dependency = line.split(['=', '.', ' ']).next().filter(|name| !name.is_empty());
         }
         if let Some(name) = dependency {
             count += 1;
             if !has_reason {
-                faults.push(format!(
-                    "Cargo.toml:{}: {name} has no reason: write a comment above it",
-                    index + 1
-                ));
+                faults.push(format!("Cargo.toml:{}: {name} has no reason: write a comment above it", index + 1));
             }
         }
     }
@@ -967,11 +630,7 @@ struct Token {
 impl Token {
     /// The punctuation this is, or nothing.
     fn mark(&self) -> &str {
-        if self.kind == Kind::Mark {
-            &self.text
-        } else {
-            ""
-        }
+        if self.kind == Kind::Mark { &self.text } else { "" }
     }
 
     fn is_word(&self, word: &str) -> bool {
@@ -981,11 +640,7 @@ impl Token {
 
 /// Rust text without comments, characters and lifetimes.
 fn tokens(text: &str) -> Vec<Token> {
-    let mut reader = Reader {
-        characters: text.chars().collect(),
-        position: 0,
-        line: 1,
-    };
+    let mut reader = Reader { characters: text.chars().collect(), position: 0, line: 1 };
     let mut found = Vec::new();
     while let Some(character) = reader.peek(0) {
         let line = reader.line;
@@ -1009,11 +664,7 @@ fn tokens(text: &str) -> Vec<Token> {
                 hashes += 1;
             }
             if is_prefix && reader.peek(hashes) == Some('"') {
-                let text = if is_raw {
-                    reader.raw_string(hashes)
-                } else {
-                    reader.string()
-                };
+                let text = if is_raw { reader.raw_string(hashes) } else { reader.string() };
                 add(Kind::Text, text);
             } else if word == "b" && reader.peek(0) == Some('\'') {
                 reader.character_or_lifetime();
@@ -1049,9 +700,7 @@ impl Reader {
     }
 
     fn at(&self, text: &str) -> bool {
-        text.chars()
-            .enumerate()
-            .all(|(offset, character)| self.peek(offset) == Some(character))
+        text.chars().enumerate().all(|(offset, character)| self.peek(offset) == Some(character))
     }
 
     fn take(&mut self) -> Option<char> {
@@ -1143,22 +792,16 @@ impl Reader {
 fn mark_tests(path: &str, tokens: &[Token]) -> Vec<bool> {
     let mut marks = vec![path.ends_with("/tests.rs"); tokens.len()];
     let mark = |index: usize| tokens.get(index).map_or("", Token::mark);
-    let word =
-        |index: usize, word: &str| tokens.get(index).is_some_and(|token| token.is_word(word));
+    let word = |index: usize, word: &str| tokens.get(index).is_some_and(|token| token.is_word(word));
     for start in 0..tokens.len() {
         let whole_file = mark(start + 1) == "!";
         let bracket = start + 1 + usize::from(whole_file);
         let is_attribute = mark(start) == "#" && mark(bracket) == "[" && word(bracket + 1, "cfg");
-        let is_test =
-            word(bracket + 3, "test") || (word(bracket + 3, "all") && word(bracket + 5, "test"));
+        let is_test = word(bracket + 3, "test") || (word(bracket + 3, "all") && word(bracket + 5, "test"));
         if !(is_attribute && is_test) {
             continue;
         }
-        let end = if whole_file {
-            tokens.len()
-        } else {
-            item_end(tokens, start)
-        };
+        let end = if whole_file { tokens.len() } else { item_end(tokens, start) };
         for inside in marks.iter_mut().take(end).skip(start) {
             *inside = true;
         }
@@ -1223,8 +866,7 @@ fn paths(file_module: &[String], tokens: &[Token]) -> Vec<NamedPath> {
                 let next = spell_out(tokens, index, &[], &mut ends);
                 let mut module = file_module.to_vec();
                 module.extend(inline.iter().map(|(name, _)| name.clone()));
-                let is_import =
-                    before.is_some_and(|before| before.is_word("use") || before.is_word("crate"));
+                let is_import = before.is_some_and(|before| before.is_word("use") || before.is_word("crate"));
                 found.extend(ends.into_iter().map(|(names, index, line)| NamedPath {
                     names,
                     module: module.clone(),
@@ -1252,11 +894,7 @@ fn spell_out(tokens: &[Token], index: usize, prefix: &[String], ends: &mut Vec<P
     let mut names = prefix.to_vec();
     names.push(token.text.clone());
     let is = |at: usize, mark: &str| tokens.get(at).is_some_and(|token| token.mark() == mark);
-    let is_step = |at: usize| {
-        tokens
-            .get(at)
-            .is_some_and(|token| token.kind == Kind::Word || token.mark() == "*")
-    };
+    let is_step = |at: usize| tokens.get(at).is_some_and(|token| token.kind == Kind::Word || token.mark() == "*");
     if !is(index + 1, "::") {
         ends.push((names, index, token.line));
         return index + 1;

@@ -15,7 +15,11 @@ impl App {
     /// Answers a batch or transaction with the JSON text of the response Bundle.
     pub async fn bundle(&self, context: &Context, asked: Asked) -> Result<String, Error> {
         let kind = if asked.transaction { "transaction-response" } else { "batch-response" };
-        let entries = if asked.transaction { self.transaction(context, asked.entries).await? } else { self.batch(context, asked.entries).await };
+        let entries = if asked.transaction {
+            self.transaction(context, asked.entries).await?
+        } else {
+            self.batch(context, asked.entries).await
+        };
         let mut out = format!(r#"{{"resourceType":"Bundle","id":"{}","type":"{kind}","entry":["#, crate::id::new());
         out.push_str(&entries.join(","));
         out.push_str("]}");
@@ -28,7 +32,8 @@ impl App {
             let answer = self.single(context, entry).await;
             answers.push(answer.unwrap_or_else(|error| {
                 tracing::debug!(%error, "an entry of a batch was refused");
-                json!({"response": {"status": error.kind.status().to_string(), "outcome": outcome::of(&error)}}).to_string()
+                json!({"response": {"status": error.kind.status().to_string(), "outcome": outcome::of(&error)}})
+                    .to_string()
             }));
         }
         answers
@@ -93,7 +98,9 @@ impl App {
             let entry = &entries[index];
             match entry.method {
                 Method::Delete => {
-                    self.delete_in(&mut tx, context, &key_of(&entry.url)?).await.map_err(|error| inside(error, index))?;
+                    self.delete_in(&mut tx, context, &key_of(&entry.url)?)
+                        .await
+                        .map_err(|error| inside(error, index))?;
                     answers[index] = Some(json!({"response": {"status": "204"}}).to_string());
                 }
                 Method::Post | Method::Put => waiting.push(index),
@@ -107,7 +114,8 @@ impl App {
         }
         // What waits for nobody goes first; a circle is broken at its first member, which a reference rule then refuses.
         while !waiting.is_empty() {
-            let ready = waiting.iter().position(|index| refers_to(&entries[*index], &entries, &waiting, *index).is_none());
+            let ready =
+                waiting.iter().position(|index| refers_to(&entries[*index], &entries, &waiting, *index).is_none());
             let index = waiting.remove(ready.unwrap_or(0));
             let answer = self.write_entry(&mut tx, context, &entries[index], &mut places).await;
             answers[index] = Some(self.entry_of(&answer.map_err(|error| inside(error, index))?));
@@ -154,7 +162,8 @@ impl App {
 fn refers_to(entry: &Entry, entries: &[Entry], waiting: &[usize], me: usize) -> Option<usize> {
     let texts = entry.resource.as_ref().map(crate::fhir::reference::all).unwrap_or_default();
     waiting.iter().copied().filter(|other| *other != me).find(|other| {
-        entries[*other].method == Method::Post && entries[*other].full_url.as_ref().is_some_and(|url| texts.contains(url))
+        entries[*other].method == Method::Post
+            && entries[*other].full_url.as_ref().is_some_and(|url| texts.contains(url))
     })
 }
 
@@ -187,13 +196,18 @@ fn check_once(entries: &[Entry]) -> Result<(), Error> {
     for (index, entry) in entries.iter().enumerate() {
         if matches!(entry.method, Method::Put | Method::Delete) {
             if seen.contains(&entry.url.as_str()) {
-                return Err(Error::malformed("One resource stands twice in this transaction.").at(format!("Bundle.entry[{index}]")));
+                return Err(Error::malformed("One resource stands twice in this transaction.")
+                    .at(format!("Bundle.entry[{index}]")));
             }
             seen.push(&entry.url);
         }
         let same = |other: &&Entry| other.full_url.is_some() && other.full_url == entry.full_url;
-        if entry.method != Method::Get && entries[..index].iter().filter(|other| other.method != Method::Get).any(|other| same(&other)) {
-            return Err(Error::malformed("Two entries have the same fullUrl.").at(format!("Bundle.entry[{index}].fullUrl")));
+        if entry.method != Method::Get
+            && entries[..index].iter().filter(|other| other.method != Method::Get).any(|other| same(&other))
+        {
+            return Err(
+                Error::malformed("Two entries have the same fullUrl.").at(format!("Bundle.entry[{index}].fullUrl"))
+            );
         }
     }
     Ok(())
@@ -201,10 +215,14 @@ fn check_once(entries: &[Entry]) -> Result<(), Error> {
 
 /// The pairs of a query string, percent-decoded.
 fn pairs(query: &str) -> Result<Vec<(String, String)>, Error> {
-    query.split('&').filter(|pair| !pair.is_empty()).map(|pair| {
-        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-        Ok((decoded(name)?, decoded(value)?))
-    }).collect()
+    query
+        .split('&')
+        .filter(|pair| !pair.is_empty())
+        .map(|pair| {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            Ok((decoded(name)?, decoded(value)?))
+        })
+        .collect()
 }
 
 fn decoded(text: &str) -> Result<String, Error> {
@@ -240,7 +258,10 @@ mod tests {
 
     #[test]
     fn etags_are_read_in_both_forms() {
-        assert_eq!((version_of(Some("W/\"3\"")).unwrap(), version_of(Some("\"3\"")).unwrap(), version_of(None).unwrap()), (Some(3), Some(3), None));
+        assert_eq!(
+            (version_of(Some("W/\"3\"")).unwrap(), version_of(Some("\"3\"")).unwrap(), version_of(None).unwrap()),
+            (Some(3), Some(3), None)
+        );
         assert!(version_of(Some("latest")).is_err());
     }
 }

@@ -27,7 +27,12 @@ pub struct Copy {
 
 impl App {
     /// Stores copies: new ones under new ids, changed ones as new versions. Answers the copies that are new or changed.
-    pub(super) async fn store_copies(&self, tx: &mut Tx, partner: &Partner, copies: Vec<Copy>) -> Result<Vec<Key>, Error> {
+    pub(super) async fn store_copies(
+        &self,
+        tx: &mut Tx,
+        partner: &Partner,
+        copies: Vec<Copy>,
+    ) -> Result<Vec<Key>, Error> {
         let base = partner.fhir.as_ref().map(|fhir| fhir.base.clone()).unwrap_or_default();
         let mut places: Vec<(String, Key, bool)> = Vec::with_capacity(copies.len());
         for copy in &copies {
@@ -95,7 +100,12 @@ impl App {
 
     /// What a source's Task refers to has been read, as far as it could be: `missing` names the URLs that could not,
     /// and why. What the referral can't do without is asked for again, with backoff (design D6).
-    pub async fn fetched(&self, claimed: &Claimed, copies: Vec<Copy>, missing: &[(String, String)]) -> Result<(), Error> {
+    pub async fn fetched(
+        &self,
+        claimed: &Claimed,
+        copies: Vec<Copy>,
+        missing: &[(String, String)],
+    ) -> Result<(), Error> {
         let mut tx = self.store().begin().await?;
         let Some(referral) = tx.referral(&claimed.subject).await? else { return self.done(tx, claimed).await };
         let key = Key::new(ResourceType::TASK, &referral.task);
@@ -133,7 +143,10 @@ impl App {
         match self.proceed(&mut tx, referral.clone(), &request).await {
             Ok(()) => {}
             Err(refusal) if super::relaying::is_refusal(&refusal) => {
-                let no_consent = refusal.issues.iter().any(|issue| issue.expression.as_deref() == Some("ServiceRequest.supportingInfo"));
+                let no_consent = refusal
+                    .issues
+                    .iter()
+                    .any(|issue| issue.expression.as_deref() == Some("ServiceRequest.supportingInfo"));
                 let code = if no_consent { "no-consent" } else { "other" };
                 self.end_source(&mut tx, referral, concept(STATUS_REASON, code, refusal.text())).await?;
             }
@@ -148,12 +161,19 @@ impl App {
         self.commit(tx).await
     }
 
-    async fn say_where_from(&self, tx: &mut Tx, copies: &[Key], origins: &[String], partner: &str) -> Result<(), Error> {
+    async fn say_where_from(
+        &self,
+        tx: &mut Tx,
+        copies: &[Key],
+        origins: &[String],
+        partner: &str,
+    ) -> Result<(), Error> {
         if copies.is_empty() {
             return Ok(());
         }
         let targets: Vec<_> = copies.iter().map(|key| json!({"reference": key.to_string()})).collect();
-        let entities: Vec<_> = origins.iter().map(|origin| json!({"role": "source", "what": {"reference": origin}})).collect();
+        let entities: Vec<_> =
+            origins.iter().map(|origin| json!({"role": "source", "what": {"reference": origin}})).collect();
         let provenance = json!({"resourceType": "Provenance", "target": targets, "recorded": tx.stamp().to_string(),
             "agent": [
                 {"type": {"coding": [{"system": "http://terminology.hl7.org/CodeSystem/provenance-participant-type", "code": "author"}]},
@@ -183,6 +203,8 @@ fn essential(app: &App, task: &Resource, copies: &[Copy], url: &str) -> bool {
         let there = |text: &str| away(text) || format!("{base}/{text}") == url;
         let request = ServiceRequest(&copy.resource);
         let focus = view.focus().is_some_and(|focus| focus.starts_with(copy.url.as_str()));
-        focus && (request.subject().is_some_and(there) || request.supporting_info().any(|text| text.contains("Consent/") && there(text)))
+        focus
+            && (request.subject().is_some_and(there)
+                || request.supporting_info().any(|text| text.contains("Consent/") && there(text)))
     })
 }

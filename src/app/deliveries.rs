@@ -147,7 +147,9 @@ impl App {
             let failures = tx.not_followed(&claimed.partner, why).await?;
             let most = self.poll_every(&claimed.partner);
             let index = usize::try_from(failures - 1).unwrap_or(usize::MAX).min(pauses.len().saturating_sub(1));
-            let pause = retry_after.unwrap_or_else(|| pauses.get(index).copied().unwrap_or(most)).min(most.max(Duration::from_secs(900)));
+            let pause = retry_after
+                .unwrap_or_else(|| pauses.get(index).copied().unwrap_or(most))
+                .min(most.max(Duration::from_secs(900)));
             tx.finish(claimed, &Outcome::Retry(now.plus(pause), why.to_string())).await?;
             return self.commit(tx).await;
         }
@@ -170,7 +172,13 @@ impl App {
         if !tx.finish(claimed, &Outcome::Exhausted(why.to_string())).await? {
             return Ok(());
         }
-        tracing::warn!(kind = claimed.kind.code(), partner = claimed.partner, subject = claimed.subject, why, "given up");
+        tracing::warn!(
+            kind = claimed.kind.code(),
+            partner = claimed.partner,
+            subject = claimed.subject,
+            why,
+            "given up"
+        );
         match (claimed.kind, referral) {
             (Owed::Fetch, Some((referral, _))) => {
                 let text = format!("What this referral refers to could not be read at the source: {why}.");
@@ -250,7 +258,8 @@ impl App {
         }
         let source = tx.resource(&Key::new(ResourceType::TASK, &relay.referral)).await?;
         let why = source.map(|stored| stored.resource()).transpose()?;
-        let why = why.as_ref().and_then(|task| Task(task).reason_text()).unwrap_or("Called off by the referral source.");
+        let why =
+            why.as_ref().and_then(|task| Task(task).reason_text()).unwrap_or("Called off by the referral source.");
         let mut out = self.absolute(&task);
         out.set("id", Value::Null);
         if let Some(Value::Object(meta)) = out.elements_mut().get_mut("meta") {
@@ -271,7 +280,9 @@ impl App {
     /// Our Task stands at the target's server.
     pub async fn delivered(&self, claimed: &Claimed, remote: &str, etag: Option<&str>) -> Result<(), Error> {
         let mut tx = self.store().begin().await?;
-        let Some((referral, Some(mut relay))) = self.referral_of(&mut tx, claimed).await? else { return self.done(tx, claimed).await };
+        let Some((referral, Some(mut relay))) = self.referral_of(&mut tx, claimed).await? else {
+            return self.done(tx, claimed).await;
+        };
         if !tx.holds(claimed).await? {
             return Ok(());
         }
@@ -301,7 +312,9 @@ impl App {
     /// The target's server has it as called off; or never had it.
     pub async fn called_off(&self, claimed: &Claimed) -> Result<(), Error> {
         let mut tx = self.store().begin().await?;
-        let Some((referral, Some(mut relay))) = self.referral_of(&mut tx, claimed).await? else { return self.done(tx, claimed).await };
+        let Some((referral, Some(mut relay))) = self.referral_of(&mut tx, claimed).await? else {
+            return self.done(tx, claimed).await;
+        };
         if !tx.holds(claimed).await? {
             return Ok(());
         }
@@ -314,7 +327,9 @@ impl App {
     /// The target had ended it before it could be called off: its ending stands and is collected (design D7).
     pub async fn ended_first(&self, claimed: &Claimed, remote: &str, etag: Option<&str>) -> Result<(), Error> {
         let mut tx = self.store().begin().await?;
-        let Some((_, Some(mut relay))) = self.referral_of(&mut tx, claimed).await? else { return self.done(tx, claimed).await };
+        let Some((_, Some(mut relay))) = self.referral_of(&mut tx, claimed).await? else {
+            return self.done(tx, claimed).await;
+        };
         if !tx.holds(claimed).await? {
             return Ok(());
         }
@@ -331,7 +346,9 @@ impl App {
     /// Which Task to read at a partner's server.
     pub async fn collect_plan(&self, claimed: &Claimed) -> Result<Option<CollectPlan>, Error> {
         let partner = self.partner(&claimed.partner).cloned();
-        let Some(partner) = partner.filter(|partner| partner.fhir.as_ref().is_some_and(|fhir| lies_under(&claimed.subject, &fhir.base))) else {
+        let Some(partner) = partner
+            .filter(|partner| partner.fhir.as_ref().is_some_and(|fhir| lies_under(&claimed.subject, &fhir.base)))
+        else {
             return Ok(None);
         };
         let outcomes = partner.roles.contains(&Role::Target);
@@ -362,7 +379,9 @@ impl App {
             (Place::Source(referral), Some(key)) if referral.source == partner.id => {
                 self.source_reported(&mut tx, &partner, referral, &key, reported.task).await?;
             }
-            (_, None) if partner.roles.contains(&Role::Source) => self.found_at_source(&mut tx, &partner, reported.task).await?,
+            (_, None) if partner.roles.contains(&Role::Source) => {
+                self.found_at_source(&mut tx, &partner, reported.task).await?
+            }
             _ => {}
         }
         self.done(tx, claimed).await
@@ -463,7 +482,14 @@ impl App {
     }
 
     /// A source's Task kept at its own server has changed there: only what an author may change counts.
-    async fn source_reported(&self, tx: &mut Tx, partner: &Partner, referral: Referral, key: &Key, copy: Copy) -> Result<(), Error> {
+    async fn source_reported(
+        &self,
+        tx: &mut Tx,
+        partner: &Partner,
+        referral: Referral,
+        key: &Key,
+        copy: Copy,
+    ) -> Result<(), Error> {
         let base = partner.fhir.as_ref().map(|fhir| fhir.base.clone()).unwrap_or_default();
         let mut sent = copy.resource;
         self.rewrite_copy(tx, partner, &base, &[], &mut sent).await?;
@@ -473,7 +499,8 @@ impl App {
         let status = status_of(&current);
         let wished = Task(&sent).status().and_then(Status::parse).unwrap_or(status);
         // Its server may lag behind what we have not written yet; only what an author sets is a wish.
-        let by_author = matches!(wished, Status::Cancelled | Status::EnteredInError) || (status == Status::Draft && wished == Status::Requested);
+        let by_author = matches!(wished, Status::Cancelled | Status::EnteredInError)
+            || (status == Status::Draft && wished == Status::Requested);
         if !by_author || !status.may_become(wished) {
             sent.set("status", serde_json::json!(status.code()));
         }
@@ -529,7 +556,9 @@ impl App {
     pub async fn write_back_plan(&self, claimed: &Claimed) -> Result<Option<WriteBackPlan>, Error> {
         let mut tx = self.store().read().await?;
         let Some(referral) = tx.referral(&claimed.subject).await? else { return Ok(None) };
-        let (Some(url), Some(partner)) = (referral.kept_at.clone(), self.partner(&referral.source).cloned()) else { return Ok(None) };
+        let (Some(url), Some(partner)) = (referral.kept_at.clone(), self.partner(&referral.source).cloned()) else {
+            return Ok(None);
+        };
         let Some(stored) = tx.resource(&Key::new(ResourceType::TASK, &referral.task)).await? else { return Ok(None) };
         let task = stored.resource()?;
         let create = partner.fhir.as_ref().is_some_and(|fhir| fhir.write_outcomes == WriteOutcomes::Create);
@@ -553,7 +582,9 @@ impl App {
                 known.push((text, origin.map_or(format!("{}/{key}", self.own()), |link| link.origin)));
             }
         }
-        crate::fhir::reference::rewrite(&mut resource, &mut |text| known.iter().find(|(from, _)| from == text).map(|(_, to)| to.clone()));
+        crate::fhir::reference::rewrite(&mut resource, &mut |text| {
+            known.iter().find(|(from, _)| from == text).map(|(_, to)| to.clone())
+        });
         let mine = serde_json::json!({"system": format!("{}/{}", self.own(), stored.key.kind), "value": stored.key.id});
         let mut list = resource.list("identifier").to_vec();
         list.push(mine);
@@ -566,7 +597,9 @@ impl App {
     /// The source's server has taken this version of our Task.
     pub async fn written_back(&self, claimed: &Claimed, version: i64, etag: Option<&str>) -> Result<(), Error> {
         let mut tx = self.store().begin().await?;
-        let Some((referral, _)) = self.referral_of(&mut tx, claimed).await? else { return self.done(tx, claimed).await };
+        let Some((referral, _)) = self.referral_of(&mut tx, claimed).await? else {
+            return self.done(tx, claimed).await;
+        };
         if !tx.holds(claimed).await? {
             return Ok(());
         }
@@ -581,7 +614,9 @@ impl App {
     /// The source had cancelled its Task before our status reached it: that is read and followed.
     pub async fn overtaken(&self, claimed: &Claimed) -> Result<(), Error> {
         let mut tx = self.store().begin().await?;
-        let Some((referral, _)) = self.referral_of(&mut tx, claimed).await? else { return self.done(tx, claimed).await };
+        let Some((referral, _)) = self.referral_of(&mut tx, claimed).await? else {
+            return self.done(tx, claimed).await;
+        };
         if let Some(url) = &referral.kept_at {
             self.owe(&mut tx, Owed::Collect, url, &referral.source).await?;
         }
@@ -597,7 +632,9 @@ impl App {
         let standing = |status| Standing { id: &one.id, status, count: one.events, content: asked.content };
         let now = self.now();
         let (body, upto) = match one.status.as_str() {
-            "requested" => (subscription::notification(self.own(), standing("requested"), Notice::Handshake, &[], now), None),
+            "requested" => {
+                (subscription::notification(self.own(), standing("requested"), Notice::Handshake, &[], now), None)
+            }
             "active" => {
                 let events = tx.events(&one.id, one.sent + 1, one.events, EVENTS).await?;
                 let Some(last) = events.last().map(|event| event.number) else { return Ok(None) };
@@ -672,7 +709,12 @@ impl App {
     }
 
     /// A round brought these resources; the server's own time was this. What changed is owed to be read.
-    pub async fn polled(&self, claimed: &Claimed, found: Vec<Copy>, server_time: Option<Timestamp>) -> Result<(), Error> {
+    pub async fn polled(
+        &self,
+        claimed: &Claimed,
+        found: Vec<Copy>,
+        server_time: Option<Timestamp>,
+    ) -> Result<(), Error> {
         let next = self.now().plus(self.poll_every(&claimed.partner));
         let mut tx = self.store().begin().await?;
         if !tx.holds(claimed).await? {
@@ -715,7 +757,12 @@ impl App {
         self.commit(tx).await
     }
 
-    pub(super) async fn subscriber_sees(&self, tx: &mut Tx, one: &crate::store::Subscription, key: &Key) -> Result<bool, Error> {
+    pub(super) async fn subscriber_sees(
+        &self,
+        tx: &mut Tx,
+        one: &crate::store::Subscription,
+        key: &Key,
+    ) -> Result<bool, Error> {
         let Some(partner) = self.partner(&one.partner) else { return Ok(false) };
         let context = super::Context { partner: partner.clone(), request: String::new() };
         tx.may_see(&self.viewer(&context), key).await

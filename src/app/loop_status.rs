@@ -15,7 +15,8 @@ impl App {
     /// The loop of a source's Task, for its source and any coordinator; nobody else learns that it exists.
     pub async fn loop_status(&self, context: &Context, task: &str) -> Result<Value, Error> {
         let mut tx = self.store().read().await?;
-        let allowed = |source: &str| context.is(Role::Operator) || context.is(Role::Coordinator) || source == context.partner.id;
+        let allowed =
+            |source: &str| context.is(Role::Operator) || context.is(Role::Coordinator) || source == context.partner.id;
         let referral = tx.referral(task).await?.filter(|referral| allowed(&referral.source));
         let referral = referral.ok_or_else(|| Error::not_found("Task", task))?;
         let key = Key::new(ResourceType::TASK, task);
@@ -80,7 +81,9 @@ impl App {
         let mut tx = self.store().read().await?;
         let (all, ended, informed) = tx.referral_counts().await?;
         let mut out = String::from("# TYPE loopgate_referrals gauge\n");
-        for (state, count) in [("open", all - ended), ("ended_source_not_informed", ended - informed), ("closed", informed)] {
+        for (state, count) in
+            [("open", all - ended), ("ended_source_not_informed", ended - informed), ("closed", informed)]
+        {
             out.push_str(&format!("loopgate_referrals{{state=\"{state}\"}} {count}\n"));
         }
         out.push_str("# TYPE loopgate_deliveries gauge\n");

@@ -26,11 +26,11 @@ use crate::fhir::{Key, Resource, ResourceType};
 use crate::store::{Recorder, Store, Tx, Written};
 use crate::time::{Clock, Timestamp};
 
+pub use crate::store::{Claimed, Kind as Owed, Outcome, Stored, Viewer};
 pub use copies::Copy;
 pub use deliveries::{CollectPlan, DeliverPlan, FetchPlan, NotifyPlan, PollPlan, Reported, WriteBackPlan};
 pub use reading::Found;
 pub use resources::Answer;
-pub use crate::store::{Claimed, Kind as Owed, Outcome, Stored, Viewer};
 
 /// Who asks, and under which request id.
 #[derive(Debug, Clone)]
@@ -155,7 +155,12 @@ impl App {
 
     /// Rewrites the references a partner sent into those of this server: our own base becomes relative, and what we
     /// have a copy of becomes the copy. Answers which URLs at the partner's base are left.
-    async fn localise(&self, tx: &mut Tx, resource: &mut Resource, partner: Option<&Partner>) -> Result<Vec<String>, Error> {
+    async fn localise(
+        &self,
+        tx: &mut Tx,
+        resource: &mut Resource,
+        partner: Option<&Partner>,
+    ) -> Result<Vec<String>, Error> {
         let mut known: Vec<(String, String)> = Vec::new();
         let mut left: Vec<String> = Vec::new();
         for text in crate::fhir::reference::all(resource) {

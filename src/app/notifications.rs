@@ -42,7 +42,12 @@ impl App {
     }
 
     /// Takes in a new Subscription: always as `requested`, until the handshake succeeds.
-    pub(super) async fn subscribe(&self, tx: &mut Tx, context: &Context, mut resource: Resource) -> Result<Answer, Error> {
+    pub(super) async fn subscribe(
+        &self,
+        tx: &mut Tx,
+        context: &Context,
+        mut resource: Resource,
+    ) -> Result<Answer, Error> {
         let most = i64::from(self.config().subscriptions.per_partner);
         if tx.subscription_count(&context.partner.id).await? >= most {
             return Err(Error::refused("Subscription", format!("A partner has at most {most} subscriptions here.")));
@@ -66,7 +71,13 @@ impl App {
     }
 
     /// A subscriber changes, reactivates or switches off its Subscription.
-    pub(super) async fn resubscribe(&self, tx: &mut Tx, context: &Context, stored: &Stored, mut resource: Resource) -> Result<Answer, Error> {
+    pub(super) async fn resubscribe(
+        &self,
+        tx: &mut Tx,
+        context: &Context,
+        stored: &Stored,
+        mut resource: Resource,
+    ) -> Result<Answer, Error> {
         self.check_subscription(&mut resource)?;
         let id = stored.key.id.clone();
         let before = tx.subscription(&id).await?;
@@ -95,7 +106,10 @@ impl App {
         let asked = subscription::parse(resource, self.own())?;
         let tests = self.config().delivery.partner_addresses == PartnerAddresses::AllowPrivateForTestsOnly;
         if asked.endpoint.starts_with("http://") && !tests {
-            return Err(Error::invalid("Subscription.channel.endpoint", "The endpoint is https: notifications are about patients."));
+            return Err(Error::invalid(
+                "Subscription.channel.endpoint",
+                "The endpoint is https: notifications are about patients.",
+            ));
         }
         if asked.end.is_some_and(|end| end <= self.now()) {
             if !self.config().subscriptions.accept_past_end {
@@ -106,7 +120,14 @@ impl App {
         Ok(())
     }
 
-    async fn stand(&self, tx: &mut Tx, context: &Context, id: &str, resource: &Resource, status: &str) -> Result<(), Error> {
+    async fn stand(
+        &self,
+        tx: &mut Tx,
+        context: &Context,
+        id: &str,
+        resource: &Resource,
+        status: &str,
+    ) -> Result<(), Error> {
         let asked = subscription::parse(resource, self.own())?;
         let sees = if context.is(Role::Operator) {
             "*"
@@ -149,7 +170,13 @@ impl App {
     }
 
     /// The Subscription resource and its standing change together.
-    pub(super) async fn subscription_becomes(&self, tx: &mut Tx, one: &mut Subscription, status: &str, why: Option<&str>) -> Result<(), Error> {
+    pub(super) async fn subscription_becomes(
+        &self,
+        tx: &mut Tx,
+        one: &mut Subscription,
+        status: &str,
+        why: Option<&str>,
+    ) -> Result<(), Error> {
         one.status = status.to_string();
         one.error = why.map(str::to_string);
         tx.update_subscription(one).await?;
@@ -183,14 +210,23 @@ impl App {
     }
 
     /// `$events`: events again, as a notification Bundle; what the caller may no longer see is left out.
-    pub async fn subscription_events(&self, context: &Context, id: &str, from: Option<i64>, to: Option<i64>) -> Result<Value, Error> {
+    pub async fn subscription_events(
+        &self,
+        context: &Context,
+        id: &str,
+        from: Option<i64>,
+        to: Option<i64>,
+    ) -> Result<Value, Error> {
         let mut tx = self.store().read().await?;
-        let one = tx.subscription(id).await?.filter(|one| context.is(Role::Operator) || one.partner == context.partner.id);
+        let one =
+            tx.subscription(id).await?.filter(|one| context.is(Role::Operator) || one.partner == context.partner.id);
         let one = one.ok_or_else(|| Error::not_found("Subscription", id))?;
         let asked = subscription::parse(&Resource::stored(&one.resource)?, self.own())?;
         let (from, to) = (from.unwrap_or(1).max(1), to.unwrap_or(i64::MAX));
         if from > to {
-            return Err(Error::new(Kind::Malformed, "eventsSinceNumber is larger than eventsUntilNumber.").code("value"));
+            return Err(
+                Error::new(Kind::Malformed, "eventsSinceNumber is larger than eventsUntilNumber.").code("value")
+            );
         }
         let mut named = Vec::new();
         for event in tx.events(id, from, to, 1_000).await? {

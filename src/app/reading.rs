@@ -58,7 +58,13 @@ impl App {
     }
 
     /// Versions, newest first, older than `before`.
-    pub async fn history(&self, context: &Context, key: &Key, before: Option<i64>, count: usize) -> Result<Vec<Stored>, Error> {
+    pub async fn history(
+        &self,
+        context: &Context,
+        key: &Key,
+        before: Option<i64>,
+        count: usize,
+    ) -> Result<Vec<Stored>, Error> {
         let mut tx = self.store().read().await?;
         if tx.resource(key).await?.is_none() || !tx.may_see(&self.viewer(context), key).await? {
             return Err(not_found(key));
@@ -164,7 +170,8 @@ impl App {
 
     /// Notes that a source has these versions of its Tasks.
     pub(super) async fn source_saw(&self, source: &str, tasks: &[(String, i64)], how: &str) -> Result<(), Error> {
-        let is_source = self.partner(source).is_some_and(|partner| partner.roles.contains(&crate::config::Role::Source));
+        let is_source =
+            self.partner(source).is_some_and(|partner| partner.roles.contains(&crate::config::Role::Source));
         if tasks.is_empty() || !is_source {
             return Ok(());
         }
@@ -194,7 +201,10 @@ impl App {
                 if !there || !tx.may_see(viewer, &key).await? {
                     return Err(Error::new(
                         Kind::Invalid,
-                        format!("A reference to a {} names one that is not here. Create it first, or leave it out.", key.kind),
+                        format!(
+                            "A reference to a {} names one that is not here. Create it first, or leave it out.",
+                            key.kind
+                        ),
                     )
                     .code("not-found")
                     .at(place_of(resource, &text)));

@@ -95,7 +95,13 @@ impl App {
     }
 
     /// Stores a source's Task as a referral and owes what comes next. `kept_at` is its URL when it lives at the source.
-    pub(super) async fn take_in(&self, tx: &mut Tx, source: &str, mut task: Resource, kept_at: Option<&str>) -> Result<Written, Error> {
+    pub(super) async fn take_in(
+        &self,
+        tx: &mut Tx,
+        source: &str,
+        mut task: Resource,
+        kept_at: Option<&str>,
+    ) -> Result<Written, Error> {
         let partner = self.partner(source).cloned();
         let focus = canonical(Task(&task).focus().unwrap_or(""));
         self.check_needs(tx, source, &task).await?;
@@ -119,7 +125,10 @@ impl App {
             }
             Reference::Remote { base: at, key } => base.is_some_and(|base| lies_under(&format!("{at}/{key}"), &base)),
             _ => {
-                return Err(Error::invalid("Task.focus", "The focus is a reference to a ServiceRequest: Type/id, or its absolute URL."));
+                return Err(Error::invalid(
+                    "Task.focus",
+                    "The focus is a reference to a ServiceRequest: Type/id, or its absolute URL.",
+                ));
             }
         };
         let status = status_of(&task);
@@ -179,16 +188,22 @@ impl App {
 
     /// Whether nothing that the referral refers to has still to be read at the source.
     async fn all_here(&self, tx: &mut Tx, referral: &Referral, task: &Resource, request: &Key) -> Result<bool, Error> {
-        let Some(fhir) = self.partner(&referral.source).and_then(|partner| partner.fhir.as_ref()) else { return Ok(true) };
+        let Some(fhir) = self.partner(&referral.source).and_then(|partner| partner.fhir.as_ref()) else {
+            return Ok(true);
+        };
         let away = |resource: &Resource| {
-            crate::fhir::reference::all(resource).iter().any(|text| split_absolute(text).is_some_and(|(base, _)| same_base(base, &fhir.base)))
+            crate::fhir::reference::all(resource)
+                .iter()
+                .any(|text| split_absolute(text).is_some_and(|(base, _)| same_base(base, &fhir.base)))
         };
         Ok(!away(task) && !away(&self.must(tx, request).await?.resource()?))
     }
 
     /// Needs sent together share a groupIdentifier; at most so many at once (design D1).
     async fn check_needs(&self, tx: &mut Tx, source: &str, task: &Resource) -> Result<(), Error> {
-        let Some(value) = task.at("groupIdentifier").and_then(|one| one.get("value")).and_then(Value::as_str) else { return Ok(()) };
+        let Some(value) = task.at("groupIdentifier").and_then(|one| one.get("value")).and_then(Value::as_str) else {
+            return Ok(());
+        };
         if value.contains([',', '|', '\\']) {
             return Ok(());
         }
@@ -198,7 +213,10 @@ impl App {
         let viewer = crate::store::Viewer::Grantees(vec![source.to_string()]);
         let most = u64::from(self.config().limits.needs_per_request);
         if tx.search(&query, &viewer).await?.total.unwrap_or(0) >= most {
-            return Err(Error::refused("Task.groupIdentifier", format!("At most {most} needs can be sent under one groupIdentifier.")));
+            return Err(Error::refused(
+                "Task.groupIdentifier",
+                format!("At most {most} needs can be sent under one groupIdentifier."),
+            ));
         }
         Ok(())
     }
@@ -209,12 +227,15 @@ impl App {
             return Ok(found);
         }
         let base = self.partner(source).and_then(|partner| partner.fhir.as_ref()).map(|fhir| &fhir.base);
-        let ours = self.partner(source).and_then(|partner| partner.fhir.as_ref()).map(|fhir| fhir.our_reference.as_str());
+        let ours =
+            self.partner(source).and_then(|partner| partner.fhir.as_ref()).map(|fhir| fhir.our_reference.as_str());
         match reference_of(Some(owner)).map(|text| (text, Reference::parse(text, self.own()))) {
             // A relative id that we don't know is the source's own id of us; so is an id under its own base.
             Some((_, Reference::Local(_))) => Ok(Meant::Us),
             Some((text, _)) if Some(text) == ours => Ok(Meant::Us),
-            Some((_, Reference::Remote { base: at, .. })) if base.is_some_and(|base| same_base(base, &at)) => Ok(Meant::Us),
+            Some((_, Reference::Remote { base: at, .. })) if base.is_some_and(|base| same_base(base, &at)) => {
+                Ok(Meant::Us)
+            }
             Some(_) => Err(Error::invalid(
                 "Task.owner",
                 "This owner is no partner of the gateway. Name the gateway's Organization, a partner's, or none.",
@@ -246,7 +267,10 @@ impl App {
         if let Some(value) = text("value") {
             let system = text("system");
             let matches = |partner: &&std::sync::Arc<crate::config::Partner>| {
-                partner.identifiers.iter().any(|one| one.value == value && system.is_none_or(|system| system == one.system))
+                partner
+                    .identifiers
+                    .iter()
+                    .any(|one| one.value == value && system.is_none_or(|system| system == one.system))
             };
             if let Some(partner) = self.partners().iter().find(matches) {
                 return Ok(Some(Meant::Partner(partner.id.clone(), None)));
@@ -256,7 +280,11 @@ impl App {
     }
 
     /// The partner and service a ServiceRequest names as its performer.
-    pub(super) async fn named_performer(&self, tx: &mut Tx, performers: &[Value]) -> Result<Option<(String, Option<String>)>, Error> {
+    pub(super) async fn named_performer(
+        &self,
+        tx: &mut Tx,
+        performers: &[Value],
+    ) -> Result<Option<(String, Option<String>)>, Error> {
         for performer in performers {
             if let Some(Meant::Partner(partner, service)) = self.named(tx, performer).await? {
                 return Ok(Some((partner, service)));
@@ -319,7 +347,13 @@ impl App {
     }
 
     /// What status the client read, when it read an older version (design D10). `If-Match` has settled that already.
-    async fn basis(&self, tx: &mut Tx, stored: &Stored, sent: &Resource, if_match: Option<i64>) -> Result<Basis, Error> {
+    async fn basis(
+        &self,
+        tx: &mut Tx,
+        stored: &Stored,
+        sent: &Resource,
+        if_match: Option<i64>,
+    ) -> Result<Basis, Error> {
         let read = sent.version().filter(|version| if_match.is_none() && *version < stored.version && *version > 0);
         let Some(version) = read else { return Ok(Basis { stale_status: None }) };
         let older = tx.resource_version(&stored.key, version).await?;
@@ -337,17 +371,28 @@ impl App {
             Some(Meant::Partner(partner, _)) if partner == context.partner.id => Ok(()),
             _ => Err(Error::refused(
                 "Task.owner",
-                format!("To claim this Task, set Task.owner to your own Organization/{} and accept it.", context.partner.id),
+                format!(
+                    "To claim this Task, set Task.owner to your own Organization/{} and accept it.",
+                    context.partner.id
+                ),
             )),
         }
     }
 
     /// An output may only name what its writer may see, so that nobody hands on what is not theirs.
-    async fn check_outputs(&self, tx: &mut Tx, context: &Context, before: &Resource, after: &Resource) -> Result<(), Error> {
+    async fn check_outputs(
+        &self,
+        tx: &mut Tx,
+        context: &Context,
+        before: &Resource,
+        after: &Resource,
+    ) -> Result<(), Error> {
         let viewer = self.viewer(context);
         let known: Vec<&str> = Task(before).output_references().collect();
         for (index, output) in Task(after).outputs().iter().enumerate() {
-            let Some(text) = reference_of(output.get("valueReference")).filter(|text| !known.contains(text)) else { continue };
+            let Some(text) = reference_of(output.get("valueReference")).filter(|text| !known.contains(text)) else {
+                continue;
+            };
             let Some(key) = self.local(text) else { continue };
             let there = tx.resource(&key).await?.is_some_and(|stored| !stored.deleted);
             if !there || !tx.may_see(&viewer, &key).await? {

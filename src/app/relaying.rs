@@ -7,7 +7,9 @@ use crate::config::{Channel, Role, Routing};
 use crate::directory::matching::{Offer, candidates};
 use crate::error::{Error, Kind};
 use crate::fhir::reference::{self, Reference};
-use crate::fhir::views::{BUSINESS_STATUS, SDOHCC, STATUS_REASON, ServiceRequest, Task, capacity, concept, reference_of};
+use crate::fhir::views::{
+    BUSINESS_STATUS, SDOHCC, STATUS_REASON, ServiceRequest, Task, capacity, concept, reference_of,
+};
 use crate::fhir::{Key, Resource, ResourceType, search};
 use crate::referral::Status;
 use crate::referral::aggregate::{self, Answer as TargetAnswer, Next};
@@ -37,7 +39,9 @@ impl App {
         if matches!(view.status(), Some("revoked" | "entered-in-error" | "completed" | "draft" | "unknown")) {
             return Err(Error::refused("ServiceRequest.status", "Only an active ServiceRequest can be referred."));
         }
-        self.check_consent(tx, &stored).await.map_err(|refusal| Error::refused("ServiceRequest.supportingInfo", refusal.text()))?;
+        self.check_consent(tx, &stored)
+            .await
+            .map_err(|refusal| Error::refused("ServiceRequest.supportingInfo", refusal.text()))?;
         let reach: Vec<Key> = self.reach(tx, &stored).await?.into_iter().chain([request.clone()]).collect();
         tx.grant(self.gateway(), &reach, &referral.task, Reason::Party).await?;
         tx.update_referral(&referral).await?;
@@ -143,7 +147,12 @@ impl App {
     }
 
     /// Relays to these targets (none: an open Task), and accepts the source's Task.
-    pub(super) async fn relay_to(&self, tx: &mut Tx, referral: Referral, targets: &[Option<Target>]) -> Result<(), Error> {
+    pub(super) async fn relay_to(
+        &self,
+        tx: &mut Tx,
+        referral: Referral,
+        targets: &[Option<Target>],
+    ) -> Result<(), Error> {
         for target in targets {
             self.relay_one(tx, &referral, target.clone()).await?;
         }
@@ -155,7 +164,13 @@ impl App {
         let original = self.must(tx, &Key::new(ResourceType::TASK, &referral.task)).await?.resource()?;
         let (id, request) = (crate::id::new(), crate::id::new());
         let system = format!("{}/Task", self.own());
-        let parts = Parts { original: &original, request: &request, gateway: self.gateway(), identifier_system: &system, id: &id };
+        let parts = Parts {
+            original: &original,
+            request: &request,
+            gateway: self.gateway(),
+            identifier_system: &system,
+            id: &id,
+        };
         let mut task = relay::task(parts, target.as_ref(), tx.stamp());
         if !referral.fetched {
             task.set("status", json!("draft"));
@@ -190,7 +205,8 @@ impl App {
 
     /// Gives a relayed Task its ServiceRequest and its target the grants, and owes the delivery.
     async fn finish_relay(&self, tx: &mut Tx, referral: &Referral, mut relay: Relay) -> Result<(), Error> {
-        let original = referral.request.as_ref().ok_or_else(|| Error::internal("a fetched referral without a request"))?;
+        let original =
+            referral.request.as_ref().ok_or_else(|| Error::internal("a fetched referral without a request"))?;
         let original = self.must(tx, &Key::new(ResourceType::SERVICE_REQUEST, original)).await?.resource()?;
         let target = relay.partner.clone().map(|partner| Target { partner, service: relay.service.clone() });
         let request_key = Key::new(ResourceType::SERVICE_REQUEST, &relay.request);
@@ -305,7 +321,13 @@ impl App {
     }
 
     /// Moves the source's Task, each legal step a version of its own; at the end everything that was done is linked.
-    pub(super) async fn move_source(&self, tx: &mut Tx, mut referral: Referral, to: Status, reason: Option<Value>) -> Result<(), Error> {
+    pub(super) async fn move_source(
+        &self,
+        tx: &mut Tx,
+        mut referral: Referral,
+        to: Status,
+        reason: Option<Value>,
+    ) -> Result<(), Error> {
         let key = Key::new(ResourceType::TASK, &referral.task);
         let stored = self.must(tx, &key).await?;
         let from = status_of(&stored.resource()?);
@@ -352,7 +374,10 @@ impl App {
                         for text in reference::all(&stored.resource()?) {
                             let detail = self.local(&text);
                             let by_target = match &detail {
-                                Some(detail) => tx.resource(detail).await?.is_some_and(|stored| relay.partner.as_ref() == Some(&stored.author)),
+                                Some(detail) => tx
+                                    .resource(detail)
+                                    .await?
+                                    .is_some_and(|stored| relay.partner.as_ref() == Some(&stored.author)),
                                 None => false,
                             };
                             keys.extend(detail.filter(|_| by_target));
@@ -386,7 +411,8 @@ impl App {
         }
         let partner = relay.partner.clone();
         if let Some(partner) = &partner {
-            let outputs: Vec<Key> = Task(&written.resource).output_references().filter_map(|text| self.local(text)).collect();
+            let outputs: Vec<Key> =
+                Task(&written.resource).output_references().filter_map(|text| self.local(text)).collect();
             tx.grant(self.gateway(), &outputs, &relay.task, Reason::Party).await?;
             tx.grant(partner, &outputs, &relay.task, Reason::Party).await?;
         }
@@ -516,7 +542,9 @@ impl App {
         match aggregate::next(source, &answers, by_hand || !offers.is_empty()) {
             Next::Stay => Ok(()),
             Next::Move(status, reason) => self.move_source(tx, referral, status, reason).await,
-            Next::RelayAgain if by_hand => self.hold(tx, referral, "The organization that was asked has no capacity.").await,
+            Next::RelayAgain if by_hand => {
+                self.hold(tx, referral, "The organization that was asked has no capacity.").await
+            }
             Next::RelayAgain => {
                 let Some(best) = offers.first() else { return Ok(()) };
                 let target = Target { partner: best.partner.clone(), service: Some(best.service.clone()) };
@@ -548,7 +576,13 @@ impl App {
     }
 
     /// Our Task to a target becomes cancelled, by us.
-    pub(super) async fn call_off(&self, tx: &mut Tx, referral: &Referral, relay: &Relay, why: &str) -> Result<(), Error> {
+    pub(super) async fn call_off(
+        &self,
+        tx: &mut Tx,
+        referral: &Referral,
+        relay: &Relay,
+        why: &str,
+    ) -> Result<(), Error> {
         let key = Key::new(ResourceType::TASK, &relay.task);
         let mut stored = self.must(tx, &key).await?;
         let way = status_of(&stored.resource()?).way_to(Status::Cancelled).unwrap_or_default();
@@ -599,7 +633,8 @@ impl App {
         let Some(referral) = tx.referral(&referral.task).await? else { return Ok(()) };
         let status = ServiceRequest(request).status().unwrap_or("");
         if matches!(status, "revoked" | "entered-in-error") {
-            let reason = concept(STATUS_REASON, "cancelled-by-source", "The referral source revoked the ServiceRequest.");
+            let reason =
+                concept(STATUS_REASON, "cancelled-by-source", "The referral source revoked the ServiceRequest.");
             return self.cancel_source(tx, referral, reason).await;
         }
         for relay in tx.relays(&referral.task).await? {
@@ -670,7 +705,11 @@ impl App {
         let key = Key::new(ResourceType::TASK, task);
         if !context.is(Role::Coordinator) {
             let seen = tx.may_see(&self.viewer(context), &key).await?;
-            return Err(if seen { Error::forbidden("Only a coordinator relays referrals.") } else { Error::not_found("Task", task) });
+            return Err(if seen {
+                Error::forbidden("Only a coordinator relays referrals.")
+            } else {
+                Error::not_found("Task", task)
+            });
         }
         let Some(referral) = tx.referral(task).await? else { return Err(Error::not_found("Task", task)) };
         if !tx.may_see(&self.viewer(context), &key).await? {
@@ -700,7 +739,11 @@ impl App {
         self.commit(tx).await?;
         let hits: Vec<crate::fhir::bundle::Hit> = made
             .into_iter()
-            .map(|stored| crate::fhir::bundle::Hit { full_url: format!("{}/{}", self.own(), stored.key), content: stored.content, mode: "match" })
+            .map(|stored| crate::fhir::bundle::Hit {
+                full_url: format!("{}/{}", self.own(), stored.key),
+                content: stored.content,
+                mode: "match",
+            })
             .collect();
         Ok(crate::fhir::bundle::searchset(&hits, Some(hits.len() as u64), &[], now))
     }
@@ -709,7 +752,9 @@ impl App {
     async fn check_request_allows(&self, tx: &mut Tx, referral: &Referral) -> Result<(), Error> {
         let Some(request) = &referral.request else { return Ok(()) };
         let request = self.must(tx, &Key::new(ResourceType::SERVICE_REQUEST, request)).await?.resource()?;
-        self.check_consent(tx, &request).await.map_err(|refusal| Error::refused("ServiceRequest.supportingInfo", refusal.text()))
+        self.check_consent(tx, &request)
+            .await
+            .map_err(|refusal| Error::refused("ServiceRequest.supportingInfo", refusal.text()))
     }
 
     /// The target that a reference names, if it takes referrals.
@@ -720,16 +765,27 @@ impl App {
     }
 
     /// A coordinator's own Task, `partOf` the source's: a relay made by hand (design D11a, D12; G-191).
-    pub(super) async fn relay_by_hand(&self, tx: &mut Tx, context: &Context, mut task: Resource) -> Result<Answer, Error> {
+    pub(super) async fn relay_by_hand(
+        &self,
+        tx: &mut Tx,
+        context: &Context,
+        mut task: Resource,
+    ) -> Result<Answer, Error> {
         self.localise(tx, &mut task, Some(&context.partner)).await?;
         let parent = Task(&task).part_of().find_map(|text| self.local(text));
-        let parent = parent.ok_or_else(|| Error::invalid("Task.partOf[0]", "partOf names the source's Task on this server."))?;
+        let parent =
+            parent.ok_or_else(|| Error::invalid("Task.partOf[0]", "partOf names the source's Task on this server."))?;
         let Some(referral) = tx.referral(&parent.id).await? else {
-            return Err(Error::invalid("Task.partOf[0]", "partOf names the source's Task on this server.").code("not-found"));
+            return Err(
+                Error::invalid("Task.partOf[0]", "partOf names the source's Task on this server.").code("not-found")
+            );
         };
         let owner = Task(&task).owner().unwrap_or("").to_string();
         let target = self.target_named(tx, &owner).await?.ok_or_else(|| {
-            Error::invalid("Task.owner", "The owner is an Organization or HealthcareService of a partner that takes referrals.")
+            Error::invalid(
+                "Task.owner",
+                "The owner is an Organization or HealthcareService of a partner that takes referrals.",
+            )
         })?;
         let status = status_of(&self.must(tx, &parent).await?.resource()?);
         if status.is_terminal() || status_of(&task) != Status::Requested {
@@ -737,10 +793,15 @@ impl App {
         }
         self.check_request_allows(tx, &referral).await?;
         let focus = Task(&task).focus().and_then(|text| self.local(text));
-        let focus = focus.ok_or_else(|| Error::invalid("Task.focus", "The focus is a ServiceRequest on this server."))?;
+        let focus =
+            focus.ok_or_else(|| Error::invalid("Task.focus", "The focus is a ServiceRequest on this server."))?;
         let request = tx.resource_for_update(&focus).await?.filter(|stored| stored.author == self.gateway());
         let Some(request) = request else {
-            return Err(Error::invalid("Task.focus", "Post your own ServiceRequest, based on the source's, and refer to that.").code("not-found"));
+            return Err(Error::invalid(
+                "Task.focus",
+                "Post your own ServiceRequest, based on the source's, and refer to that.",
+            )
+            .code("not-found"));
         };
         let mut body = request.resource()?;
         body.set("intent", json!("filler-order"));

@@ -18,7 +18,12 @@ pub struct Answer {
 impl App {
     /// Creates a resource. The same one sent twice (`If-None-Exist`, or design D8 for referrals) is answered with the
     /// first.
-    pub async fn create(&self, context: &Context, resource: Resource, if_none_exist: Option<&str>) -> Result<Answer, Error> {
+    pub async fn create(
+        &self,
+        context: &Context,
+        resource: Resource,
+        if_none_exist: Option<&str>,
+    ) -> Result<Answer, Error> {
         validate::check(&resource)?;
         let mut tx = self.store().begin().await?;
         let answer = self.create_in(&mut tx, context, resource, if_none_exist).await?;
@@ -125,7 +130,13 @@ impl App {
     }
 
     /// PUT to an id that is not here: an operator's import; for everybody else ids are ours to give (design D11b).
-    pub(super) async fn import(&self, tx: &mut Tx, context: &Context, key: &Key, mut resource: Resource) -> Result<Answer, Error> {
+    pub(super) async fn import(
+        &self,
+        tx: &mut Tx,
+        context: &Context,
+        key: &Key,
+        mut resource: Resource,
+    ) -> Result<Answer, Error> {
         if !context.is(Role::Operator) {
             return Err(Error::new(
                 Kind::MethodNotAllowed,
@@ -149,7 +160,10 @@ impl App {
     pub(super) async fn delete_in(&self, tx: &mut Tx, context: &Context, key: &Key) -> Result<(), Error> {
         let fixed = matches!(key.kind, ResourceType::TASK | ResourceType::SERVICE_REQUEST | ResourceType::PROVENANCE);
         if fixed || self.is_configured(key) {
-            return Err(Error::new(Kind::MethodNotAllowed, format!("This {} can't be deleted; cancel it instead.", key.kind)));
+            return Err(Error::new(
+                Kind::MethodNotAllowed,
+                format!("This {} can't be deleted; cancel it instead.", key.kind),
+            ));
         }
         let Some(stored) = tx.resource_for_update(key).await? else { return Ok(()) };
         if !tx.may_see(&self.viewer(context), key).await? {
@@ -204,11 +218,20 @@ impl App {
         match page.hits.as_slice() {
             [] => Ok(None),
             [one] => tx.resource(&one.key).await,
-            _ => Err(Error::new(Kind::VersionConflict, "If-None-Exist matches several resources.").code("multiple-matches")),
+            _ => {
+                Err(Error::new(Kind::VersionConflict, "If-None-Exist matches several resources.")
+                    .code("multiple-matches"))
+            }
         }
     }
 
-    pub(super) async fn audit(&self, tx: &mut Tx, context: &Context, action: &'static str, stored: &Stored) -> Result<(), Error> {
+    pub(super) async fn audit(
+        &self,
+        tx: &mut Tx,
+        context: &Context,
+        action: &'static str,
+        stored: &Stored,
+    ) -> Result<(), Error> {
         tx.audit(&[Access {
             partner: context.partner.id.clone(),
             action,

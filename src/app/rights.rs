@@ -100,7 +100,9 @@ impl App {
             (true, true) => Ok(Standing::Both),
             (true, false) => Ok(Standing::Author),
             (false, true) => Ok(Standing::Owner),
-            (false, false) => Err(Error::forbidden("Only the one who asked (Task.requester) and the one who is asked (Task.owner) may change a Task.")),
+            (false, false) => Err(Error::forbidden(
+                "Only the one who asked (Task.requester) and the one who is asked (Task.owner) may change a Task.",
+            )),
         }
     }
 
@@ -127,11 +129,7 @@ impl App {
             "Task" | "ServiceRequest" | "Patient" => context.is(Role::Source),
             _ => true,
         };
-        if allowed {
-            Ok(())
-        } else {
-            Err(Error::forbidden(format!("Your role does not write {kind} here.")))
-        }
+        if allowed { Ok(()) } else { Err(Error::forbidden(format!("Your role does not write {kind} here."))) }
     }
 
     /// Whether a partner may change a resource it may see: only the author, an operator, or a coordinator in the
@@ -142,9 +140,11 @@ impl App {
         let directory = kind.is_directory() && context.is(Role::Coordinator);
         // A configured service may be kept up to date by the house that provides it.
         let provider = kind == ResourceType::HEALTHCARE_SERVICE
-            && stored.resource().ok().and_then(|service| {
-                reference_of(service.at("providedBy")).and_then(|text| self.local(text))
-            }) == Some(App::organization(&context.partner.id));
+            && stored
+                .resource()
+                .ok()
+                .and_then(|service| reference_of(service.at("providedBy")).and_then(|text| self.local(text)))
+                == Some(App::organization(&context.partner.id));
         if own || directory || provider || context.is(Role::Operator) {
             return Ok(());
         }

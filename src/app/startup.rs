@@ -20,8 +20,11 @@ impl App {
             self.partners().iter().map(|partner| (partner.id.clone(), partner.name.clone())).collect();
         tx.put_partners(&names).await?;
         let gateway = &self.config().gateway;
-        self.settle(&mut tx, json!({"resourceType": "Organization", "id": gateway.id, "active": true, "name": gateway.name}))
-            .await?;
+        self.settle(
+            &mut tx,
+            json!({"resourceType": "Organization", "id": gateway.id, "active": true, "name": gateway.name}),
+        )
+        .await?;
         for partner in self.partners() {
             self.settle(&mut tx, organization(partner)).await?;
             for service in &partner.services {
@@ -33,7 +36,12 @@ impl App {
             }
             if partner.fhir.is_some() {
                 let now = tx.stamp();
-                let poll = Delivery { kind: Kind::Poll, subject: partner.id.clone(), partner: partner.id.clone(), due_at: now };
+                let poll = Delivery {
+                    kind: Kind::Poll,
+                    subject: partner.id.clone(),
+                    partner: partner.id.clone(),
+                    due_at: now,
+                };
                 tx.enqueue(&poll).await?;
             }
         }
@@ -70,7 +78,8 @@ fn organization(partner: &Partner) -> Value {
 }
 
 fn healthcare_service(partner: &Partner, service: &crate::config::HealthcareService) -> Value {
-    let mut codings = vec![json!({"system": "http://hl7.org/fhir/us/core/CodeSystem/us-core-category", "code": "sdoh"})];
+    let mut codings =
+        vec![json!({"system": "http://hl7.org/fhir/us/core/CodeSystem/us-core-category", "code": "sdoh"})];
     codings.extend(service.categories.iter().map(|code| json!({"system": SDOHCC, "code": code})));
     json!({"resourceType": "HealthcareService", "id": service.id, "active": true,
         "providedBy": {"reference": format!("Organization/{}", partner.id)},

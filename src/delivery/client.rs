@@ -158,7 +158,8 @@ impl Failure {
     /// An answer that is not what was asked for.
     pub(super) fn answered(response: &Response) -> Failure {
         // A pause longer than a day is no pause.
-        let pause = response.header("retry-after").and_then(|text| text.trim().parse().ok()).filter(|secs| *secs <= 86_400);
+        let pause =
+            response.header("retry-after").and_then(|text| text.trim().parse().ok()).filter(|secs| *secs <= 86_400);
         Failure {
             why: format!("answered {}", response.status),
             retry_after: pause.map(Duration::from_secs),
@@ -274,8 +275,13 @@ mod tests {
             body: body.as_bytes().to_vec(),
         };
         let base = "https://cbo/fhir";
-        for location in ["https://cbo/fhir/Task/7/_history/1", "Task/7", "/fhir/Task/7", "http://inside:8080/x/Task/7"] {
-            assert_eq!(created_url(base, &answer(&[("location", location)], "")).as_deref(), Some("https://cbo/fhir/Task/7"), "{location}");
+        for location in ["https://cbo/fhir/Task/7/_history/1", "Task/7", "/fhir/Task/7", "http://inside:8080/x/Task/7"]
+        {
+            assert_eq!(
+                created_url(base, &answer(&[("location", location)], "")).as_deref(),
+                Some("https://cbo/fhir/Task/7"),
+                "{location}"
+            );
         }
         let body = r#"{"resourceType":"Task","id":"7"}"#;
         assert_eq!(created_url(base, &answer(&[], body)).as_deref(), Some("https://cbo/fhir/Task/7"));

@@ -9,7 +9,12 @@ use super::fetch::{below, read_all};
 /// Tries in which a missing outcome holds the answer back; after that the answer is passed on without it (design D5).
 const PATIENT_TRIES: i64 = 3;
 
-pub(super) async fn run(app: &App, server: &Server<'_>, claimed: &Claimed, plan: CollectPlan) -> Result<Result<(), Failure>, Error> {
+pub(super) async fn run(
+    app: &App,
+    server: &Server<'_>,
+    claimed: &Claimed,
+    plan: CollectPlan,
+) -> Result<Result<(), Failure>, Error> {
     let read = match server.read(&plan.url).await {
         Ok(read) => read,
         Err(failure) => return Ok(Err(failure)),

@@ -13,7 +13,12 @@ const MOST: usize = 60;
 /// Tries in which a passing fault of anything stops the whole round; after that only the essential does.
 const PATIENT_TRIES: i64 = 2;
 
-pub(super) async fn run(app: &App, server: &Server<'_>, claimed: &Claimed, plan: FetchPlan) -> Result<Result<(), Failure>, Error> {
+pub(super) async fn run(
+    app: &App,
+    server: &Server<'_>,
+    claimed: &Claimed,
+    plan: FetchPlan,
+) -> Result<Result<(), Failure>, Error> {
     match read_all(app, server, plan.starts, DEPTH, claimed.attempts <= PATIENT_TRIES).await {
         Ok((copies, missing)) => app.fetched(claimed, copies, &missing).await.map(Ok),
         Err(failure) => Ok(Err(failure)),

@@ -5,7 +5,12 @@ use crate::error::Error;
 
 use super::client::{Failure, Request, Transport};
 
-pub(super) async fn run(app: &App, transport: &dyn Transport, claimed: &Claimed, plan: NotifyPlan) -> Result<Result<(), Failure>, Error> {
+pub(super) async fn run(
+    app: &App,
+    transport: &dyn Transport,
+    claimed: &Claimed,
+    plan: NotifyPlan,
+) -> Result<Result<(), Failure>, Error> {
     let mut headers = vec![("content-type".to_string(), "application/fhir+json".to_string())];
     headers.extend(plan.headers.iter().cloned());
     let request = Request { method: "POST", url: plan.endpoint.clone(), headers, body: Some(plan.body.clone()) };

@@ -22,7 +22,13 @@ pub(super) struct Hits {
     pub time: Option<Timestamp>,
 }
 
-pub(super) async fn run(app: &App, server: &Server<'_>, claimed: &Claimed, plan: PollPlan, batches: bool) -> Result<Result<(), Failure>, Error> {
+pub(super) async fn run(
+    app: &App,
+    server: &Server<'_>,
+    claimed: &Claimed,
+    plan: PollPlan,
+    batches: bool,
+) -> Result<Result<(), Failure>, Error> {
     let found = if plan.searches.len() > 1 && batches {
         batch(server, &plan.searches).await
     } else {
@@ -57,7 +63,8 @@ async fn one_by_one(server: &Server<'_>, searches: &[String]) -> Result<Hits, Fa
 }
 
 async fn batch(server: &Server<'_>, searches: &[String]) -> Result<Hits, Failure> {
-    let entries: Vec<Value> = searches.iter().map(|query| json!({"request": {"method": "GET", "url": query}})).collect();
+    let entries: Vec<Value> =
+        searches.iter().map(|query| json!({"request": {"method": "GET", "url": query}})).collect();
     let bundle = json!({"resourceType": "Bundle", "type": "batch", "entry": entries});
     let response = server.send("POST", server.base(), &[], Some(bundle.to_string())).await?;
     if !response.is_success() {
@@ -70,7 +77,8 @@ async fn batch(server: &Server<'_>, searches: &[String]) -> Result<Hits, Failure
     }
     let mut all = Hits { copies: Vec::new(), time: None };
     for entry in entries {
-        let status = entry.get("response").and_then(|response| response.get("status")).and_then(Value::as_str).unwrap_or("");
+        let status =
+            entry.get("response").and_then(|response| response.get("status")).and_then(Value::as_str).unwrap_or("");
         let Some(page) = entry.get("resource").filter(|_| status.starts_with('2')) else {
             return Err(Failure::new("refused a search inside a batch"));
         };
@@ -113,7 +121,11 @@ async fn pages(server: &Server<'_>, first: Value, date: Option<Timestamp>) -> Re
             hits.time = hits.time.or(newest);
             return Ok(hits);
         };
-        let url = if url.starts_with("http") { url.to_string() } else { format!("{}/{}", server.base(), url.trim_start_matches('/')) };
+        let url = if url.starts_with("http") {
+            url.to_string()
+        } else {
+            format!("{}/{}", server.base(), url.trim_start_matches('/'))
+        };
         let response = server.send("GET", &url, &[], None).await?;
         if !response.is_success() {
             return Err(Failure::answered(&response));

@@ -18,7 +18,12 @@ use super::poll::search;
 /// Times the version may change under us in one try.
 const RACES: usize = 3;
 
-pub(super) async fn run(app: &App, server: &Server<'_>, claimed: &Claimed, plan: DeliverPlan) -> Result<Result<(), Failure>, Error> {
+pub(super) async fn run(
+    app: &App,
+    server: &Server<'_>,
+    claimed: &Claimed,
+    plan: DeliverPlan,
+) -> Result<Result<(), Failure>, Error> {
     let mut remote = plan.remote.clone();
     if remote.is_none() && (claimed.attempts > 1 || plan.withdrawn.is_some()) {
         match find(server, &plan).await {
@@ -62,7 +67,13 @@ async fn find(server: &Server<'_>, plan: &DeliverPlan) -> Result<Option<String>,
     Ok(found.copies.into_iter().find(|copy| ours(&copy.resource)).map(|copy| copy.url))
 }
 
-async fn call_off(app: &App, server: &Server<'_>, claimed: &Claimed, url: &str, why: &str) -> Result<Result<(), Failure>, Error> {
+async fn call_off(
+    app: &App,
+    server: &Server<'_>,
+    claimed: &Claimed,
+    url: &str,
+    why: &str,
+) -> Result<Result<(), Failure>, Error> {
     for _ in 0..RACES {
         let Read { resource, etag } = match server.read(url).await {
             Ok(read) => read,

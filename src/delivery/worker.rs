@@ -126,8 +126,12 @@ impl Worker {
             Ok(Ok(())) => Ok(()),
             Ok(Err(failure)) => {
                 tracing::info!(
-                    kind = claimed.kind.code(), partner = claimed.partner, subject = claimed.subject,
-                    attempt = claimed.attempts, why = failure.why, "a delivery failed"
+                    kind = claimed.kind.code(),
+                    partner = claimed.partner,
+                    subject = claimed.subject,
+                    attempt = claimed.attempts,
+                    why = failure.why,
+                    "a delivery failed"
                 );
                 self.app.failed(claimed, &failure.why, failure.retry_after).await
             }
@@ -139,7 +143,12 @@ impl Worker {
         };
         if let Err(error) = result {
             let cause = error.cause.clone().unwrap_or_default();
-            tracing::error!(kind = claimed.kind.code(), subject = claimed.subject, cause, "a failed delivery could not be recorded");
+            tracing::error!(
+                kind = claimed.kind.code(),
+                subject = claimed.subject,
+                cause,
+                "a failed delivery could not be recorded"
+            );
         }
     }
 
@@ -196,7 +205,11 @@ impl Worker {
 
     fn server<'a>(&'a self, partner: &'a Partner) -> Server<'a> {
         let limits = &self.app.config().limits;
-        Server { transport: self.transport.as_ref(), partner, bounds: Bounds { depth: limits.depth, string: limits.string } }
+        Server {
+            transport: self.transport.as_ref(),
+            partner,
+            bounds: Bounds { depth: limits.depth, string: limits.string },
+        }
     }
 }
 

@@ -22,7 +22,12 @@ enum End {
     Overtaken,
 }
 
-pub(super) async fn run(app: &App, server: &Server<'_>, claimed: &Claimed, plan: WriteBackPlan) -> Result<Result<(), Failure>, Error> {
+pub(super) async fn run(
+    app: &App,
+    server: &Server<'_>,
+    claimed: &Claimed,
+    plan: WriteBackPlan,
+) -> Result<Result<(), Failure>, Error> {
     match write(server, &plan).await {
         Ok(End::Written(etag)) => app.written_back(claimed, plan.version, etag.as_deref()).await.map(Ok),
         Ok(End::Overtaken) => app.overtaken(claimed).await.map(Ok),
@@ -39,7 +44,11 @@ async fn write(server: &Server<'_>, plan: &WriteBackPlan) -> Result<End, Failure
         let (mut remote, mut etag) = (read.resource, read.etag);
         let from = status_of(&remote);
         let Some(way) = from.way_to(end) else {
-            return if from.is_terminal() { Ok(End::Overtaken) } else { Err(Failure::new("its Task has moved past ours")) };
+            return if from.is_terminal() {
+                Ok(End::Overtaken)
+            } else {
+                Err(Failure::new("its Task has moved past ours"))
+            };
         };
         if way.is_empty() && same_answer(&remote, &ours) {
             return Ok(End::Written(etag));
@@ -93,7 +102,8 @@ async fn place_outcomes(server: &Server<'_>, plan: &WriteBackPlan, ours: &mut Re
         let kind = outcome.kind();
         let Some((system, value)) = identifiers(outcome).last() else { continue };
         let found = search(server, &format!("{kind}?identifier={system}%7C{value}")).await?;
-        let there = found.copies.into_iter().find(|copy| identifiers(&copy.resource).any(|mark| mark == (system, value)));
+        let there =
+            found.copies.into_iter().find(|copy| identifiers(&copy.resource).any(|mark| mark == (system, value)));
         let url = match there {
             Some(copy) => copy.url,
             None => {
@@ -104,7 +114,8 @@ async fn place_outcomes(server: &Server<'_>, plan: &WriteBackPlan, ours: &mut Re
                 if !response.is_success() {
                     return Err(Failure::answered(&response));
                 }
-                created_url(server.base(), &response).ok_or_else(|| Failure::new("created the outcome, and did not say where"))?
+                created_url(server.base(), &response)
+                    .ok_or_else(|| Failure::new("created the outcome, and did not say where"))?
             }
         };
         let relative = url.strip_prefix(server.base()).unwrap_or(&url).trim_start_matches('/').to_string();

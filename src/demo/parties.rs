@@ -59,7 +59,8 @@ async fn answer(State(house): State<House>, request: Request) -> Response {
         }
         return axum::http::StatusCode::OK.into_response();
     }
-    let headers = parts.headers.iter().filter_map(|(name, value)| Some((name.to_string(), value.to_str().ok()?.to_string())));
+    let headers =
+        parts.headers.iter().filter_map(|(name, value)| Some((name.to_string(), value.to_str().ok()?.to_string())));
     let asked = server::Request {
         method: parts.method.to_string(),
         target: parts.uri.path_and_query().map_or_else(String::new, |target| target.to_string()),

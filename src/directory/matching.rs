@@ -31,8 +31,11 @@ impl Offer {
 /// The offers that can be asked, best first, one per partner; partners already asked are left out. Equal offers are
 /// ordered by id, so that the choice can be repeated.
 pub fn candidates(offers: &[Offer], asked: &[String]) -> Vec<Offer> {
-    let mut able: Vec<(u8, &Offer)> =
-        offers.iter().filter(|offer| !asked.contains(&offer.partner)).filter_map(|offer| Some((offer.rank()?, offer))).collect();
+    let mut able: Vec<(u8, &Offer)> = offers
+        .iter()
+        .filter(|offer| !asked.contains(&offer.partner))
+        .filter_map(|offer| Some((offer.rank()?, offer)))
+        .collect();
     able.sort_by(|(rank, offer), (other_rank, other)| (rank, &offer.service).cmp(&(other_rank, &other.service)));
     let mut chosen: Vec<Offer> = Vec::new();
     for (_, offer) in able {
@@ -54,8 +57,11 @@ mod tests {
     #[test]
     fn room_comes_first_and_the_full_are_left_out() {
         let offers = [
-            offer("a", "1", Some("waitlist")), offer("b", "2", Some("no-capacity")), offer("c", "3", None),
-            offer("d", "4", Some("capacity")), offer("a", "5", Some("additional-assessment-required")),
+            offer("a", "1", Some("waitlist")),
+            offer("b", "2", Some("no-capacity")),
+            offer("c", "3", None),
+            offer("d", "4", Some("capacity")),
+            offer("a", "5", Some("additional-assessment-required")),
         ];
         let order: Vec<String> = candidates(&offers, &[]).into_iter().map(|offer| offer.service).collect();
         assert_eq!(order, ["4", "3", "5"]);

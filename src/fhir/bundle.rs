@@ -103,7 +103,8 @@ pub fn inside(mut error: Error, index: usize) -> Error {
 fn entry(value: Value, own: &str) -> Result<Entry, Error> {
     let Value::Object(mut body) = value else { return Err(Error::malformed("An entry is an object.")) };
     let resource = body.shift_remove("resource").map(Resource::from_value).transpose()?;
-    let request = body.get("request").ok_or_else(|| Error::malformed("An entry of a batch or transaction has a request."))?;
+    let request =
+        body.get("request").ok_or_else(|| Error::malformed("An entry of a batch or transaction has a request."))?;
     let text = |name: &str| request.get(name).and_then(Value::as_str).map(str::to_string);
     let method = match text("method").as_deref() {
         Some("POST") => Method::Post,
@@ -180,8 +181,13 @@ mod tests {
 
     #[test]
     fn a_bundle_is_read_and_absolute_urls_lose_our_base() {
-        let asked = parse(json!({"resourceType":"Bundle","type":"batch","entry":[
-            {"request":{"method":"GET","url":"https://hub/fhir/Task?status=requested"}}]}), "https://hub/fhir", 10).unwrap();
+        let asked = parse(
+            json!({"resourceType":"Bundle","type":"batch","entry":[
+            {"request":{"method":"GET","url":"https://hub/fhir/Task?status=requested"}}]}),
+            "https://hub/fhir",
+            10,
+        )
+        .unwrap();
         assert_eq!((asked.transaction, asked.entries[0].url.as_str()), (false, "Task?status=requested"));
     }
 
@@ -191,7 +197,10 @@ mod tests {
             (json!({}), "Bundle.entry[0]"),
             (json!({"request":{"method":"POST","url":"Task"}}), "Bundle.entry[0]"),
             (json!({"request":{"method":"PATCH","url":"Task"}}), "Bundle.entry[0]"),
-            (json!({"resource":{"resourceType":"Nope"},"request":{"method":"POST","url":"Task"}}), "Bundle.entry[0].resource"),
+            (
+                json!({"resource":{"resourceType":"Nope"},"request":{"method":"POST","url":"Task"}}),
+                "Bundle.entry[0].resource",
+            ),
         ] {
             let bundle = json!({"resourceType":"Bundle","type":"transaction","entry":[entry]});
             let error = parse(bundle, "https://hub/fhir", 10).unwrap_err();
@@ -203,7 +212,11 @@ mod tests {
 
     #[test]
     fn a_search_set_is_json_and_holds_the_stored_text() {
-        let hits = [Hit { full_url: "https://hub/fhir/Task/1".into(), content: r#"{"resourceType":"Task","x":1.00}"#.into(), mode: "match" }];
+        let hits = [Hit {
+            full_url: "https://hub/fhir/Task/1".into(),
+            content: r#"{"resourceType":"Task","x":1.00}"#.into(),
+            mode: "match",
+        }];
         let text = searchset(&hits, Some(1), &[("self", "https://hub/fhir/Task?a=\"".into())], Timestamp(0));
         assert!(text.contains("1.00"));
         let value: Value = serde_json::from_str(&text).unwrap();

@@ -131,7 +131,8 @@ mod tests {
     #[test]
     fn every_spelling_of_a_reference_is_told_apart() {
         let local = Reference::Local(Key::parse("Task/1").unwrap());
-        for text in ["Task/1", "Task/1/_history/3", "https://hub.example/fhir/Task/1", "http://hub.example/fhir/Task/1"] {
+        for text in ["Task/1", "Task/1/_history/3", "https://hub.example/fhir/Task/1", "http://hub.example/fhir/Task/1"]
+        {
             assert_eq!(Reference::parse(text, OWN), local, "{text}");
         }
         let key = Key::parse("Task/1").unwrap();
@@ -151,9 +152,14 @@ mod tests {
         let base = "https://ehr.example/fhir";
         assert!(lies_under("https://ehr.example/fhir/Patient/1", base));
         for bad in [
-            "https://ehr.example/fhirx/Patient/1", "https://ehr.example.evil/fhir/Patient/1", "https://ehr.example/fhir",
-            "https://ehr.example/fhir/../admin", "https://ehr.example/fhir/Patient/1?x=y", "http://ehr.example/fhir/Patient/1",
-            "https://ehr.example/fhir/%2e%2e/x", "https://user@ehr.example/fhir/Patient/1",
+            "https://ehr.example/fhirx/Patient/1",
+            "https://ehr.example.evil/fhir/Patient/1",
+            "https://ehr.example/fhir",
+            "https://ehr.example/fhir/../admin",
+            "https://ehr.example/fhir/Patient/1?x=y",
+            "http://ehr.example/fhir/Patient/1",
+            "https://ehr.example/fhir/%2e%2e/x",
+            "https://user@ehr.example/fhir/Patient/1",
         ] {
             assert!(!lies_under(bad, base), "{bad}");
         }
@@ -163,7 +169,8 @@ mod tests {
     fn rewriting_reaches_nested_and_contained_references_and_no_other_text() {
         let mut task = Resource::from_value(json!({"resourceType":"Task","description":"Patient/1",
             "for":{"reference":"Patient/1"},"output":[{"valueReference":{"reference":"Procedure/2"}}],
-            "contained":[{"resourceType":"Provenance","target":[{"reference":"Patient/1"}]}]})).unwrap();
+            "contained":[{"resourceType":"Provenance","target":[{"reference":"Patient/1"}]}]}))
+        .unwrap();
         assert_eq!(all(&task), ["Patient/1", "Procedure/2", "Patient/1"]);
         rewrite(&mut task, &mut |text| (text == "Patient/1").then(|| "Patient/9".to_string()));
         assert_eq!(all(&task), ["Patient/9", "Procedure/2", "Patient/9"]);

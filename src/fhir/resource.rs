@@ -14,13 +14,50 @@ use crate::time::Timestamp;
 /// Types with search and the interactions of the guide's coordination platform (G-139…G-154), then the types that
 /// referrals may refer to and that are only copied and read.
 const TYPES: &[&str] = &[
-    "CareTeam", "Condition", "Consent", "Device", "DocumentReference", "Goal", "Group", "HealthcareService",
-    "Location", "Observation", "Organization", "Patient", "Practitioner", "PractitionerRole", "Procedure",
-    "Provenance", "Questionnaire", "QuestionnaireResponse", "RelatedPerson", "ServiceRequest", "Subscription", "Task",
-    "AllergyIntolerance", "Appointment", "Binary", "CarePlan", "Claim", "Communication", "CommunicationRequest",
-    "Contract", "Coverage", "DiagnosticReport", "Encounter", "Endpoint", "EpisodeOfCare", "FamilyMemberHistory",
-    "Immunization", "Media", "Medication", "MedicationRequest", "MedicationStatement", "NutritionOrder",
-    "RiskAssessment", "Specimen",
+    "CareTeam",
+    "Condition",
+    "Consent",
+    "Device",
+    "DocumentReference",
+    "Goal",
+    "Group",
+    "HealthcareService",
+    "Location",
+    "Observation",
+    "Organization",
+    "Patient",
+    "Practitioner",
+    "PractitionerRole",
+    "Procedure",
+    "Provenance",
+    "Questionnaire",
+    "QuestionnaireResponse",
+    "RelatedPerson",
+    "ServiceRequest",
+    "Subscription",
+    "Task",
+    "AllergyIntolerance",
+    "Appointment",
+    "Binary",
+    "CarePlan",
+    "Claim",
+    "Communication",
+    "CommunicationRequest",
+    "Contract",
+    "Coverage",
+    "DiagnosticReport",
+    "Encounter",
+    "Endpoint",
+    "EpisodeOfCare",
+    "FamilyMemberHistory",
+    "Immunization",
+    "Media",
+    "Medication",
+    "MedicationRequest",
+    "MedicationStatement",
+    "NutritionOrder",
+    "RiskAssessment",
+    "Specimen",
 ];
 
 /// A resource type this server knows.
@@ -127,9 +164,8 @@ impl Resource {
             return Err(Error::malformed("A resource is a JSON object."));
         };
         let kind = match body.get("resourceType") {
-            Some(Value::String(name)) => ResourceType::parse(name).ok_or_else(|| {
-                Error::malformed("This server does not know this resource type.").at("resourceType")
-            })?,
+            Some(Value::String(name)) => ResourceType::parse(name)
+                .ok_or_else(|| Error::malformed("This server does not know this resource type.").at("resourceType"))?,
             _ => return Err(Error::malformed("A resource has a resourceType.").at("resourceType")),
         };
         Ok(Resource { kind, body })

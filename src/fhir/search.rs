@@ -180,7 +180,8 @@ pub fn parse(kind: ResourceType, pairs: &[(String, String)], own: &str, strict: 
 
 fn unknown(kind: ResourceType, name: &str) -> Error {
     let shown: String = name.chars().filter(|c| c.is_ascii_alphanumeric() || "-_:.".contains(*c)).take(64).collect();
-    Error::malformed(format!("{kind} has no search parameter “{shown}” here; /metadata lists them.")).code("not-supported")
+    Error::malformed(format!("{kind} has no search parameter “{shown}” here; /metadata lists them."))
+        .code("not-supported")
 }
 
 fn bad(name: &str, what: &str) -> Error {
@@ -312,10 +313,9 @@ fn split(value: &str) -> Vec<String> {
 fn token(text: &str) -> Token {
     match text.split_once('|') {
         None => Token { system: None, code: Some(text.to_string()) },
-        Some((system, code)) => Token {
-            system: Some(system.to_string()),
-            code: (!code.is_empty()).then(|| code.to_string()),
-        },
+        Some((system, code)) => {
+            Token { system: Some(system.to_string()), code: (!code.is_empty()).then(|| code.to_string()) }
+        }
     }
 }
 
@@ -330,8 +330,14 @@ fn references(parameter: &Parameter, text: &str, own: &str) -> Vec<String> {
 
 fn prefixed(text: &str) -> (Prefix, &str) {
     for (code, prefix) in [
-        ("eq", Prefix::Eq), ("ne", Prefix::Ne), ("gt", Prefix::Gt), ("lt", Prefix::Lt), ("ge", Prefix::Ge),
-        ("le", Prefix::Le), ("sa", Prefix::Gt), ("eb", Prefix::Lt),
+        ("eq", Prefix::Eq),
+        ("ne", Prefix::Ne),
+        ("gt", Prefix::Gt),
+        ("lt", Prefix::Lt),
+        ("ge", Prefix::Ge),
+        ("le", Prefix::Le),
+        ("sa", Prefix::Gt),
+        ("eb", Prefix::Lt),
     ] {
         if let Some(rest) = text.strip_prefix(code) {
             return (prefix, rest);
@@ -403,9 +409,9 @@ pub fn satisfies(filter: &Filter, id: &str, updated: Timestamp, rows: &[Row]) ->
                 Test::References(list) | Test::Is(list) => any(&|row| list.contains(&row.value)),
                 Test::Begins(list) => any(&|row| list.iter().any(|text| row.value.starts_with(text))),
                 Test::Contains(list) => any(&|row| list.iter().any(|text| row.value.contains(text))),
-                Test::Dates(list) => any(&|row| {
-                    list.iter().any(|(prefix, from, to)| prefix.holds((row.low, row.high), (*from, *to)))
-                }),
+                Test::Dates(list) => {
+                    any(&|row| list.iter().any(|(prefix, from, to)| prefix.holds((row.low, row.high), (*from, *to))))
+                }
             };
             found != *not
         }
@@ -432,9 +438,11 @@ mod tests {
     }
 
     fn finds(text: &str) -> bool {
-        let task = Resource::from_value(json!({"resourceType":"Task","status":"requested","owner":{"reference":"Organization/o1"},
+        let task = Resource::from_value(
+            json!({"resourceType":"Task","status":"requested","owner":{"reference":"Organization/o1"},
             "for":{"reference":"Patient/p1"},"authoredOn":"2026-03-01T10:00:00Z",
-            "identifier":[{"system":"s","value":"a,b"}],"code":{"coding":[{"system":"t","code":"fulfill"}]}}))
+            "identifier":[{"system":"s","value":"a,b"}],"code":{"coding":[{"system":"t","code":"fulfill"}]}}),
+        )
         .unwrap();
         let rows = search_index::rows(&task, OWN);
         let updated = Timestamp::parse("2026-03-01T10:00:00.5Z").unwrap();
@@ -443,8 +451,15 @@ mod tests {
 
     #[test]
     fn references_are_found_in_every_spelling_clients_use() {
-        for text in ["owner=Organization/o1", "owner=o1", "owner=https://hub/fhir/Organization/o1", "owner:Organization=o1",
-            "subject=p1", "patient=Patient/p1", "owner=Organization/x,Organization/o1"] {
+        for text in [
+            "owner=Organization/o1",
+            "owner=o1",
+            "owner=https://hub/fhir/Organization/o1",
+            "owner:Organization=o1",
+            "subject=p1",
+            "patient=Patient/p1",
+            "owner=Organization/x,Organization/o1",
+        ] {
             assert!(finds(text), "{text}");
         }
         for text in ["owner=Organization/o2", "owner=https://other/fhir/Organization/o1", "patient=p2"] {
@@ -454,8 +469,17 @@ mod tests {
 
     #[test]
     fn tokens_follow_the_bar_rules_and_not_finds_the_rest() {
-        for text in ["code=fulfill", "code=t|fulfill", "code=t|", "identifier=s|a\\,b", "status:not=draft",
-            "status=draft,requested", "owner:missing=false", "output:missing=true", "business-status:not=closed"] {
+        for text in [
+            "code=fulfill",
+            "code=t|fulfill",
+            "code=t|",
+            "identifier=s|a\\,b",
+            "status:not=draft",
+            "status=draft,requested",
+            "owner:missing=false",
+            "output:missing=true",
+            "business-status:not=closed",
+        ] {
             assert!(finds(text), "{text}");
         }
         for text in ["code=|fulfill", "code=u|fulfill", "status:not=requested", "owner:missing=true"] {
@@ -466,29 +490,48 @@ mod tests {
     #[test]
     fn a_poller_never_loses_the_rest_of_a_second() {
         // the resource is at …10:00:00.5
-        for text in ["_lastUpdated=gt2026-03-01T10:00:00Z", "_lastUpdated=ge2026-03-01T10:00:00.5Z",
-            "_lastupdated=gt2026-03-01T05:00:00.4 -05:00".replace(' ', "").as_str(), "_lastUpdated=2026-03-01",
-            "_lastUpdated=lt2026-03-02", "authored-on=ge2026-03-01", "authored-on=2026-03", "authored-on=lt2026-04"] {
+        for text in [
+            "_lastUpdated=gt2026-03-01T10:00:00Z",
+            "_lastUpdated=ge2026-03-01T10:00:00.5Z",
+            "_lastupdated=gt2026-03-01T05:00:00.4 -05:00".replace(' ', "").as_str(),
+            "_lastUpdated=2026-03-01",
+            "_lastUpdated=lt2026-03-02",
+            "authored-on=ge2026-03-01",
+            "authored-on=2026-03",
+            "authored-on=lt2026-04",
+        ] {
             assert!(finds(text), "{text}");
         }
-        for text in ["_lastUpdated=gt2026-03-01T10:00:00.5Z", "_lastUpdated=gt2026-03-01", "_lastUpdated=lt2026-03-01",
-            "authored-on=gt2026-03-01T10:00:00Z"] {
+        for text in [
+            "_lastUpdated=gt2026-03-01T10:00:00.5Z",
+            "_lastUpdated=gt2026-03-01",
+            "_lastUpdated=lt2026-03-01",
+            "authored-on=gt2026-03-01T10:00:00Z",
+        ] {
             assert!(!finds(text), "{text}");
         }
     }
 
     #[test]
     fn unknown_parameters_are_ignored_unless_strict_and_unknown_modifiers_never() {
-        assert_eq!(ask("colour=red&status=requested", false).unwrap().used, [("status".to_string(), "requested".to_string())]);
+        assert_eq!(
+            ask("colour=red&status=requested", false).unwrap().used,
+            [("status".to_string(), "requested".to_string())]
+        );
         assert_eq!(ask("colour=red", true).unwrap_err().kind, crate::error::Kind::Malformed);
-        for text in ["status:above=x", "owner:identifier=x", "_id:exact=1", "authored-on=gtsoon", "_count=x", "_page=x"] {
+        for text in ["status:above=x", "owner:identifier=x", "_id:exact=1", "authored-on=gtsoon", "_count=x", "_page=x"]
+        {
             assert!(ask(text, false).is_err(), "{text}");
         }
     }
 
     #[test]
     fn order_page_and_includes_are_read() {
-        let query = ask("_sort=-_lastUpdated&_count=5000&_include=Task:focus&_include=Task:output:Procedure&_include=Task:code", false).unwrap();
+        let query = ask(
+            "_sort=-_lastUpdated&_count=5000&_include=Task:focus&_include=Task:output:Procedure&_include=Task:code",
+            false,
+        )
+        .unwrap();
         assert_eq!((query.order, query.descending, query.count), (Order::Updated, true, MAX_PAGE));
         assert_eq!(query.includes.len(), 2);
         assert!(ask("_count=0", false).unwrap().total);

@@ -63,18 +63,20 @@ const fn text(name: &'static str, paths: &'static [&'static str]) -> Parameter {
 const fn uri(name: &'static str, paths: &'static [&'static str]) -> Parameter {
     Parameter { name, kind: ParameterType::Uri, paths, targets: &[] }
 }
-const fn reference(
-    name: &'static str,
-    paths: &'static [&'static str],
-    targets: &'static [&'static str],
-) -> Parameter {
+const fn reference(name: &'static str, paths: &'static [&'static str], targets: &'static [&'static str]) -> Parameter {
     Parameter { name, kind: ParameterType::Reference, paths, targets }
 }
 
 const PATIENT: &[&str] = &["Patient"];
 const SUBJECT: &[&str] = &["Patient", "Group", "RelatedPerson", "Location"];
 const PARTY: &[&str] = &[
-    "Organization", "PractitionerRole", "Practitioner", "HealthcareService", "Patient", "CareTeam", "RelatedPerson",
+    "Organization",
+    "PractitionerRole",
+    "Practitioner",
+    "HealthcareService",
+    "Patient",
+    "CareTeam",
+    "RelatedPerson",
     "Device",
 ];
 const OUTCOME: &[&str] = &["Procedure", "Observation", "QuestionnaireResponse", "Condition", "Goal", "CarePlan"];
@@ -92,214 +94,252 @@ const IDENTIFIED: &[Parameter] = &[token("identifier", &["identifier"])];
 /// The parameters of a type, without the common ones.
 pub fn own_parameters(kind: ResourceType) -> &'static [Parameter] {
     match kind.name() {
-        "Task" => const {
-            &[
-                token("identifier", &["identifier"]),
-                token("status", &["status"]),
-                token("code", &["code"]),
-                token("intent", &["intent"]),
-                token("priority", &["priority"]),
-                token("business-status", &["businessStatus"]),
-                token("group-identifier", &["groupIdentifier"]),
-                date("authored-on", &["authoredOn"]),
-                date("modified", &["lastModified"]),
-                reference("owner", &["owner"], PARTY),
-                reference("requester", &["requester"], PARTY),
-                reference("patient", &["for"], PATIENT),
-                reference("subject", &["for"], SUBJECT),
-                reference("focus", &["focus"], &["ServiceRequest", "DocumentReference", "Questionnaire"]),
-                reference("part-of", &["partOf"], &["Task"]),
-                reference("based-on", &["basedOn"], &["Task", "ServiceRequest"]),
-                reference("output", &["output.valueReference"], OUTCOME),
-            ]
-        },
-        "ServiceRequest" => const {
-            &[
-                token("identifier", &["identifier"]),
-                token("status", &["status"]),
-                token("intent", &["intent"]),
-                token("category", &["category"]),
-                token("code", &["code"]),
-                token("priority", &["priority"]),
-                token("requisition", &["requisition"]),
-                date("authored", &["authoredOn"]),
-                date("occurrence", &["occurrenceDateTime", "occurrencePeriod"]),
-                reference("patient", &["subject"], PATIENT),
-                reference("subject", &["subject"], SUBJECT),
-                reference("requester", &["requester"], PARTY),
-                reference("performer", &["performer"], PARTY),
-                reference("based-on", &["basedOn"], &["ServiceRequest", "CarePlan"]),
-                reference("supporting-info", &["supportingInfo"], &["Consent", "DocumentReference", "Observation"]),
-            ]
-        },
-        "Procedure" => const {
-            &[
-                token("identifier", &["identifier"]),
-                token("status", &["status"]),
-                token("category", &["category"]),
-                token("code", &["code"]),
-                date("date", &["performedDateTime", "performedPeriod"]),
-                reference("patient", &["subject"], PATIENT),
-                reference("subject", &["subject"], SUBJECT),
-                reference("based-on", &["basedOn"], &["ServiceRequest", "CarePlan"]),
-                reference("performer", &["performer.actor"], PARTY),
-            ]
-        },
-        "Condition" => const {
-            &[
-                token("identifier", &["identifier"]),
-                token("category", &["category"]),
-                token("clinical-status", &["clinicalStatus"]),
-                token("verification-status", &["verificationStatus"]),
-                token("code", &["code"]),
-                reference("patient", &["subject"], PATIENT),
-                reference("subject", &["subject"], SUBJECT),
-            ]
-        },
-        "Observation" => const {
-            &[
-                token("identifier", &["identifier"]),
-                token("category", &["category"]),
-                token("status", &["status"]),
-                token("code", &["code"]),
-                date("date", &["effectiveDateTime", "effectivePeriod", "effectiveInstant"]),
-                reference("patient", &["subject"], PATIENT),
-                reference("subject", &["subject"], SUBJECT),
-                reference("derived-from", &["derivedFrom"], &["QuestionnaireResponse", "Observation"]),
-            ]
-        },
-        "Goal" => const {
-            &[
-                token("identifier", &["identifier"]),
-                token("category", &["category"]),
-                token("achievement-status", &["achievementStatus"]),
-                token("lifecycle-status", &["lifecycleStatus"]),
-                date("target-date", &["target.dueDate"]),
-                reference("patient", &["subject"], PATIENT),
-                reference("subject", &["subject"], SUBJECT),
-            ]
-        },
-        "Consent" => const {
-            &[
-                token("identifier", &["identifier"]),
-                token("status", &["status"]),
-                token("category", &["category"]),
-                date("date", &["dateTime"]),
-                reference("patient", &["patient"], PATIENT),
-                reference(
-                    "source-reference",
-                    &["sourceReference"],
-                    &["DocumentReference", "Consent", "Contract", "QuestionnaireResponse"],
-                ),
-            ]
-        },
-        "DocumentReference" | "Device" => const {
-            &[
-                token("identifier", &["identifier"]),
-                token("status", &["status"]),
-                token("type", &["type"]),
-                reference("patient", &["subject", "patient"], PATIENT),
-            ]
-        },
-        "CareTeam" => const {
-            &[
-                token("identifier", &["identifier"]),
-                token("status", &["status"]),
-                reference("patient", &["subject"], PATIENT),
-            ]
-        },
-        "Patient" | "RelatedPerson" | "Practitioner" => const {
-            &[
-                token("identifier", &["identifier"]),
-                text("name", &["name.text", "name.family", "name.given"]),
-                text("family", &["name.family"]),
-                date("birthdate", &["birthDate"]),
-                reference("patient", &["patient"], PATIENT),
-            ]
-        },
-        "PractitionerRole" => const {
-            &[
-                token("identifier", &["identifier"]),
-                token("role", &["code"]),
-                reference("organization", &["organization"], &["Organization"]),
-                reference("practitioner", &["practitioner"], &["Practitioner"]),
-            ]
-        },
-        "Organization" => const {
-            &[
-                token("identifier", &["identifier"]),
-                token("type", &["type"]),
-                token("active", &["active"]),
-                text("name", &["name", "alias"]),
-                reference("partof", &["partOf"], &["Organization"]),
-            ]
-        },
-        "HealthcareService" => const {
-            &[
-                token("identifier", &["identifier"]),
-                token("active", &["active"]),
-                token("service-category", &["category"]),
-                token("service-type", &["type"]),
-                token("program", &["program"]),
-                text("name", &["name"]),
-                reference("organization", &["providedBy"], &["Organization"]),
-                reference("location", &["location"], &["Location"]),
-            ]
-        },
-        "Location" => const {
-            &[
-                token("identifier", &["identifier"]),
-                token("status", &["status"]),
-                text("name", &["name", "alias"]),
-                reference("organization", &["managingOrganization"], &["Organization"]),
-            ]
-        },
-        "Group" => const {
-            &[
-                token("identifier", &["identifier"]),
-                token("characteristic", &["characteristic.code"]),
-                reference("member", &["member.entity"], PARTY),
-                reference("managing-entity", &["managingEntity"], PARTY),
-            ]
-        },
-        "Questionnaire" => const {
-            &[
-                uri("url", &["url"]),
-                token("version", &["version"]),
-                token("identifier", &["identifier"]),
-                token("status", &["status"]),
-                token("code", &["item.code"]),
-                token("subject-type", &["subjectType"]),
-                text("publisher", &["publisher"]),
-                text("title", &["title"]),
-            ]
-        },
-        "QuestionnaireResponse" => const {
-            &[
-                token("identifier", &["identifier"]),
-                token("status", &["status"]),
-                date("authored", &["authored"]),
-                uri("questionnaire", &["questionnaire"]),
-                reference("patient", &["subject"], PATIENT),
-                reference("subject", &["subject"], SUBJECT),
-                reference("author", &["author"], PARTY),
-            ]
-        },
-        "Subscription" => const {
-            &[
-                token("status", &["status"]),
-                token("type", &["channel.type"]),
-                uri("url", &["channel.endpoint"]),
-                uri("criteria", &["criteria"]),
-            ]
-        },
-        "Provenance" => const {
-            &[
-                reference("target", &["target"], &["Task", "ServiceRequest", "Patient"]),
-                reference("agent", &["agent.who"], PARTY),
-                date("recorded", &["recorded"]),
-            ]
-        },
+        "Task" => {
+            const {
+                &[
+                    token("identifier", &["identifier"]),
+                    token("status", &["status"]),
+                    token("code", &["code"]),
+                    token("intent", &["intent"]),
+                    token("priority", &["priority"]),
+                    token("business-status", &["businessStatus"]),
+                    token("group-identifier", &["groupIdentifier"]),
+                    date("authored-on", &["authoredOn"]),
+                    date("modified", &["lastModified"]),
+                    reference("owner", &["owner"], PARTY),
+                    reference("requester", &["requester"], PARTY),
+                    reference("patient", &["for"], PATIENT),
+                    reference("subject", &["for"], SUBJECT),
+                    reference("focus", &["focus"], &["ServiceRequest", "DocumentReference", "Questionnaire"]),
+                    reference("part-of", &["partOf"], &["Task"]),
+                    reference("based-on", &["basedOn"], &["Task", "ServiceRequest"]),
+                    reference("output", &["output.valueReference"], OUTCOME),
+                ]
+            }
+        }
+        "ServiceRequest" => {
+            const {
+                &[
+                    token("identifier", &["identifier"]),
+                    token("status", &["status"]),
+                    token("intent", &["intent"]),
+                    token("category", &["category"]),
+                    token("code", &["code"]),
+                    token("priority", &["priority"]),
+                    token("requisition", &["requisition"]),
+                    date("authored", &["authoredOn"]),
+                    date("occurrence", &["occurrenceDateTime", "occurrencePeriod"]),
+                    reference("patient", &["subject"], PATIENT),
+                    reference("subject", &["subject"], SUBJECT),
+                    reference("requester", &["requester"], PARTY),
+                    reference("performer", &["performer"], PARTY),
+                    reference("based-on", &["basedOn"], &["ServiceRequest", "CarePlan"]),
+                    reference("supporting-info", &["supportingInfo"], &["Consent", "DocumentReference", "Observation"]),
+                ]
+            }
+        }
+        "Procedure" => {
+            const {
+                &[
+                    token("identifier", &["identifier"]),
+                    token("status", &["status"]),
+                    token("category", &["category"]),
+                    token("code", &["code"]),
+                    date("date", &["performedDateTime", "performedPeriod"]),
+                    reference("patient", &["subject"], PATIENT),
+                    reference("subject", &["subject"], SUBJECT),
+                    reference("based-on", &["basedOn"], &["ServiceRequest", "CarePlan"]),
+                    reference("performer", &["performer.actor"], PARTY),
+                ]
+            }
+        }
+        "Condition" => {
+            const {
+                &[
+                    token("identifier", &["identifier"]),
+                    token("category", &["category"]),
+                    token("clinical-status", &["clinicalStatus"]),
+                    token("verification-status", &["verificationStatus"]),
+                    token("code", &["code"]),
+                    reference("patient", &["subject"], PATIENT),
+                    reference("subject", &["subject"], SUBJECT),
+                ]
+            }
+        }
+        "Observation" => {
+            const {
+                &[
+                    token("identifier", &["identifier"]),
+                    token("category", &["category"]),
+                    token("status", &["status"]),
+                    token("code", &["code"]),
+                    date("date", &["effectiveDateTime", "effectivePeriod", "effectiveInstant"]),
+                    reference("patient", &["subject"], PATIENT),
+                    reference("subject", &["subject"], SUBJECT),
+                    reference("derived-from", &["derivedFrom"], &["QuestionnaireResponse", "Observation"]),
+                ]
+            }
+        }
+        "Goal" => {
+            const {
+                &[
+                    token("identifier", &["identifier"]),
+                    token("category", &["category"]),
+                    token("achievement-status", &["achievementStatus"]),
+                    token("lifecycle-status", &["lifecycleStatus"]),
+                    date("target-date", &["target.dueDate"]),
+                    reference("patient", &["subject"], PATIENT),
+                    reference("subject", &["subject"], SUBJECT),
+                ]
+            }
+        }
+        "Consent" => {
+            const {
+                &[
+                    token("identifier", &["identifier"]),
+                    token("status", &["status"]),
+                    token("category", &["category"]),
+                    date("date", &["dateTime"]),
+                    reference("patient", &["patient"], PATIENT),
+                    reference(
+                        "source-reference",
+                        &["sourceReference"],
+                        &["DocumentReference", "Consent", "Contract", "QuestionnaireResponse"],
+                    ),
+                ]
+            }
+        }
+        "DocumentReference" | "Device" => {
+            const {
+                &[
+                    token("identifier", &["identifier"]),
+                    token("status", &["status"]),
+                    token("type", &["type"]),
+                    reference("patient", &["subject", "patient"], PATIENT),
+                ]
+            }
+        }
+        "CareTeam" => {
+            const {
+                &[
+                    token("identifier", &["identifier"]),
+                    token("status", &["status"]),
+                    reference("patient", &["subject"], PATIENT),
+                ]
+            }
+        }
+        "Patient" | "RelatedPerson" | "Practitioner" => {
+            const {
+                &[
+                    token("identifier", &["identifier"]),
+                    text("name", &["name.text", "name.family", "name.given"]),
+                    text("family", &["name.family"]),
+                    date("birthdate", &["birthDate"]),
+                    reference("patient", &["patient"], PATIENT),
+                ]
+            }
+        }
+        "PractitionerRole" => {
+            const {
+                &[
+                    token("identifier", &["identifier"]),
+                    token("role", &["code"]),
+                    reference("organization", &["organization"], &["Organization"]),
+                    reference("practitioner", &["practitioner"], &["Practitioner"]),
+                ]
+            }
+        }
+        "Organization" => {
+            const {
+                &[
+                    token("identifier", &["identifier"]),
+                    token("type", &["type"]),
+                    token("active", &["active"]),
+                    text("name", &["name", "alias"]),
+                    reference("partof", &["partOf"], &["Organization"]),
+                ]
+            }
+        }
+        "HealthcareService" => {
+            const {
+                &[
+                    token("identifier", &["identifier"]),
+                    token("active", &["active"]),
+                    token("service-category", &["category"]),
+                    token("service-type", &["type"]),
+                    token("program", &["program"]),
+                    text("name", &["name"]),
+                    reference("organization", &["providedBy"], &["Organization"]),
+                    reference("location", &["location"], &["Location"]),
+                ]
+            }
+        }
+        "Location" => {
+            const {
+                &[
+                    token("identifier", &["identifier"]),
+                    token("status", &["status"]),
+                    text("name", &["name", "alias"]),
+                    reference("organization", &["managingOrganization"], &["Organization"]),
+                ]
+            }
+        }
+        "Group" => {
+            const {
+                &[
+                    token("identifier", &["identifier"]),
+                    token("characteristic", &["characteristic.code"]),
+                    reference("member", &["member.entity"], PARTY),
+                    reference("managing-entity", &["managingEntity"], PARTY),
+                ]
+            }
+        }
+        "Questionnaire" => {
+            const {
+                &[
+                    uri("url", &["url"]),
+                    token("version", &["version"]),
+                    token("identifier", &["identifier"]),
+                    token("status", &["status"]),
+                    token("code", &["item.code"]),
+                    token("subject-type", &["subjectType"]),
+                    text("publisher", &["publisher"]),
+                    text("title", &["title"]),
+                ]
+            }
+        }
+        "QuestionnaireResponse" => {
+            const {
+                &[
+                    token("identifier", &["identifier"]),
+                    token("status", &["status"]),
+                    date("authored", &["authored"]),
+                    uri("questionnaire", &["questionnaire"]),
+                    reference("patient", &["subject"], PATIENT),
+                    reference("subject", &["subject"], SUBJECT),
+                    reference("author", &["author"], PARTY),
+                ]
+            }
+        }
+        "Subscription" => {
+            const {
+                &[
+                    token("status", &["status"]),
+                    token("type", &["channel.type"]),
+                    uri("url", &["channel.endpoint"]),
+                    uri("criteria", &["criteria"]),
+                ]
+            }
+        }
+        "Provenance" => {
+            const {
+                &[
+                    reference("target", &["target"], &["Task", "ServiceRequest", "Patient"]),
+                    reference("agent", &["agent.who"], PARTY),
+                    date("recorded", &["recorded"]),
+                ]
+            }
+        }
         _ => IDENTIFIED,
     }
 }
@@ -468,13 +508,16 @@ mod tests {
             "output":[{"valueReference":{"reference":"Procedure/2/_history/1"}},
                       {"valueReference":{"reference":"https://cbo/fhir/Procedure/3"}},{"valueString":"x"}]});
         assert_eq!(indexed(task.clone(), "owner"), [("".into(), "Organization/1".into())]);
-        assert_eq!(indexed(task, "output"),
-            [("".into(), "Procedure/2".into()), ("".into(), "https://cbo/fhir/Procedure/3".into())]);
+        assert_eq!(
+            indexed(task, "output"),
+            [("".into(), "Procedure/2".into()), ("".into(), "https://cbo/fhir/Procedure/3".into())]
+        );
     }
 
     #[test]
     fn open_periods_have_no_end() {
-        let procedure = Resource::from_value(json!({"resourceType":"Procedure","performedPeriod":{"start":"2026-01-01"}})).unwrap();
+        let procedure =
+            Resource::from_value(json!({"resourceType":"Procedure","performedPeriod":{"start":"2026-01-01"}})).unwrap();
         let rows = rows(&procedure, OWN);
         let row = rows.iter().find(|row| row.parameter == "date").unwrap();
         assert_eq!((row.low, row.high), (1_767_225_600_000_000, i64::MAX));

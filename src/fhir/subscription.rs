@@ -17,7 +17,14 @@ const BACKPORT: &str = "http://hl7.org/fhir/uv/subscriptions-backport/StructureD
 const FILTERS: &[&str] = &["_lastUpdated", "code", "owner", "requester", "status", "patient", "_id"];
 /// Headers a subscriber may not set: they belong to the transport.
 const RESERVED: &[&str] = &[
-    "host", "content-length", "transfer-encoding", "connection", "upgrade", "te", "trailer", "content-type",
+    "host",
+    "content-length",
+    "transfer-encoding",
+    "connection",
+    "upgrade",
+    "te",
+    "trailer",
+    "content-type",
     "content-encoding",
 ];
 
@@ -53,7 +60,9 @@ pub fn parse(resource: &Resource, own: &str) -> Result<Asked, Error> {
     let off = match resource.text_at("status") {
         Some("requested" | "active" | "error") => false,
         Some("off") => true,
-        _ => return fault("status", "A Subscription is created as requested, and updated to requested, active or off."),
+        _ => {
+            return fault("status", "A Subscription is created as requested, and updated to requested, active or off.");
+        }
     };
     if resource.text_at("reason").is_none() {
         return fault("reason", "A Subscription has a reason.");
@@ -67,18 +76,25 @@ pub fn parse(resource: &Resource, own: &str) -> Result<Asked, Error> {
     if text("type") != Some("rest-hook") {
         return fault("channel.type", "The channel served here is rest-hook.");
     }
-    let Some(endpoint) = text("endpoint").filter(|url| url.starts_with("http://") || url.starts_with("https://")) else {
+    let Some(endpoint) = text("endpoint").filter(|url| url.starts_with("http://") || url.starts_with("https://"))
+    else {
         return fault("channel.endpoint", "A rest-hook has an http(s) endpoint.");
     };
     match text("payload") {
         Some("application/fhir+json" | "application/json") => {}
         _ => return fault("channel.payload", "Notifications are written as application/fhir+json."),
     }
-    let content = match extension(channel.get("_payload"), "backport-payload-content").and_then(|item| item.get("valueCode")) {
-        Some(code) if code == "empty" => Content::Empty,
-        Some(code) if code == "id-only" => Content::IdOnly,
-        _ => return fault("channel.payload.extension", "The content level (backport-payload-content) is empty or id-only."),
-    };
+    let content =
+        match extension(channel.get("_payload"), "backport-payload-content").and_then(|item| item.get("valueCode")) {
+            Some(code) if code == "empty" => Content::Empty,
+            Some(code) if code == "id-only" => Content::IdOnly,
+            _ => {
+                return fault(
+                    "channel.payload.extension",
+                    "The content level (backport-payload-content) is empty or id-only.",
+                );
+            }
+        };
     for name in ["backport-heartbeat-period", "backport-timeout", "backport-max-count"] {
         if extension(Some(channel), name).is_some() {
             return fault("channel.extension", &format!("{name} is not served by this version; leave it out."));
@@ -89,7 +105,10 @@ pub fn parse(resource: &Resource, own: &str) -> Result<Asked, Error> {
         match header.as_str().and_then(split_header) {
             Some(pair) => headers.push(pair),
             None => {
-                return fault(&format!("channel.header[{index}]"), "A header is “Name: value”, one line, and not the transport's own.");
+                return fault(
+                    &format!("channel.header[{index}]"),
+                    "A header is “Name: value”, one line, and not the transport's own.",
+                );
             }
         }
     }
@@ -174,7 +193,15 @@ pub struct Event {
 }
 
 /// The status Parameters of a subscription (backport-subscription-status-r4).
-fn status_of(own: &str, id: &str, status: &str, notice: Notice, count: i64, content: Content, events: &[Event]) -> Value {
+fn status_of(
+    own: &str,
+    id: &str,
+    status: &str,
+    notice: Notice,
+    count: i64,
+    content: Content,
+    events: &[Event],
+) -> Value {
     let kind = match notice {
         Notice::Handshake => "handshake",
         Notice::Events => "event-notification",
@@ -231,7 +258,8 @@ pub fn notification(own: &str, standing: Standing<'_>, notice: Notice, events: &
             if !named.contains(&&event.focus) {
                 named.push(&event.focus);
                 let (method, status) = if event.version == 1 { ("POST", "201") } else { ("PUT", "200") };
-                let url = if event.version == 1 { event.focus.kind.name().to_string() } else { event.focus.to_string() };
+                let url =
+                    if event.version == 1 { event.focus.kind.name().to_string() } else { event.focus.to_string() };
                 entries.push(json!({"fullUrl": format!("{own}/{}", event.focus),
                     "request": {"method": method, "url": url}, "response": {"status": status}}));
             }
@@ -289,7 +317,11 @@ mod tests {
             ("/channel/header/0", json!("X: a\r\nY: b"), "Subscription.channel.header[0]"),
             ("/_criteria/extension/0/valueString", json!("Task?colour=red"), "Subscription.criteria.extension"),
             ("/_criteria/extension/0/valueString", json!("Patient?name=x"), "Subscription.criteria.extension"),
-            ("/channel/_payload/extension/0/valueCode", json!("full-resource"), "Subscription.channel.payload.extension"),
+            (
+                "/channel/_payload/extension/0/valueCode",
+                json!("full-resource"),
+                "Subscription.channel.payload.extension",
+            ),
         ] {
             let mut asked = subscription();
             *asked.pointer_mut(pointer).unwrap() = value;
@@ -309,7 +341,10 @@ mod tests {
     #[test]
     fn an_id_only_notification_carries_references_and_no_resource() {
         let focus = Key::new(ResourceType::TASK, "t1");
-        let events = [Event { number: 7, at: Timestamp(0), focus: focus.clone(), version: 1 }, Event { number: 8, at: Timestamp(0), focus, version: 2 }];
+        let events = [
+            Event { number: 7, at: Timestamp(0), focus: focus.clone(), version: 1 },
+            Event { number: 8, at: Timestamp(0), focus, version: 2 },
+        ];
         let standing = Standing { id: "s1", status: "active", count: 8, content: Content::IdOnly };
         let bundle = notification("https://hub/fhir", standing, Notice::Events, &events, Timestamp(0));
         assert_eq!(bundle["type"], "history");
@@ -320,6 +355,8 @@ mod tests {
         }
         assert!(entries[1].get("resource").is_none());
         let empty = Standing { content: Content::Empty, ..standing };
-        assert!(!notification("https://hub/fhir", empty, Notice::Events, &events, Timestamp(0)).to_string().contains("t1"));
+        assert!(
+            !notification("https://hub/fhir", empty, Notice::Events, &events, Timestamp(0)).to_string().contains("t1")
+        );
     }
 }

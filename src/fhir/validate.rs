@@ -25,8 +25,15 @@ enum Form {
 use Form::{Flag, Object, Objects, Text, Texts};
 
 const RESOURCE: &[(&str, Form)] = &[
-    ("resourceType", Text), ("id", Text), ("meta", Object), ("implicitRules", Text), ("language", Text),
-    ("text", Object), ("contained", Objects), ("extension", Objects), ("modifierExtension", Objects),
+    ("resourceType", Text),
+    ("id", Text),
+    ("meta", Object),
+    ("implicitRules", Text),
+    ("language", Text),
+    ("text", Object),
+    ("contained", Objects),
+    ("extension", Objects),
+    ("modifierExtension", Objects),
     ("identifier", Objects),
 ];
 
@@ -34,52 +41,141 @@ const RESOURCE: &[(&str, Form)] = &[
 fn elements(kind: &str) -> Option<&'static [(&'static str, Form)]> {
     Some(match kind {
         "Task" => &[
-            ("instantiatesCanonical", Text), ("instantiatesUri", Text), ("basedOn", Objects), ("groupIdentifier", Object),
-            ("partOf", Objects), ("status", Text), ("statusReason", Object), ("businessStatus", Object), ("intent", Text),
-            ("priority", Text), ("code", Object), ("description", Text), ("focus", Object), ("for", Object),
-            ("encounter", Object), ("executionPeriod", Object), ("authoredOn", Text), ("lastModified", Text),
-            ("requester", Object), ("performerType", Objects), ("owner", Object), ("location", Object),
-            ("reasonCode", Object), ("reasonReference", Object), ("insurance", Objects), ("note", Objects),
-            ("relevantHistory", Objects), ("restriction", Object), ("input", Objects), ("output", Objects),
+            ("instantiatesCanonical", Text),
+            ("instantiatesUri", Text),
+            ("basedOn", Objects),
+            ("groupIdentifier", Object),
+            ("partOf", Objects),
+            ("status", Text),
+            ("statusReason", Object),
+            ("businessStatus", Object),
+            ("intent", Text),
+            ("priority", Text),
+            ("code", Object),
+            ("description", Text),
+            ("focus", Object),
+            ("for", Object),
+            ("encounter", Object),
+            ("executionPeriod", Object),
+            ("authoredOn", Text),
+            ("lastModified", Text),
+            ("requester", Object),
+            ("performerType", Objects),
+            ("owner", Object),
+            ("location", Object),
+            ("reasonCode", Object),
+            ("reasonReference", Object),
+            ("insurance", Objects),
+            ("note", Objects),
+            ("relevantHistory", Objects),
+            ("restriction", Object),
+            ("input", Objects),
+            ("output", Objects),
         ],
         "ServiceRequest" => &[
-            ("instantiatesCanonical", Texts), ("instantiatesUri", Texts), ("basedOn", Objects), ("replaces", Objects),
-            ("requisition", Object), ("status", Text), ("intent", Text), ("category", Objects), ("priority", Text),
-            ("doNotPerform", Flag), ("code", Object), ("orderDetail", Objects), ("quantityQuantity", Object),
-            ("quantityRatio", Object), ("quantityRange", Object), ("subject", Object), ("encounter", Object),
-            ("occurrenceDateTime", Text), ("occurrencePeriod", Object), ("occurrenceTiming", Object),
-            ("asNeededBoolean", Flag), ("asNeededCodeableConcept", Object), ("authoredOn", Text), ("requester", Object),
-            ("performerType", Object), ("performer", Objects), ("locationCode", Objects), ("locationReference", Objects),
-            ("reasonCode", Objects), ("reasonReference", Objects), ("insurance", Objects), ("supportingInfo", Objects),
-            ("specimen", Objects), ("bodySite", Objects), ("note", Objects), ("patientInstruction", Text),
+            ("instantiatesCanonical", Texts),
+            ("instantiatesUri", Texts),
+            ("basedOn", Objects),
+            ("replaces", Objects),
+            ("requisition", Object),
+            ("status", Text),
+            ("intent", Text),
+            ("category", Objects),
+            ("priority", Text),
+            ("doNotPerform", Flag),
+            ("code", Object),
+            ("orderDetail", Objects),
+            ("quantityQuantity", Object),
+            ("quantityRatio", Object),
+            ("quantityRange", Object),
+            ("subject", Object),
+            ("encounter", Object),
+            ("occurrenceDateTime", Text),
+            ("occurrencePeriod", Object),
+            ("occurrenceTiming", Object),
+            ("asNeededBoolean", Flag),
+            ("asNeededCodeableConcept", Object),
+            ("authoredOn", Text),
+            ("requester", Object),
+            ("performerType", Object),
+            ("performer", Objects),
+            ("locationCode", Objects),
+            ("locationReference", Objects),
+            ("reasonCode", Objects),
+            ("reasonReference", Objects),
+            ("insurance", Objects),
+            ("supportingInfo", Objects),
+            ("specimen", Objects),
+            ("bodySite", Objects),
+            ("note", Objects),
+            ("patientInstruction", Text),
             ("relevantHistory", Objects),
         ],
         "Procedure" => &[
-            ("instantiatesCanonical", Texts), ("instantiatesUri", Texts), ("basedOn", Objects), ("partOf", Objects),
-            ("status", Text), ("statusReason", Object), ("category", Object), ("code", Object), ("subject", Object),
-            ("encounter", Object), ("performedDateTime", Text), ("performedPeriod", Object), ("performedString", Text),
-            ("performedAge", Object), ("performedRange", Object), ("recorder", Object), ("asserter", Object),
-            ("performer", Objects), ("location", Object), ("reasonCode", Objects), ("reasonReference", Objects),
-            ("bodySite", Objects), ("outcome", Object), ("report", Objects), ("complication", Objects),
-            ("complicationDetail", Objects), ("followUp", Objects), ("note", Objects), ("focalDevice", Objects),
-            ("usedReference", Objects), ("usedCode", Objects),
+            ("instantiatesCanonical", Texts),
+            ("instantiatesUri", Texts),
+            ("basedOn", Objects),
+            ("partOf", Objects),
+            ("status", Text),
+            ("statusReason", Object),
+            ("category", Object),
+            ("code", Object),
+            ("subject", Object),
+            ("encounter", Object),
+            ("performedDateTime", Text),
+            ("performedPeriod", Object),
+            ("performedString", Text),
+            ("performedAge", Object),
+            ("performedRange", Object),
+            ("recorder", Object),
+            ("asserter", Object),
+            ("performer", Objects),
+            ("location", Object),
+            ("reasonCode", Objects),
+            ("reasonReference", Objects),
+            ("bodySite", Objects),
+            ("outcome", Object),
+            ("report", Objects),
+            ("complication", Objects),
+            ("complicationDetail", Objects),
+            ("followUp", Objects),
+            ("note", Objects),
+            ("focalDevice", Objects),
+            ("usedReference", Objects),
+            ("usedCode", Objects),
         ],
         _ => return None,
     })
 }
 
 const TASK_STATUS: &[&str] = &[
-    "draft", "requested", "received", "accepted", "rejected", "ready", "cancelled", "in-progress", "on-hold", "failed",
-    "completed", "entered-in-error",
+    "draft",
+    "requested",
+    "received",
+    "accepted",
+    "rejected",
+    "ready",
+    "cancelled",
+    "in-progress",
+    "on-hold",
+    "failed",
+    "completed",
+    "entered-in-error",
 ];
-const REQUEST_STATUS: &[&str] =
-    &["draft", "active", "on-hold", "revoked", "completed", "entered-in-error", "unknown"];
+const REQUEST_STATUS: &[&str] = &["draft", "active", "on-hold", "revoked", "completed", "entered-in-error", "unknown"];
 const REQUEST_INTENT: &[&str] = &[
-    "proposal", "plan", "directive", "order", "original-order", "reflex-order", "filler-order", "instance-order", "option",
+    "proposal",
+    "plan",
+    "directive",
+    "order",
+    "original-order",
+    "reflex-order",
+    "filler-order",
+    "instance-order",
+    "option",
 ];
-const EVENT_STATUS: &[&str] = &[
-    "preparation", "in-progress", "not-done", "on-hold", "stopped", "completed", "entered-in-error", "unknown",
-];
+const EVENT_STATUS: &[&str] =
+    &["preparation", "in-progress", "not-done", "on-hold", "stopped", "completed", "entered-in-error", "unknown"];
 const PRIORITY: &[&str] = &["routine", "urgent", "asap", "stat"];
 
 /// Checks a resource that a client wants stored.
@@ -146,10 +242,16 @@ impl Faults {
             return;
         };
         if text.ends_with('/') || text.is_empty() {
-            self.add("value", element, "This reference has no id behind the type; leave the element out if there is none.");
+            self.add(
+                "value",
+                element,
+                "This reference has no id behind the type; leave the element out if there is none.",
+            );
         }
         let kind = text.split("/_history/").next().and_then(|bare| bare.rsplit('/').nth(1));
-        if !types.is_empty() && kind.is_some_and(|kind| crate::fhir::ResourceType::parse(kind).is_some() && !types.contains(&kind)) {
+        if !types.is_empty()
+            && kind.is_some_and(|kind| crate::fhir::ResourceType::parse(kind).is_some() && !types.contains(&kind))
+        {
             self.add("value", element, format!("This reference may point at: {}.", types.join(", ")));
         }
     }
@@ -160,7 +262,8 @@ fn forms(body: &Map<String, Value>, own: &[(&str, Form)], faults: &mut Faults) {
         let bare = name.strip_prefix('_').unwrap_or(name);
         let Some((_, form)) = RESOURCE.iter().chain(own).find(|(known, _)| *known == bare) else {
             let shown: String = name.chars().filter(|c| c.is_ascii_alphanumeric() || *c == '_').take(64).collect();
-            let text = format!("{} has no element “{shown}” in R4; send data of your own as an extension.", faults.name);
+            let text =
+                format!("{} has no element “{shown}” in R4; send data of your own as an extension.", faults.name);
             faults.add("structure", &shown, text);
             continue;
         };
@@ -218,7 +321,8 @@ fn task(task: Task<'_>, faults: &mut Faults) {
     }
     for (index, item) in resource.list("input").iter().enumerate() {
         typed_value(item, &format!("input[{index}]"), faults);
-        let additional = item.get("type").is_some_and(|concept| has_coding(concept, Some(SDOHCC), "additional-content"));
+        let additional =
+            item.get("type").is_some_and(|concept| has_coding(concept, Some(SDOHCC), "additional-content"));
         if additional && item.get("valueReference").is_none() {
             faults.add("required", &format!("input[{index}].value"), "Additional content is a valueReference (G-050).");
         }
@@ -232,7 +336,9 @@ fn task(task: Task<'_>, faults: &mut Faults) {
     if resource.text_at("intent").is_some_and(|intent| intent != "order") {
         faults.add("value", "intent", "A referral Task has the intent order (G-039).");
     }
-    if faults.required(resource, "code") && !resource.at("code").is_some_and(|code| has_coding(code, Some(TASK_CODE), "fulfill")) {
+    if faults.required(resource, "code")
+        && !resource.at("code").is_some_and(|code| has_coding(code, Some(TASK_CODE), "fulfill"))
+    {
         faults.add("value", "code", format!("A referral Task has the code {TASK_CODE}#fulfill (G-040)."));
     }
     if faults.required(resource, "focus") {
@@ -294,13 +400,20 @@ fn procedure(resource: &Resource, faults: &mut Faults) {
     faults.code_of(resource, "status", EVENT_STATUS);
     faults.date(resource, "performedDateTime");
     faults.reference(resource.at("subject"), "subject", &["Patient", "Group"]);
-    let performed = resource.elements().keys().any(|name| name.trim_start_matches('_').starts_with("performed") && name != "performer");
+    let performed = resource
+        .elements()
+        .keys()
+        .any(|name| name.trim_start_matches('_').starts_with("performed") && name != "performer");
     if matches!(resource.text_at("status"), Some("completed" | "in-progress")) && !performed {
-        faults.add("invariant", "performed", "A completed or running Procedure says when it was performed (us-core-7, G-083).");
+        faults.add(
+            "invariant",
+            "performed",
+            "A completed or running Procedure says when it was performed (us-core-7, G-083).",
+        );
     }
-    let domains = resource.at("category").map_or(0, |category| {
-        super::views::codings(category).filter(|(system, _)| *system == SDOHCC).count()
-    });
+    let domains = resource
+        .at("category")
+        .map_or(0, |category| super::views::codings(category).filter(|(system, _)| *system == SDOHCC).count());
     if domains > 1 {
         faults.add("structure", "category", "A Procedure has at most one SDOH domain (G-084).");
     }
@@ -352,7 +465,11 @@ mod tests {
             ("statusReason", json!({"coding":[{"code":"x"}]}), "Task.statusReason.text"),
             ("priority", json!("soon"), "Task.priority"),
             ("output", json!([{"type":{"text":"x"}}]), "Task.output[0].value"),
-            ("input", json!([{"type":{"coding":[{"system":SDOHCC,"code":"additional-content"}]},"valueString":"x"}]), "Task.input[0].value"),
+            (
+                "input",
+                json!([{"type":{"coding":[{"system":SDOHCC,"code":"additional-content"}]},"valueString":"x"}]),
+                "Task.input[0].value",
+            ),
             ("note", json!([]), "Task.note"),
             ("description", json!(""), "Task.description"),
         ] {
@@ -367,8 +484,13 @@ mod tests {
 
     #[test]
     fn wrong_forms_and_unknown_elements_are_malformed() {
-        for (name, value) in [("status", json!(["requested"])), ("for", json!("Patient/1")), ("colour", json!("red")),
-            ("output", json!({"type":{}})), ("description", json!(1))] {
+        for (name, value) in [
+            ("status", json!(["requested"])),
+            ("for", json!("Patient/1")),
+            ("colour", json!("red")),
+            ("output", json!({"type":{}})),
+            ("description", json!(1)),
+        ] {
             let error = check(&Resource::from_value(with(name, value)).unwrap()).unwrap_err();
             assert_eq!(error.kind, Kind::Malformed, "{name}");
         }
@@ -376,9 +498,15 @@ mod tests {
 
     #[test]
     fn all_faults_come_at_once() {
-        assert_eq!(faults(json!({"resourceType":"ServiceRequest","status":"x","intent":"order","bodySite":[{"text":"x"}]})),
-            ["ServiceRequest.subject", "ServiceRequest.code", "ServiceRequest.status", "ServiceRequest.bodySite"]);
-        assert_eq!(faults(json!({"resourceType":"Procedure","status":"completed","subject":{"reference":"Patient/1"},"code":{"text":"x"}})),
-            ["Procedure.performed"]);
+        assert_eq!(
+            faults(json!({"resourceType":"ServiceRequest","status":"x","intent":"order","bodySite":[{"text":"x"}]})),
+            ["ServiceRequest.subject", "ServiceRequest.code", "ServiceRequest.status", "ServiceRequest.bodySite"]
+        );
+        assert_eq!(
+            faults(
+                json!({"resourceType":"Procedure","status":"completed","subject":{"reference":"Patient/1"},"code":{"text":"x"}})
+            ),
+            ["Procedure.performed"]
+        );
     }
 }

@@ -141,7 +141,8 @@ impl<'a> ServiceRequest<'a> {
 
 /// The capacity code of a HealthcareService, if it says one; the ballot's spelling reads as the final one (G-192).
 pub fn capacity(service: &Resource) -> Option<&str> {
-    let extension = service.list("extension").iter().find(|item| item.get("url").is_some_and(|url| url == CAPACITY_EXTENSION))?;
+    let extension =
+        service.list("extension").iter().find(|item| item.get("url").is_some_and(|url| url == CAPACITY_EXTENSION))?;
     let parts = extension.get("extension")?.as_array()?;
     let status = parts.iter().find(|part| part.get("url").is_some_and(|url| url == "capacityStatus"))?;
     let code = codings(status.get("valueCodeableConcept")?).next().map(|(_, code)| code)?;
@@ -156,15 +157,23 @@ mod tests {
     fn a_referral_is_told_from_a_patient_task() {
         let task = |value| Resource::from_value(value).unwrap();
         assert!(Task(&task(json!({"resourceType":"Task","code":{"coding":[{"code":"fulfill"}]}}))).is_referral());
-        assert!(Task(&task(json!({"resourceType":"Task","focus":{"reference":"https://e/ServiceRequest/1"}}))).is_referral());
-        assert!(!Task(&task(json!({"resourceType":"Task","meta":{"profile":[PATIENT_TASK_PROFILE]},
-            "code":{"coding":[{"code":"fulfill"}]}}))).is_referral());
+        assert!(
+            Task(&task(json!({"resourceType":"Task","focus":{"reference":"https://e/ServiceRequest/1"}})))
+                .is_referral()
+        );
+        assert!(
+            !Task(&task(json!({"resourceType":"Task","meta":{"profile":[PATIENT_TASK_PROFILE]},
+            "code":{"coding":[{"code":"fulfill"}]}})))
+            .is_referral()
+        );
     }
 
     #[test]
     fn capacity_reads_both_spellings() {
-        let service = |code: &str| Resource::from_value(json!({"resourceType":"HealthcareService","extension":[
-            {"url":CAPACITY_EXTENSION,"extension":[{"url":"capacityStatus","valueCodeableConcept":{"coding":[{"system":SDOHCC,"code":code}]}}]}]})).unwrap();
+        let service = |code: &str| {
+            Resource::from_value(json!({"resourceType":"HealthcareService","extension":[
+            {"url":CAPACITY_EXTENSION,"extension":[{"url":"capacityStatus","valueCodeableConcept":{"coding":[{"system":SDOHCC,"code":code}]}}]}]})).unwrap()
+        };
         assert_eq!(capacity(&service("no-capacity")), Some("no-capacity"));
         assert_eq!(capacity(&service("no-capacity-has-waitlist")), Some("waitlist"));
     }

@@ -64,7 +64,8 @@ pub fn is_capacity_rejection(answer: &Answer) -> bool {
         return false;
     }
     let full = ["no-capacity", "waitlist", "no-capacity-has-waitlist"];
-    let coded = codings(reason).any(|(system, code)| full.contains(&code) && (system == SDOHCC || system == STATUS_REASON));
+    let coded =
+        codings(reason).any(|(system, code)| full.contains(&code) && (system == SDOHCC || system == STATUS_REASON));
     let said = reason.get("text").and_then(Value::as_str).is_some_and(|text| text.to_lowercase().contains("capacity"));
     coded || said
 }
@@ -137,8 +138,11 @@ mod tests {
     // G-095, G-096
     #[test]
     fn a_full_house_is_asked_past_while_somebody_is_left() {
-        for reason in [json!({"text":"Rejected - at capacity"}), json!({"coding":[{"system":SDOHCC,"code":"no-capacity"}],"text":"x"}),
-            json!({"coding":[{"system":SDOHCC,"code":"waitlist"}],"text":"x"})] {
+        for reason in [
+            json!({"text":"Rejected - at capacity"}),
+            json!({"coding":[{"system":SDOHCC,"code":"no-capacity"}],"text":"x"}),
+            json!({"coding":[{"system":SDOHCC,"code":"waitlist"}],"text":"x"}),
+        ] {
             let full = [Answer { status: Status::Rejected, reason: Some(reason) }];
             assert_eq!(next(Status::Accepted, &full, true), Next::RelayAgain);
             assert!(matches!(next(Status::Accepted, &full, false), Next::Move(Status::Failed, Some(_))));
@@ -149,7 +153,11 @@ mod tests {
 
     #[test]
     fn the_reasons_of_all_are_told() {
-        let answers = [answer(Status::Rejected, "too far"), answer(Status::Failed, "nobody came"), answer(Status::Failed, "too far")];
+        let answers = [
+            answer(Status::Rejected, "too far"),
+            answer(Status::Failed, "nobody came"),
+            answer(Status::Failed, "too far"),
+        ];
         let Next::Move(_, Some(reason)) = next(Status::Accepted, &answers, false) else { panic!() };
         assert_eq!(reason["text"], "too far; nobody came");
     }

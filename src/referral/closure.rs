@@ -140,8 +140,14 @@ mod tests {
 
     fn known() -> Known {
         Known {
-            source: Status::Requested, outcome: false, reason: false, informed: false, fetched: true, held: false,
-            relays: vec![(Some("pantry".into()), Status::Requested, Timestamp(0), true)], since: Timestamp(0),
+            source: Status::Requested,
+            outcome: false,
+            reason: false,
+            informed: false,
+            fetched: true,
+            held: false,
+            relays: vec![(Some("pantry".into()), Status::Requested, Timestamp(0), true)],
+            since: Timestamp(0),
         }
     }
 
@@ -165,14 +171,32 @@ mod tests {
             known.relays[0].1 = Status::Completed;
         };
         assert_eq!(with(&completed), (Level::L2, Turn::Source));
-        assert_eq!(with(&|known| { completed(known); known.outcome = true }), (Level::L3, Turn::Source));
-        assert_eq!(with(&|known| { completed(known); known.informed = true }), (Level::L4, Turn::Nobody));
+        assert_eq!(
+            with(&|known| {
+                completed(known);
+                known.outcome = true
+            }),
+            (Level::L3, Turn::Source)
+        );
+        assert_eq!(
+            with(&|known| {
+                completed(known);
+                known.informed = true
+            }),
+            (Level::L4, Turn::Nobody)
+        );
         let rejected = |known: &mut Known| {
             known.source = Status::Rejected;
             known.reason = true;
         };
         assert_eq!(with(&rejected), (Level::L2, Turn::Source));
-        assert_eq!(with(&|known| { rejected(known); known.informed = true }), (Level::L4, Turn::Nobody));
+        assert_eq!(
+            with(&|known| {
+                rejected(known);
+                known.informed = true
+            }),
+            (Level::L4, Turn::Nobody)
+        );
     }
 
     #[test]

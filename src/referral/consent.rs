@@ -84,15 +84,29 @@ mod tests {
     #[test]
     fn only_an_active_permitting_consent_of_the_patient_in_its_period_counts() {
         assert_eq!(judged(|_| {}), Ok(()));
-        assert_eq!(judged(|consent| { consent.as_object_mut().unwrap().remove("provision"); }), Ok(()));
+        assert_eq!(
+            judged(|consent| {
+                consent.as_object_mut().unwrap().remove("provision");
+            }),
+            Ok(())
+        );
         for status in ["inactive", "rejected", "draft", "proposed", "entered-in-error"] {
             assert_eq!(judged(|consent| consent["status"] = json!(status)), Err(Refusal::NotActive));
         }
         assert_eq!(judged(|consent| consent["patient"]["reference"] = json!("Patient/2")), Err(Refusal::OtherPatient));
         assert_eq!(judged(|consent| consent["provision"]["type"] = json!("deny")), Err(Refusal::Denied));
-        assert_eq!(judged(|consent| consent["provision"]["period"]["end"] = json!("2026-12-30")), Err(Refusal::OutOfPeriod));
-        assert_eq!(judged(|consent| consent["provision"]["period"]["start"] = json!("2027")), Err(Refusal::OutOfPeriod));
-        assert_eq!(judged(|consent| consent["provision"]["period"]["end"] = json!("someday")), Err(Refusal::OutOfPeriod));
+        assert_eq!(
+            judged(|consent| consent["provision"]["period"]["end"] = json!("2026-12-30")),
+            Err(Refusal::OutOfPeriod)
+        );
+        assert_eq!(
+            judged(|consent| consent["provision"]["period"]["start"] = json!("2027")),
+            Err(Refusal::OutOfPeriod)
+        );
+        assert_eq!(
+            judged(|consent| consent["provision"]["period"]["end"] = json!("someday")),
+            Err(Refusal::OutOfPeriod)
+        );
         assert_eq!(allows(std::iter::empty(), "Patient/1", Timestamp(0)), Err(Refusal::Missing));
     }
 }

@@ -97,10 +97,9 @@ fn check_step(from: Status, to: Status, standing: Standing) -> Result<(), Error>
         Status::Accepted | Status::Rejected | Status::InProgress | Status::OnHold | Status::Failed | Status::Completed
     );
     match standing {
-        Standing::Author if by_owner => Err(Error::refused(
-            "Task.status",
-            format!("Only the one who is asked (Task.owner) can set {to} (G-061)."),
-        )),
+        Standing::Author if by_owner => {
+            Err(Error::refused("Task.status", format!("Only the one who is asked (Task.owner) can set {to} (G-061).")))
+        }
         Standing::Owner | Standing::Claimant if by_author => {
             Err(Error::refused("Task.status", format!("Only the one who asked (Task.requester) can set {to} (G-060).")))
         }
@@ -132,12 +131,17 @@ fn by_author(stored: &Resource, sent: &Resource, from: Status, to: Status) -> Re
     task.set("status", json!(to.code()));
     if to != from {
         let reason = sent.at("statusReason").cloned();
-        task.set("statusReason", match (to, reason) {
-            (Status::Cancelled, None) => {
-                concept(STATUS_REASON, "cancelled-by-source", "Cancelled by the referral source, without a reason given.")
-            }
-            (_, reason) => reason.unwrap_or(Value::Null),
-        });
+        task.set(
+            "statusReason",
+            match (to, reason) {
+                (Status::Cancelled, None) => concept(
+                    STATUS_REASON,
+                    "cancelled-by-source",
+                    "Cancelled by the referral source, without a reason given.",
+                ),
+                (_, reason) => reason.unwrap_or(Value::Null),
+            },
+        );
     }
     task
 }
@@ -160,7 +164,10 @@ fn by_owner(stored: &Resource, sent: &Resource, from: Status, to: Status) -> Res
     if let Some(status) = sent.at("businessStatus") {
         task.set("businessStatus", status.clone());
     } else if to != from {
-        task.set("businessStatus", business_status(to).map_or(Value::Null, |code| concept(BUSINESS_STATUS, code, code)));
+        task.set(
+            "businessStatus",
+            business_status(to).map_or(Value::Null, |code| concept(BUSINESS_STATUS, code, code)),
+        );
     }
     if Task(sent).status() == Some("received") {
         task.set("businessStatus", concept(BUSINESS_STATUS, "delivered", "delivered"));
@@ -244,7 +251,8 @@ mod tests {
     fn task(status: &str) -> Resource {
         Resource::from_value(json!({"resourceType":"Task","id":"1","status":status,"intent":"order",
             "focus":{"reference":"ServiceRequest/1"},"owner":{"reference":"Organization/o"},"description":"d",
-            "_description":{"extension":[{"url":"x","valueCode":"y"}]}})).unwrap()
+            "_description":{"extension":[{"url":"x","valueCode":"y"}]}}))
+        .unwrap()
     }
 
     fn with(mut task: Resource, name: &str, value: Value) -> Resource {
@@ -262,8 +270,15 @@ mod tests {
     // G-056, G-059: whatever else an owner sends is ignored.
     #[test]
     fn an_owner_changes_status_reason_output_and_nothing_else() {
-        let sent = with(with(with(task("accepted"), "description", json!("other")), "focus", json!({"reference":"ServiceRequest/2"})),
-            "output", json!([{"type":{"text":"x"},"valueString":"y"}]));
+        let sent = with(
+            with(
+                with(task("accepted"), "description", json!("other")),
+                "focus",
+                json!({"reference":"ServiceRequest/2"}),
+            ),
+            "output",
+            json!([{"type":{"text":"x"},"valueString":"y"}]),
+        );
         let stored = changed(update(&task("requested"), &sent, Standing::Owner, FRESH).unwrap());
         assert_eq!(stored.text_at("description"), Some("d"));
         assert_eq!(Task(&stored).focus(), Some("ServiceRequest/1"));
@@ -273,10 +288,18 @@ mod tests {
     // G-060, G-061
     #[test]
     fn each_status_is_set_by_its_own_side() {
-        for (from, to, standing) in [("requested", "accepted", Standing::Author), ("accepted", "completed", Standing::Author),
-            ("draft", "requested", Standing::Owner), ("requested", "entered-in-error", Standing::Owner)] {
+        for (from, to, standing) in [
+            ("requested", "accepted", Standing::Author),
+            ("accepted", "completed", Standing::Author),
+            ("draft", "requested", Standing::Owner),
+            ("requested", "entered-in-error", Standing::Owner),
+        ] {
             let error = update(&task(from), &task(to), standing, FRESH).unwrap_err();
-            assert_eq!((error.kind, error.issues[0].expression.as_deref()), (Kind::Refused, Some("Task.status")), "{from} {to}");
+            assert_eq!(
+                (error.kind, error.issues[0].expression.as_deref()),
+                (Kind::Refused, Some("Task.status")),
+                "{from} {to}"
+            );
         }
         assert!(update(&task("draft"), &task("requested"), Standing::Author, FRESH).is_ok());
         assert!(update(&task("completed"), &task("entered-in-error"), Standing::Author, FRESH).is_ok());
@@ -307,9 +330,15 @@ mod tests {
     #[test]
     fn a_stale_body_may_not_undo_a_newer_status() {
         let stale = Basis { stale_status: Some(Status::InProgress) };
-        assert_eq!(update(&task("on-hold"), &task("in-progress"), Standing::Owner, stale).unwrap_err().kind, Kind::Conflict);
+        assert_eq!(
+            update(&task("on-hold"), &task("in-progress"), Standing::Owner, stale).unwrap_err().kind,
+            Kind::Conflict
+        );
         let stale = Basis { stale_status: Some(Status::Requested) };
-        assert_eq!(update(&task("accepted"), &task("requested"), Standing::Author, stale).unwrap_err().kind, Kind::Conflict);
+        assert_eq!(
+            update(&task("accepted"), &task("requested"), Standing::Author, stale).unwrap_err().kind,
+            Kind::Conflict
+        );
         // made from an older version of the same status, and a step that is still legal
         assert!(update(&task("requested"), &task("accepted"), Standing::Owner, stale).is_ok());
     }
@@ -322,7 +351,10 @@ mod tests {
         let stored = changed(update(&open, &sent, Standing::Claimant, FRESH).unwrap());
         assert_eq!(Task(&stored).owner(), Some("Organization/me"));
         let sent = with(task("rejected"), "statusReason", json!({"text":"no"}));
-        assert_eq!(update(&open, &sent, Standing::Claimant, FRESH).unwrap_err().issues[0].expression.as_deref(), Some("Task.owner"));
+        assert_eq!(
+            update(&open, &sent, Standing::Claimant, FRESH).unwrap_err().issues[0].expression.as_deref(),
+            Some("Task.owner")
+        );
     }
 
     #[test]

@@ -80,7 +80,8 @@ pub fn task(parts: Parts<'_>, target: Option<&Target>, now: Timestamp) -> Resour
     if let Some(target) = target {
         body["owner"] = json!({"reference": format!("Organization/{}", target.partner)});
     }
-    for name in ["for", "priority", "groupIdentifier", "description", "restriction", "input", "reasonCode", "encounter"] {
+    for name in ["for", "priority", "groupIdentifier", "description", "restriction", "input", "reasonCode", "encounter"]
+    {
         if let Some(value) = original.at(name) {
             body[name] = value.clone();
         }

@@ -33,9 +33,8 @@ use Status::{Accepted, Cancelled, Completed, Draft, EnteredInError, Failed, InPr
 
 impl Status {
     /// Every status, in the order of the guide's table.
-    pub const ALL: [Status; 10] = [
-        Draft, Requested, Accepted, Rejected, Cancelled, InProgress, OnHold, Failed, Completed, EnteredInError,
-    ];
+    pub const ALL: [Status; 10] =
+        [Draft, Requested, Accepted, Rejected, Cancelled, InProgress, OnHold, Failed, Completed, EnteredInError];
 
     /// Reads a code; the two of older peers as what they mean.
     pub fn parse(code: &str) -> Option<Status> {
@@ -142,7 +141,10 @@ mod tests {
             ("accepted", vec!["in-progress", "on-hold", "completed", "failed", "cancelled"]),
             ("in-progress", vec!["on-hold", "completed", "failed", "cancelled"]),
             ("on-hold", vec!["in-progress", "completed", "failed", "cancelled"]),
-            ("rejected", vec![]), ("cancelled", vec![]), ("failed", vec![]), ("completed", vec![]),
+            ("rejected", vec![]),
+            ("cancelled", vec![]),
+            ("failed", vec![]),
+            ("completed", vec![]),
         ];
         for (from, nexts) in allowed {
             for to in Status::ALL {
@@ -156,7 +158,10 @@ mod tests {
     // G-188
     #[test]
     fn older_codes_read_as_what_they_mean() {
-        assert_eq!((Status::parse("received"), Status::parse("ready"), Status::parse("done")), (Some(Requested), Some(Accepted), None));
+        assert_eq!(
+            (Status::parse("received"), Status::parse("ready"), Status::parse("done")),
+            (Some(Requested), Some(Accepted), None)
+        );
     }
 
     #[test]

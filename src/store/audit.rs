@@ -58,10 +58,20 @@ impl Tx {
                 let first = args.len() + 1;
                 text.push_str(&format!(
                     "{comma}(${first}, $1, ${}, ${}, ${}, ${}, ${}, ${})",
-                    first + 1, first + 2, first + 3, first + 4, first + 5, first + 6
+                    first + 1,
+                    first + 2,
+                    first + 3,
+                    first + 4,
+                    first + 5,
+                    first + 6
                 ));
                 args.extend(args![
-                    id::new(), &access.partner, access.action, access.key.kind.name(), &access.key.id, access.version,
+                    id::new(),
+                    &access.partner,
+                    access.action,
+                    access.key.kind.name(),
+                    &access.key.id,
+                    access.version,
                     &access.request,
                 ]);
             }
@@ -86,9 +96,7 @@ impl Tx {
         self.run(
             "insert into evidence (id, referral, task, at, who, what, how, version)
              values ($1, $2, $3, $4, $5, $6, $7, $8)",
-            args![
-                id::new(), &step.referral, &step.task, step.at, &step.who, &step.what, &step.how, step.version,
-            ],
+            args![id::new(), &step.referral, &step.task, step.at, &step.who, &step.what, &step.how, step.version,],
         )
         .await?;
         Ok(())
@@ -119,12 +127,7 @@ impl Tx {
 
     /// Counts referrals by whether they are open, ended, and known to the source.
     pub async fn referral_counts(&mut self) -> Result<(i64, i64, i64), Error> {
-        let row = self
-            .one(
-                "select count(*), count(closing), count(informed_at) from referral",
-                args![],
-            )
-            .await?;
+        let row = self.one("select count(*), count(closing), count(informed_at) from referral", args![]).await?;
         row.map_or(Ok((0, 0, 0)), |row| Ok((row.int(0)?, row.int(1)?, row.int(2)?)))
     }
 }

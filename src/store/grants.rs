@@ -88,8 +88,7 @@ impl Tx {
         let keys: BTreeSet<&Key> = keys.iter().collect();
         let keys: Vec<&Key> = keys.into_iter().collect();
         for chunk in keys.chunks(100) {
-            let mut text =
-                String::from("insert into resource_grant (partner, task, reason, since, type, id) values ");
+            let mut text = String::from("insert into resource_grant (partner, task, reason, since, type, id) values ");
             let mut args = args![partner, task, reason.code(), stamp];
             for (index, key) in chunk.iter().enumerate() {
                 let comma = if index == 0 { "" } else { ", " };
@@ -110,7 +109,8 @@ impl Tx {
     pub async fn end_grants(&mut self, partner: &str, task: &str, reason: Option<Reason>) -> Result<(), Error> {
         let stamp = self.stamp();
         let mut args = args![stamp, partner, task];
-        let mut text = String::from("update resource_grant set ended = $1 where partner = $2 and task = $3 and ended is null");
+        let mut text =
+            String::from("update resource_grant set ended = $1 where partner = $2 and task = $3 and ended is null");
         if let Some(reason) = reason {
             args.push(reason.code().into());
             text.push_str(" and reason = $4");

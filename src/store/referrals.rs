@@ -113,8 +113,21 @@ impl Tx {
         );
         let one = referral.clone();
         let args = args![
-            one.task, one.source, one.focus, one.performer, one.service, one.kept_at, one.request, one.patient,
-            one.fetched, one.held, one.held_why, one.closing, one.informed_at, one.informed_how, one.created,
+            one.task,
+            one.source,
+            one.focus,
+            one.performer,
+            one.service,
+            one.kept_at,
+            one.request,
+            one.patient,
+            one.fetched,
+            one.held,
+            one.held_why,
+            one.closing,
+            one.informed_at,
+            one.informed_how,
+            one.created,
         ];
         self.run(text, args).await?;
         Ok(())
@@ -127,8 +140,17 @@ impl Tx {
             "update referral set performer = $1, service = $2, request = $3, patient = $4, fetched = $5, held = $6,
              held_why = $7, closing = $8, informed_at = $9, informed_how = $10 where task = $11",
             args![
-                one.performer, one.service, one.request, one.patient, one.fetched, one.held, one.held_why, one.closing,
-                one.informed_at, one.informed_how, one.task,
+                one.performer,
+                one.service,
+                one.request,
+                one.patient,
+                one.fetched,
+                one.held,
+                one.held_why,
+                one.closing,
+                one.informed_at,
+                one.informed_how,
+                one.task,
             ],
         )
         .await?;
@@ -179,8 +201,16 @@ impl Tx {
         let text = format!("insert into relay ({RELAY}) values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)");
         let one = relay.clone();
         let args = args![
-            one.task, one.referral, one.partner, one.service, one.channel, one.request, one.remote, one.withdrawn,
-            one.reached, one.created,
+            one.task,
+            one.referral,
+            one.partner,
+            one.service,
+            one.channel,
+            one.request,
+            one.remote,
+            one.withdrawn,
+            one.reached,
+            one.created,
         ];
         self.run(text, args).await?;
         Ok(())

@@ -185,7 +185,13 @@ impl Tx {
         let rows = crate::fhir::search_index::rows(&resource, own);
         self.index(&key, &rows, stamp).await?;
         let stored = Stored {
-            key, version, updated: stamp, author: author.to_string(), deleted: false, method: method.to_string(), content,
+            key,
+            version,
+            updated: stamp,
+            author: author.to_string(),
+            deleted: false,
+            method: method.to_string(),
+            content,
         };
         Ok(Written { stored, resource, rows })
     }
@@ -202,7 +208,10 @@ impl Tx {
                 let comma = if index == 0 { "" } else { ", " };
                 text.push_str(&format!(
                     "{comma}($1, $2, $3, ${first}, ${}, ${}, ${}, ${})",
-                    first + 1, first + 2, first + 3, first + 4
+                    first + 1,
+                    first + 2,
+                    first + 3,
+                    first + 4
                 ));
                 args.extend(args![row.parameter, indexable(&row.value), indexable(&row.system), row.low, row.high]);
             }

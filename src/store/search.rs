@@ -113,8 +113,9 @@ impl Tx {
             let mut text = Text { sql: String::new(), args: args![first.key.kind.name(), name] };
             let ids: Vec<String> = chunk.iter().map(|hit| hit.key.id.clone()).collect();
             let marks = text.any_of(&ids);
-            let sql =
-                format!("select distinct value from search_index where type = $1 and parameter = $2 and id in ({marks})");
+            let sql = format!(
+                "select distinct value from search_index where type = $1 and parameter = $2 and id in ({marks})"
+            );
             for row in self.all(sql, text.args).await? {
                 let key = Key::parse(&row.text(0)?).filter(|key| target.is_none_or(|target| key.kind == target));
                 keys.extend(key);
@@ -208,7 +209,9 @@ fn condition(filter: &Filter, since: Option<i64>, text: &mut Text) -> String {
         Filter::Updated(prefix, from, to) => span(*prefix, ("r.updated", "r.updated"), (*from, *to), 1, text),
         Filter::Indexed { name, test, not } => {
             let since = match since {
-                Some(since) if matches!(test, Test::References(_)) && !*not => format!(" and s.updated > {}", text.arg(since)),
+                Some(since) if matches!(test, Test::References(_)) && !*not => {
+                    format!(" and s.updated > {}", text.arg(since))
+                }
                 _ => String::new(),
             };
             let parameter = text.arg(*name);
@@ -241,7 +244,9 @@ fn condition(filter: &Filter, since: Option<i64>, text: &mut Text) -> String {
                 Test::Begins(list) => either(list.iter().map(|begin| like(begin, "", text)).collect()),
                 Test::Contains(list) => either(list.iter().map(|part| like(part, "%", text)).collect()),
                 Test::Dates(list) => {
-                    let one = |(prefix, from, to): &(Prefix, i64, i64)| span(*prefix, ("s.low", "s.high"), (*from, *to), 0, text);
+                    let one = |(prefix, from, to): &(Prefix, i64, i64)| {
+                        span(*prefix, ("s.low", "s.high"), (*from, *to), 0, text)
+                    };
                     either(list.iter().map(one).collect())
                 }
             };

@@ -15,7 +15,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions, PgRow};
-use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePoolOptions, SqliteRow, SqliteSynchronous};
+use sqlx::sqlite::{
+    SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePoolOptions, SqliteRow, SqliteSynchronous,
+};
 use sqlx::{AssertSqlSafe, Connection, PgPool, Postgres, Row as _, Sqlite, SqlitePool};
 use tokio::sync::{Mutex, OwnedMutexGuard, oneshot};
 
@@ -429,9 +431,7 @@ impl Store {
             Database::Embedded(embedded) => {
                 Connected::Reader(embedded.readers.acquire().await.map_err(Error::unavailable)?)
             }
-            Database::Postgres(pool) => {
-                Connected::PostgresReader(pool.acquire().await.map_err(Error::unavailable)?)
-            }
+            Database::Postgres(pool) => Connected::PostgresReader(pool.acquire().await.map_err(Error::unavailable)?),
         };
         Ok(Tx { connection, stamp: self.clock.now(), stamped: None, state: State::Sound, clock: self.clock.clone() })
     }

@@ -125,7 +125,12 @@ impl Tx {
             .await?;
         let event_of = |row: &Row| {
             let kind = ResourceType::parse(&row.text(2)?).ok_or_else(|| Error::internal("unknown type of an event"))?;
-            Ok(Event { number: row.int(0)?, at: row.time(1)?, focus: Key::new(kind, row.text(3)?), version: row.int(4)? })
+            Ok(Event {
+                number: row.int(0)?,
+                at: row.time(1)?,
+                focus: Key::new(kind, row.text(3)?),
+                version: row.int(4)?,
+            })
         };
         rows.iter().map(event_of).collect()
     }

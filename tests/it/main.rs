@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod databases;
+mod flows;
+mod gateway;
 mod store;
 mod store_commit;
 mod store_events;

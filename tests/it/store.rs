@@ -147,7 +147,8 @@ on_both!(equal_origins_of_two_partners_do_not_collide, async |place: Place| {
 
 on_both!(partners_are_followed_and_those_that_have_gone_stay_on_record, async |place: Place| {
     let store = place.store().await;
-    let named = |list: &[&str]| -> Vec<(String, String)> { list.iter().map(|id| (id.to_string(), "x".into())).collect() };
+    let named =
+        |list: &[&str]| -> Vec<(String, String)> { list.iter().map(|id| (id.to_string(), "x".into())).collect() };
     let mut tx = store.begin().await.unwrap();
     tx.put_partners(&named(&["clinic", "pantry"])).await.unwrap();
     tx.followed("clinic", Some("2026-01-01T00:00:00Z")).await.unwrap();
@@ -165,9 +166,21 @@ on_both!(partners_are_followed_and_those_that_have_gone_stay_on_record, async |p
 
 fn referral(task: &str, tx: &Tx) -> Referral {
     Referral {
-        task: task.into(), source: "clinic".into(), focus: "ServiceRequest/s1".into(), performer: None,
-        service: Some("h1".into()), kept_at: None, request: Some("s1".into()), patient: None, fetched: false, held: true,
-        held_why: Some("no target".into()), closing: None, informed_at: None, informed_how: None, created: tx.stamp(),
+        task: task.into(),
+        source: "clinic".into(),
+        focus: "ServiceRequest/s1".into(),
+        performer: None,
+        service: Some("h1".into()),
+        kept_at: None,
+        request: Some("s1".into()),
+        patient: None,
+        fetched: false,
+        held: true,
+        held_why: Some("no target".into()),
+        closing: None,
+        informed_at: None,
+        informed_how: None,
+        created: tx.stamp(),
     }
 }
 
@@ -178,8 +191,16 @@ on_both!(referrals_and_relays_come_back_with_every_column, async |place: Place| 
     tx.insert_referral(&one).await.unwrap();
     assert_eq!(tx.referral("t1").await.unwrap().as_ref(), Some(&one));
     let mut relay = Relay {
-        task: "r1".into(), referral: "t1".into(), partner: None, service: None, channel: "open".into(),
-        request: "f1".into(), remote: None, withdrawn: false, reached: None, created: tx.stamp(),
+        task: "r1".into(),
+        referral: "t1".into(),
+        partner: None,
+        service: None,
+        channel: "open".into(),
+        request: "f1".into(),
+        remote: None,
+        withdrawn: false,
+        reached: None,
+        created: tx.stamp(),
     };
     tx.insert_relay(&relay).await.unwrap();
     tx.commit().await.unwrap();
@@ -265,9 +286,8 @@ async fn schema(place: &Place) -> Vec<(String, String, String, bool)> {
          order by table_name collate \"C\", ordinal_position"
     };
     let rows = reader.all(text, Vec::new()).await.unwrap();
-    let columns = rows.iter().map(|row| {
-        (row.text(0).unwrap(), row.text(1).unwrap(), row.text(2).unwrap(), row.flag(3).unwrap())
-    });
+    let columns =
+        rows.iter().map(|row| (row.text(0).unwrap(), row.text(1).unwrap(), row.text(2).unwrap(), row.flag(3).unwrap()));
     columns.filter(|column| column.0 != "_sqlx_migrations").collect()
 }
 

@@ -14,8 +14,17 @@ const TOPIC: &str = "https://hub/topic";
 
 fn subscription(id: &str, partner: &str) -> Subscription {
     Subscription {
-        id: id.into(), partner: partner.into(), sees: partner.into(), status: "requested".into(), endpoint: "https://ehr/hook".into(),
-        resource: "{}".into(), ends: None, events: 0, sent: 0, begun: false, error: None,
+        id: id.into(),
+        partner: partner.into(),
+        sees: partner.into(),
+        status: "requested".into(),
+        endpoint: "https://ehr/hook".into(),
+        resource: "{}".into(),
+        ends: None,
+        events: 0,
+        sent: 0,
+        begun: false,
+        error: None,
     }
 }
 
@@ -120,7 +129,8 @@ on_both!(a_subscription_keeps_its_counters_when_it_is_sent_again, async |place: 
     let mut one = tx.subscription("a").await.unwrap().unwrap();
     (one.sent, one.status, one.error) = (2, "error".into(), Some("410".into()));
     tx.update_subscription(&one).await.unwrap();
-    let again = Subscription { endpoint: "https://ehr/new".into(), ends: Some(tx.stamp()), ..subscription("a", "clinic") };
+    let again =
+        Subscription { endpoint: "https://ehr/new".into(), ends: Some(tx.stamp()), ..subscription("a", "clinic") };
     tx.put_subscription(&again, TOPIC).await.unwrap();
     tx.commit().await.unwrap();
     let mut reader = store.read().await.unwrap();
@@ -226,7 +236,13 @@ on_both!(evidence_comes_back_oldest_first, async |place: Place| {
     let store = place.store().await;
     let mut tx = store.begin().await.unwrap();
     let step = |what: &str, at| Evidence {
-        referral: "t1".into(), task: "t1".into(), at, who: "clinic".into(), what: what.into(), how: "post".into(), version: 1,
+        referral: "t1".into(),
+        task: "t1".into(),
+        at,
+        who: "clinic".into(),
+        what: what.into(),
+        how: "post".into(),
+        version: 1,
     };
     let (first, second) = (step("received", tx.stamp()), step("accepted", tx.stamp().plus(Duration::from_secs(1))));
     tx.put_evidence(&second).await.unwrap();

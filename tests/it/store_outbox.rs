@@ -85,7 +85,10 @@ on_both!(what_is_not_due_is_not_claimed_and_the_oldest_goes_first, async |place:
     owe(&store, "second", "pantry", now).await;
     owe(&store, "first", "pantry", now.minus(MINUTE)).await;
     let first = claim(&store, now, 1, &[]).await;
-    assert_eq!((first[0].subject.as_str(), first[0].kind, first[0].partner.as_str()), ("first", Kind::Deliver, "pantry"));
+    assert_eq!(
+        (first[0].subject.as_str(), first[0].kind, first[0].partner.as_str()),
+        ("first", Kind::Deliver, "pantry")
+    );
     assert_eq!(claim(&store, now, 9, &[]).await[0].subject, "second");
     assert!(claim(&store, now, 9, &[]).await.is_empty());
     assert_eq!(claim(&store, now.plus(Duration::from_secs(59)), 9, &[]).await, []);
@@ -205,7 +208,9 @@ on_both!(the_last_hundred_tries_are_shown_oldest_first, async |place: Place| {
     let attempts = store.read().await.unwrap().attempts(Kind::Deliver, "t1").await.unwrap();
     let expected: Vec<String> = (5..105).map(|number| number.to_string()).collect();
     assert_eq!(attempts.iter().flat_map(|attempt| attempt.detail.clone()).collect::<Vec<_>>(), expected);
-    assert!(attempts.iter().all(|attempt| attempt.outcome == "retry") && attempts.is_sorted_by_key(|attempt| attempt.at));
+    assert!(
+        attempts.iter().all(|attempt| attempt.outcome == "retry") && attempts.is_sorted_by_key(|attempt| attempt.at)
+    );
     // A quiet poll is no news.
     let claimed = claim_one(&place, &store).await.unwrap();
     finish(&store, &claimed, &Outcome::Again(place.clock.now())).await;

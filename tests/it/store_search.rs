@@ -17,8 +17,15 @@ use crate::store::{OWN, insert, resource, task, task_key};
 
 fn query(kind: ResourceType) -> Query {
     Query {
-        kind, filters: Vec::new(), order: Order::Created, descending: true, count: 1_000, cursor: None,
-        includes: Vec::new(), total: true, used: Vec::new(),
+        kind,
+        filters: Vec::new(),
+        order: Order::Created,
+        descending: true,
+        count: 1_000,
+        cursor: None,
+        includes: Vec::new(),
+        total: true,
+        used: Vec::new(),
     }
 }
 
@@ -52,9 +59,12 @@ impl Dice {
 
 const CODES: &[&str] = &["requested", "Requested", "a,b", "a%b", "a_b", "axb", "!", "", "é", "null", "'", "|"];
 const SYSTEMS: &[&str] = &["http://s", "http://S", "urn:x"];
-const NAMES: &[&str] = &["Ann", "anna", "ANNA Maria", "an%a", "a_na", "Ämne", "ämne", "Straße", "İpek", "!bang", "Zoë", "日本"];
-const DATES: &[&str] = &["1950", "1950-01", "1950-01-01", "2026-03-01T10:00:00Z", "2026-03-01T10:00:00.5+02:00", "2026-03"];
-const PLACES: &[&str] = &["Patient/p1", "Patient/P1", "https://hub/fhir/Patient/p1", "https://ehr/fhir/Patient/p1", "p1"];
+const NAMES: &[&str] =
+    &["Ann", "anna", "ANNA Maria", "an%a", "a_na", "Ämne", "ämne", "Straße", "İpek", "!bang", "Zoë", "日本"];
+const DATES: &[&str] =
+    &["1950", "1950-01", "1950-01-01", "2026-03-01T10:00:00Z", "2026-03-01T10:00:00.5+02:00", "2026-03"];
+const PLACES: &[&str] =
+    &["Patient/p1", "Patient/P1", "https://hub/fhir/Patient/p1", "https://ehr/fhir/Patient/p1", "p1"];
 
 fn made_up(kind: &str, dice: &mut Dice) -> Value {
     let mut body = json!({"resourceType": kind});
@@ -64,13 +74,18 @@ fn made_up(kind: &str, dice: &mut Dice) -> Value {
         }
     };
     let coding = |dice: &mut Dice| {
-        if dice.one_in(3) { json!({"code": dice.of(CODES)}) } else { json!({"system": dice.of(SYSTEMS), "code": dice.of(CODES)}) }
+        if dice.one_in(3) {
+            json!({"code": dice.of(CODES)})
+        } else {
+            json!({"system": dice.of(SYSTEMS), "code": dice.of(CODES)})
+        }
     };
     let identifier = json!([{"system": dice.of(SYSTEMS), "value": dice.of(CODES)}, {"value": dice.of(CODES)}]);
     set("identifier", identifier, dice);
     let profiles = json!({"profile": [dice.of(SYSTEMS), dice.of(SYSTEMS)]});
     set("meta", profiles, dice);
-    let (status, code, date, place) = (dice.of(CODES), coding(dice), dice.of(DATES), json!({"reference": dice.of(PLACES)}));
+    let (status, code, date, place) =
+        (dice.of(CODES), coding(dice), dice.of(DATES), json!({"reference": dice.of(PLACES)}));
     match kind {
         "Task" => {
             set("status", json!(status), dice);
@@ -148,8 +163,14 @@ fn made_up_filter(kind: ResourceType, known: &Known, dice: &mut Dice) -> Filter 
         })),
         (_, ParameterType::Text) => Test::Begins(some(dice, part)),
         (_, ParameterType::Date) => Test::Dates(some(dice, |dice| {
-            let (low, high) = if rows.is_empty() { (0, 1) } else { let row = dice.of(&rows); (row.low, row.high) };
-            let (from, to) = (low.saturating_add([0, 0, 1][dice.below(3)]), high.saturating_sub([0, 0, 1][dice.below(3)]));
+            let (low, high) = if rows.is_empty() {
+                (0, 1)
+            } else {
+                let row = dice.of(&rows);
+                (row.low, row.high)
+            };
+            let (from, to) =
+                (low.saturating_add([0, 0, 1][dice.below(3)]), high.saturating_sub([0, 0, 1][dice.below(3)]));
             (PREFIXES[dice.below(6)], from.max(i64::MIN / 2), to.min(i64::MAX / 2))
         })),
     };
@@ -252,8 +273,12 @@ async fn pages(store: &Store, mut asked: Query, mut between: impl AsyncFnMut(&st
 
 fn all_orders() -> impl Iterator<Item = Query> {
     ORDERS.into_iter().flat_map(|order| {
-        [(true, 1), (false, 4), (true, 7), (false, 30)]
-            .map(|(descending, count)| Query { order, descending, count, ..query(ResourceType::PATIENT) })
+        [(true, 1), (false, 4), (true, 7), (false, 30)].map(|(descending, count)| Query {
+            order,
+            descending,
+            count,
+            ..query(ResourceType::PATIENT)
+        })
     })
 }
 
@@ -313,7 +338,10 @@ on_both!(orders_are_what_they_say, async |place: Place| {
     tx.update_resource(&current, person(Some("Zimmer"), Some("1990")), "clinic", OWN).await.unwrap();
     tx.commit().await.unwrap();
     let orders = [
-        (Order::Created, "abc"), (Order::Updated, "bca"), (Order::Date("birthdate"), "bca"), (Order::Value("family"), "bca"),
+        (Order::Created, "abc"),
+        (Order::Updated, "bca"),
+        (Order::Date("birthdate"), "bca"),
+        (Order::Value("family"), "bca"),
     ];
     for (order, expected) in orders {
         let mut asked = Query { order, descending: false, ..query(ResourceType::PATIENT) };
@@ -337,7 +365,8 @@ on_both!(nobody_finds_counts_or_includes_what_he_was_not_granted, async |place: 
     let patient = |id: &str| Key::new(ResourceType::PATIENT, id);
     for number in ["1", "2", "3"] {
         insert(&store, &format!("p{number}"), person(None, None)).await;
-        let body = json!({"resourceType": "Task", "status": "requested", "for": {"reference": format!("Patient/p{number}")}});
+        let body =
+            json!({"resourceType": "Task", "status": "requested", "for": {"reference": format!("Patient/p{number}")}});
         insert(&store, &format!("t{number}"), resource(body)).await;
     }
     insert(&store, "o1", resource(json!({"resourceType": "Organization", "name": "Pantry"}))).await;
@@ -349,8 +378,12 @@ on_both!(nobody_finds_counts_or_includes_what_he_was_not_granted, async |place: 
     let both = Viewer::Grantees(vec!["pantry".into(), "clinic".into()]);
     let nobody = Viewer::Grantees(Vec::new());
     for (viewer, ids) in [
-        (Viewer::Operator, vec!["t3", "t2", "t1"]), (grantee("pantry"), vec!["t2", "t1"]), (grantee("clinic"), vec!["t3"]),
-        (both, vec!["t3", "t2", "t1"]), (grantee("stranger"), vec![]), (nobody, vec![]),
+        (Viewer::Operator, vec!["t3", "t2", "t1"]),
+        (grantee("pantry"), vec!["t2", "t1"]),
+        (grantee("clinic"), vec!["t3"]),
+        (both, vec!["t3", "t2", "t1"]),
+        (grantee("stranger"), vec![]),
+        (nobody, vec![]),
     ] {
         let (found, total) = find(&store, &tasks, &viewer).await;
         assert_eq!((&found, total), (&ids.iter().map(ToString::to_string).collect(), ids.len() as u64), "{viewer:?}");
@@ -448,8 +481,10 @@ on_both!(values_longer_than_the_index_takes_are_found, async |place: Place| {
         "meta": {"profile": [long]}});
     insert(&store, "p1", resource(body)).await;
     let tests = [
-        ("family", Test::Begins(vec![long.clone()])), ("family", Test::Contains(vec!["ä".repeat(40)])),
-        ("family", Test::Is(vec![long.clone()])), ("_profile", Test::Is(vec![long.clone()])),
+        ("family", Test::Begins(vec![long.clone()])),
+        ("family", Test::Contains(vec!["ä".repeat(40)])),
+        ("family", Test::Is(vec![long.clone()])),
+        ("_profile", Test::Is(vec![long.clone()])),
         ("identifier", Test::Tokens(vec![Token { system: None, code: Some(long) }])),
     ];
     for (name, test) in tests {
@@ -463,9 +498,9 @@ on_both!(zero_characters_are_no_error, async |place: Place| {
     let store = place.store().await;
     insert(&store, "t1", task("a\0b")).await;
     let tokens = vec![Token { system: Some("\0".into()), code: Some("\0".into()) }];
-    for (test, expected) in [
-        (Test::Tokens(tokens), 0), (Test::Tokens(vec![Token { system: None, code: Some("a\0b".into()) }]), 1),
-    ] {
+    for (test, expected) in
+        [(Test::Tokens(tokens), 0), (Test::Tokens(vec![Token { system: None, code: Some("a\0b".into()) }]), 1)]
+    {
         let filters = vec![Filter::Indexed { name: "status", test, not: false }];
         let asked = Query { filters, ..query(ResourceType::TASK) };
         assert_eq!(find(&store, &asked, &Viewer::Operator).await.1, expected);
