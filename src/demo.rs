@@ -11,7 +11,7 @@ mod parties;
 use std::io::{IsTerminal, Write};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
@@ -21,7 +21,7 @@ use crate::config::Config;
 use crate::fhir::subscription::TASK_TOPIC;
 use crate::gateway::Gateway;
 use crate::id;
-use crate::time::Clock;
+use crate::time::{Clock, Timestamp};
 
 use parties::{Client, House};
 
@@ -176,7 +176,7 @@ credentials = {{ bearer_sha256 = "{operator}" }}
 
 /// All rounds, then the table of how they ended.
 async fn play(cast: &mut Cast) -> Result<bool, String> {
-    let now = Clock::system().now().to_string();
+    let now = moment().to_string();
     for resource in patient::context(&now) {
         cast.ehr.staff().put(resource);
     }
@@ -224,7 +224,7 @@ async fn subscribe(cast: &mut Cast) -> Result<(), String> {
 
 /// A food need: the clinic's Task, the food bank's own FHIR server (indirect).
 async fn food(cast: &mut Cast) -> Result<Round, String> {
-    let begun = Instant::now();
+    let begun = moment();
     let task = refer(cast, "sr-food", "food-insecurity").await?;
     say(cast, "Mercy Clinic", "refers a food need", &source(cast, &task).await?, "-");
     let theirs = wait_for("the food bank to have its Task", async || Ok(first_id(&cast.foodbank, "requested"))).await?;
@@ -247,7 +247,7 @@ async fn food(cast: &mut Cast) -> Result<Round, String> {
         let task = server.get("Task", &theirs).cloned().unwrap_or_default();
         (text(&task["focus"]["reference"]), text(&task["for"]["reference"]))
     };
-    let now = Clock::system().now().to_string();
+    let now = moment().to_string();
     let procedure = cast.foodbank.staff().put(patient::procedure(&based_on, &subject, "food-insecurity", &now));
     let done = format!("Procedure/{procedure}");
     cast.foodbank.staff().update("Task", &theirs, |task| patient::completed_with(task, &done));
@@ -260,25 +260,25 @@ async fn food(cast: &mut Cast) -> Result<Round, String> {
         &at(&cast.foodbank, &theirs),
     );
     learn(cast, &task, "completed", &at(&cast.foodbank, &theirs)).await?;
-    Ok(Round { need: "food", flow: "indirect", provider: "Hope Food Bank", task, took: begun.elapsed() })
+    Ok(Round { need: "food", flow: "indirect", provider: "Hope Food Bank", task, took: moment().since(begun) })
 }
 
 /// A housing need: the agency has only a client, and works on the gateway (indirect light).
 async fn housing(cast: &mut Cast) -> Result<Round, String> {
-    let begun = Instant::now();
+    let begun = moment();
     let task = refer(cast, "sr-housing", "housing-instability").await?;
     say(cast, "Mercy Clinic", "refers a housing need", &source(cast, &task).await?, "-");
     let theirs = found_by_housing(cast).await?;
     say(cast, "Harbor Housing", "finds its Task", &source(cast, &task).await?, "requested");
     serve(cast, &task, &theirs, "housing-instability").await?;
     learn(cast, &task, "completed", "completed").await?;
-    Ok(Round { need: "housing", flow: "indirect light", provider: "Harbor Housing", task, took: begun.elapsed() })
+    Ok(Round { need: "housing", flow: "indirect light", provider: "Harbor Housing", task, took: moment().since(begun) })
 }
 
 /// A ride: the Task stays on the clinic's server; the gateway finds it there and writes the status back (direct light).
 async fn ride(cast: &mut Cast) -> Result<Round, String> {
-    let begun = Instant::now();
-    let now = Clock::system().now().to_string();
+    let begun = moment();
+    let now = moment().to_string();
     let kept = {
         let mut server = cast.ehr.staff();
         server.put(patient::service_request("sr-ride", "transportation-insecurity", &now));
@@ -301,12 +301,12 @@ async fn ride(cast: &mut Cast) -> Result<Round, String> {
     wait("the clinic's own Task to be completed", async || Ok(at(&cast.ehr, &kept) == "completed")).await?;
     closed(cast, &task).await?;
     say(cast, "Loopgate", "writes the outcome to the clinic's Task", &at(&cast.ehr, &kept), "completed");
-    Ok(Round { need: "ride", flow: "direct light", provider: "Harbor Housing", task, took: begun.elapsed() })
+    Ok(Round { need: "ride", flow: "direct light", provider: "Harbor Housing", task, took: moment().since(begun) })
 }
 
 /// A need that can't be met: the clinic names the provider, gets a no with its reason, and the loop is closed all the same.
 async fn declined(cast: &mut Cast) -> Result<Round, String> {
-    let begun = Instant::now();
+    let begun = moment();
     let task = refer(cast, "sr-shelter", "homelessness").await?;
     say(cast, "Mercy Clinic", "refers a need for shelter", &source(cast, &task).await?, "-");
     let theirs = found_by_housing(cast).await?;
@@ -317,12 +317,12 @@ async fn declined(cast: &mut Cast) -> Result<Round, String> {
     until(cast, &task, "failed").await?;
     say(cast, "Harbor Housing", "declines, and says why", &source(cast, &task).await?, &status_of(&after));
     learn(cast, &task, "failed", "rejected").await?;
-    Ok(Round { need: "shelter", flow: "indirect light", provider: "Harbor Housing", task, took: begun.elapsed() })
+    Ok(Round { need: "shelter", flow: "indirect light", provider: "Harbor Housing", task, took: moment().since(begun) })
 }
 
 /// The clinic makes a ServiceRequest at home and posts a Task about it.
 async fn refer(cast: &Cast, request: &str, category: &str) -> Result<String, String> {
-    let now = Clock::system().now().to_string();
+    let now = moment().to_string();
     cast.ehr.staff().put(patient::service_request(request, category, &now));
     let there = |reference: &str| format!("{}/{reference}", cast.ehr.base);
     let task = patient::referral_task(
@@ -356,7 +356,7 @@ async fn serve(cast: &Cast, task: &str, theirs: &str, category: &str) -> Result<
         say(cast, "Harbor Housing", act, &source(cast, task).await?, &status_of(&after));
     }
     let mut ours = cast.housing.get(&path).await?;
-    let now = Clock::system().now().to_string();
+    let now = moment().to_string();
     let procedure =
         patient::procedure(&text(&ours["focus"]["reference"]), &text(&ours["for"]["reference"]), category, &now);
     let made = cast.housing.post("Procedure", &procedure).await?;
@@ -420,6 +420,10 @@ fn first_id(house: &House, status: &str) -> Option<String> {
     server.all("Task").into_iter().find(|task| task["status"] == status).map(|task| text(&task["id"]))
 }
 
+fn moment() -> Timestamp {
+    Clock::system().now()
+}
+
 fn status_of(resource: &Value) -> String {
     text(&resource["status"])
 }
@@ -437,12 +441,12 @@ async fn wait(what: &str, done: impl AsyncFn() -> Result<bool, String>) -> Resul
 }
 
 async fn wait_for<T>(what: &str, found: impl AsyncFn() -> Result<Option<T>, String>) -> Result<T, String> {
-    let begun = Instant::now();
+    let begun = moment();
     loop {
         if let Some(found) = found().await? {
             return Ok(found);
         }
-        if begun.elapsed() > PATIENCE {
+        if moment().since(begun) > PATIENCE {
             return Err(format!("Waited {} s for {what}, in vain.", PATIENCE.as_secs()));
         }
         tokio::time::sleep(Duration::from_millis(25)).await;

@@ -391,17 +391,17 @@ impl App {
     async fn ours_by_identifier(&self, tx: &mut Tx, partner: &Partner, copy: &Copy) -> Result<Option<Key>, Error> {
         let system = format!("{}/Task", self.own());
         for (its_system, value) in identifiers(&copy.resource) {
-            if its_system == system && crate::id::is_valid(value) {
-                if let Some(mut relay) = tx.relay(value).await? {
-                    if relay.partner.as_deref() == Some(partner.id.as_str()) {
-                        let key = Key::new(ResourceType::TASK, value);
-                        relay.remote = Some(copy.url.clone());
-                        relay.reached = relay.reached.or(Some(tx.stamp()));
-                        tx.update_relay(&relay).await?;
-                        tx.put_link(&partner.id, &copy.url, &key, None).await?;
-                        return Ok(Some(key));
-                    }
-                }
+            if its_system == system
+                && crate::id::is_valid(value)
+                && let Some(mut relay) = tx.relay(value).await?
+                && relay.partner.as_deref() == Some(partner.id.as_str())
+            {
+                let key = Key::new(ResourceType::TASK, value);
+                relay.remote = Some(copy.url.clone());
+                relay.reached = relay.reached.or(Some(tx.stamp()));
+                tx.update_relay(&relay).await?;
+                tx.put_link(&partner.id, &copy.url, &key, None).await?;
+                return Ok(Some(key));
             }
         }
         Ok(None)

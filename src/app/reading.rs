@@ -112,10 +112,10 @@ impl App {
         for origin in foreign_references(&query) {
             let Some(link) = tx.link_from(&context.partner.id, &origin).await? else { continue };
             for filter in &mut query.filters {
-                if let Filter::Indexed { test: Test::References(list), .. } = filter {
-                    if list.contains(&origin) {
-                        list.push(link.key.to_string());
-                    }
+                if let Filter::Indexed { test: Test::References(list), .. } = filter
+                    && list.contains(&origin)
+                {
+                    list.push(link.key.to_string());
                 }
             }
         }

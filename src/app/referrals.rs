@@ -85,10 +85,10 @@ impl App {
         let Some(focus) = Task(task).focus() else { return Ok(None) };
         for referral in tx.referrals_by_focus(source, &canonical(focus)).await? {
             let key = Key::new(ResourceType::TASK, &referral.task);
-            if let Some(stored) = tx.resource(&key).await? {
-                if !status_of(&stored.resource()?).is_terminal() {
-                    return Ok(Some(stored));
-                }
+            if let Some(stored) = tx.resource(&key).await?
+                && !status_of(&stored.resource()?).is_terminal()
+            {
+                return Ok(Some(stored));
             }
         }
         Ok(None)
@@ -253,13 +253,13 @@ impl App {
             if key.kind == ResourceType::ORGANIZATION && self.partner(&key.id).is_some() {
                 return Ok(Some(Meant::Partner(key.id, None)));
             }
-            if key.kind == ResourceType::HEALTHCARE_SERVICE {
-                if let Some(service) = tx.resource(&key).await?.filter(|stored| !stored.deleted) {
-                    let provider = service.resource()?;
-                    let provider = reference_of(provider.at("providedBy")).and_then(|text| self.local(text));
-                    if let Some(partner) = provider.filter(|provider| self.partner(&provider.id).is_some()) {
-                        return Ok(Some(Meant::Partner(partner.id, Some(key.id))));
-                    }
+            if key.kind == ResourceType::HEALTHCARE_SERVICE
+                && let Some(service) = tx.resource(&key).await?.filter(|stored| !stored.deleted)
+            {
+                let provider = service.resource()?;
+                let provider = reference_of(provider.at("providedBy")).and_then(|text| self.local(text));
+                if let Some(partner) = provider.filter(|provider| self.partner(&provider.id).is_some()) {
+                    return Ok(Some(Meant::Partner(partner.id, Some(key.id))));
                 }
             }
         }

@@ -16,10 +16,10 @@ pub(super) fn holder(partners: &[Arc<Partner>], token: &str) -> Option<Arc<Partn
     let shown = digest::digest(&digest::SHA256, token.as_bytes());
     let mut found = None;
     for partner in partners {
-        if let Some(Credentials::BearerSha256(expected)) = &partner.credentials {
-            if constant_time::verify_slices_are_equal(shown.as_ref(), expected).is_ok() {
-                found = Some(partner.clone());
-            }
+        if let Some(Credentials::BearerSha256(expected)) = &partner.credentials
+            && constant_time::verify_slices_are_equal(shown.as_ref(), expected).is_ok()
+        {
+            found = Some(partner.clone());
         }
     }
     found

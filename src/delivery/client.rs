@@ -227,10 +227,10 @@ impl Server<'_> {
         }
         let resource = Resource::parse(&response.body, self.bounds);
         let resource = resource.map_err(|_| Failure::new("answered with something that is no resource"))?;
-        if let Some((_, key)) = split_absolute(url) {
-            if resource.key().as_ref() != Some(&key) {
-                return Err(Failure::new("answered with another resource than was asked for"));
-            }
+        if let Some((_, key)) = split_absolute(url)
+            && resource.key().as_ref() != Some(&key)
+        {
+            return Err(Failure::new("answered with another resource than was asked for"));
         }
         Ok(Read { etag: etag_of(&response, &resource), resource })
     }

@@ -10,7 +10,7 @@
 use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::{ChildStdin, Command, Stdio};
+use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -119,6 +119,7 @@ struct Server {
     port: u16,
     /// Closed when this program ends, and then the server is stopped.
     _open: ChildStdin,
+    _shell: Child,
 }
 
 impl Server {
@@ -191,7 +192,8 @@ fn start(programs: &Path) -> Server {
     drop(listeners);
     // PostgreSQL refuses to run as root.
     let is_root = std::fs::metadata("/proc/self").is_ok_and(|own| std::os::unix::fs::MetadataExt::uid(&own) == 0);
-    let mut command = Command::new(if is_root { "runuser" } else { "sh" });
+    let runuser = ["/usr/sbin/runuser", "/sbin/runuser"].into_iter().find(|name| Path::new(name).is_file());
+    let mut command = Command::new(if is_root { runuser.unwrap_or("runuser") } else { "sh" });
     if is_root {
         command.args(["-u", "postgres", "--", "sh"]);
     }
@@ -207,10 +209,12 @@ fn start(programs: &Path) -> Server {
     for line in BufReader::new(said).lines() {
         let line = line.unwrap();
         if let Some(port) = line.strip_prefix("port ") {
-            return Server { port: port.parse().unwrap(), _open: open };
+            return Server { port: port.parse().unwrap(), _open: open, _shell: child };
         }
         log.push_str(&line);
         log.push('\n');
     }
+    drop(open);
+    let _ = child.wait();
     panic!("PostgreSQL did not start:\n{log}");
 }

@@ -7,5 +7,6 @@ mod gateway;
 mod store;
 mod store_commit;
 mod store_events;
+mod store_grants;
 mod store_outbox;
 mod store_search;

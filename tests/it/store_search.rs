@@ -1,5 +1,4 @@
-//! Search: SQL answers as the rules written for memory do, pages lose and repeat nothing, and nobody finds what he may
-//! not see.
+//! Search: SQL answers as the rules written for memory do, and pages lose and repeat nothing.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
@@ -7,15 +6,15 @@ use std::time::Duration;
 use loopgate::fhir::search::{Filter, Order, Prefix, Query, Test, Token, satisfies};
 use loopgate::fhir::search_index::{ParameterType, Row, parameters};
 use loopgate::fhir::{Key, Resource, ResourceType};
-use loopgate::store::{Reason, Store, Viewer};
+use loopgate::store::{Store, Viewer};
 use loopgate::time::Timestamp;
 use serde_json::{Value, json};
 
 use crate::databases::{BEGINNING, Place};
 use crate::on_both;
-use crate::store::{OWN, insert, resource, task, task_key};
+use crate::store::{OWN, insert, resource, task};
 
-fn query(kind: ResourceType) -> Query {
+pub fn query(kind: ResourceType) -> Query {
     Query {
         kind,
         filters: Vec::new(),
@@ -29,12 +28,8 @@ fn query(kind: ResourceType) -> Query {
     }
 }
 
-fn grantee(partner: &str) -> Viewer {
-    Viewer::Grantees(vec![partner.to_string()])
-}
-
 /// The ids found and the total.
-async fn find(store: &Store, query: &Query, viewer: &Viewer) -> (Vec<String>, u64) {
+pub async fn find(store: &Store, query: &Query, viewer: &Viewer) -> (Vec<String>, u64) {
     let page = store.read().await.unwrap().search(query, viewer).await.unwrap();
     (page.hits.into_iter().map(|hit| hit.key.id).collect(), page.total.unwrap())
 }
@@ -224,7 +219,7 @@ on_both!(sql_finds_exactly_what_the_rules_in_memory_accept, async |place: Place|
     }
 });
 
-fn person(family: Option<&str>, born: Option<&str>) -> Resource {
+pub fn person(family: Option<&str>, born: Option<&str>) -> Resource {
     let mut body = json!({"resourceType": "Patient"});
     if let Some(family) = family {
         body["name"] = json!([{"family": family}]);
@@ -352,126 +347,6 @@ on_both!(orders_are_what_they_say, async |place: Place| {
     }
     let counted = Query { count: 0, ..query(ResourceType::PATIENT) };
     assert_eq!(find(&store, &counted, &Viewer::Operator).await, (vec![], 3));
-});
-
-async fn grant(store: &Store, partner: &str, keys: &[Key], reason: Reason) {
-    let mut tx = store.begin().await.unwrap();
-    tx.grant(partner, keys, "t1", reason).await.unwrap();
-    tx.commit().await.unwrap();
-}
-
-on_both!(nobody_finds_counts_or_includes_what_he_was_not_granted, async |place: Place| {
-    let store = place.store().await;
-    let patient = |id: &str| Key::new(ResourceType::PATIENT, id);
-    for number in ["1", "2", "3"] {
-        insert(&store, &format!("p{number}"), person(None, None)).await;
-        let body =
-            json!({"resourceType": "Task", "status": "requested", "for": {"reference": format!("Patient/p{number}")}});
-        insert(&store, &format!("t{number}"), resource(body)).await;
-    }
-    insert(&store, "o1", resource(json!({"resourceType": "Organization", "name": "Pantry"}))).await;
-    grant(&store, "pantry", &[task_key("t1"), task_key("t2"), patient("p1")], Reason::Party).await;
-    grant(&store, "clinic", &[task_key("t3"), patient("p3")], Reason::Author).await;
-
-    let tasks = query(ResourceType::TASK);
-    let organizations = query(ResourceType::ORGANIZATION);
-    let both = Viewer::Grantees(vec!["pantry".into(), "clinic".into()]);
-    let nobody = Viewer::Grantees(Vec::new());
-    for (viewer, ids) in [
-        (Viewer::Operator, vec!["t3", "t2", "t1"]),
-        (grantee("pantry"), vec!["t2", "t1"]),
-        (grantee("clinic"), vec!["t3"]),
-        (both, vec!["t3", "t2", "t1"]),
-        (grantee("stranger"), vec![]),
-        (nobody, vec![]),
-    ] {
-        let (found, total) = find(&store, &tasks, &viewer).await;
-        assert_eq!((&found, total), (&ids.iter().map(ToString::to_string).collect(), ids.len() as u64), "{viewer:?}");
-        assert_eq!(find(&store, &organizations, &viewer).await, (vec!["o1".to_string()], 1));
-        let mut reader = store.read().await.unwrap();
-        for id in ["t1", "t2", "t3"] {
-            assert_eq!(reader.may_see(&viewer, &task_key(id)).await.unwrap(), ids.contains(&id));
-        }
-        assert!(reader.may_see(&viewer, &Key::new(ResourceType::ORGANIZATION, "o1")).await.unwrap());
-    }
-
-    let mut reader = store.read().await.unwrap();
-    let hits = reader.search(&tasks, &grantee("pantry")).await.unwrap().hits;
-    let included = reader.included(&hits, "patient", None, &grantee("pantry")).await.unwrap();
-    assert_eq!(included.iter().map(|found| found.key.clone()).collect::<Vec<_>>(), [patient("p1")]);
-    assert_eq!(reader.included(&hits, "patient", None, &Viewer::Operator).await.unwrap().len(), 2);
-    assert_eq!(reader.included(&hits, "patient", Some(ResourceType::TASK), &Viewer::Operator).await.unwrap(), []);
-    assert_eq!(reader.included(&hits, "patient", None, &Viewer::Grantees(Vec::new())).await.unwrap(), []);
-    // Small pages stay full: what is hidden takes no place in them.
-    let first = Query { count: 2, ..tasks };
-    assert_eq!(reader.search(&first, &grantee("pantry")).await.unwrap().hits.len(), 2);
-    assert_eq!(reader.grantees(&task_key("t1")).await.unwrap(), ["pantry"]);
-});
-
-on_both!(ended_grants_hide_and_new_ones_show_again, async |place: Place| {
-    let store = place.store().await;
-    for id in ["t1", "t2"] {
-        insert(&store, id, task("requested")).await;
-    }
-    let tasks = query(ResourceType::TASK);
-    let seen = async |partner: &str| find(&store, &tasks, &grantee(partner)).await.0;
-    grant(&store, "pantry", &[task_key("t1")], Reason::Party).await;
-    grant(&store, "pantry", &[task_key("t2"), task_key("t1"), task_key("t2")], Reason::Context).await;
-    assert_eq!(seen("pantry").await, ["t2", "t1"]);
-
-    let mut tx = store.begin().await.unwrap();
-    assert_eq!(tx.grantees_for("t1", Reason::Context).await.unwrap(), ["pantry"]);
-    tx.end_grants("pantry", "t1", Some(Reason::Context)).await.unwrap();
-    tx.commit().await.unwrap();
-    assert_eq!(seen("pantry").await, ["t1"], "a party stays one");
-
-    let mut tx = store.begin().await.unwrap();
-    tx.end_grants("pantry", "t1", None).await.unwrap();
-    tx.commit().await.unwrap();
-    assert_eq!(seen("pantry").await, [""; 0]);
-    grant(&store, "pantry", &[task_key("t1")], Reason::Context).await;
-    assert_eq!(seen("pantry").await, ["t1"]);
-    let mut tx = store.begin().await.unwrap();
-    tx.end_grants("pantry", "t1", Some(Reason::Context)).await.unwrap();
-    tx.commit().await.unwrap();
-    assert_eq!(seen("pantry").await, [""; 0], "a party that ended does not come back as one");
-});
-
-on_both!(who_lost_a_claim_is_known, async |place: Place| {
-    let store = place.store().await;
-    insert(&store, "t1", task("requested")).await;
-    for partner in ["pantry", "shelter"] {
-        grant(&store, partner, &[task_key("t1")], Reason::Claim).await;
-    }
-    let mut tx = store.begin().await.unwrap();
-    tx.grant("pantry", &[task_key("t1")], "t1", Reason::Party).await.unwrap();
-    for loser in tx.grantees_for("t1", Reason::Claim).await.unwrap() {
-        assert_eq!(loser, "shelter");
-        tx.end_grants(&loser, "t1", Some(Reason::Claim)).await.unwrap();
-    }
-    tx.commit().await.unwrap();
-    let mut reader = store.read().await.unwrap();
-    assert!(reader.lost_the_claim(&grantee("shelter"), &task_key("t1")).await.unwrap());
-    for viewer in [grantee("pantry"), grantee("stranger"), Viewer::Operator, Viewer::Grantees(Vec::new())] {
-        assert!(!reader.lost_the_claim(&viewer, &task_key("t1")).await.unwrap(), "{viewer:?}");
-    }
-});
-
-on_both!(a_made_up_cursor_tells_nothing_about_what_is_hidden, async |place: Place| {
-    let store = place.store().await;
-    insert(&store, "mine", person(Some("mmm"), None)).await;
-    let mut answers = BTreeSet::new();
-    for (id, family) in [("hidden1", "aaa"), ("hidden2", "zzz")] {
-        insert(&store, id, person(Some(family), None)).await;
-        grant(&store, "pantry", &[Key::new(ResourceType::PATIENT, "mine")], Reason::Party).await;
-        for descending in [true, false] {
-            let mut asked = Query { order: Order::Value("family"), descending, ..query(ResourceType::PATIENT) };
-            asked.cursor = Some(loopgate::fhir::search::Cursor { key: 0, id: id.into() });
-            let page = store.read().await.unwrap().search(&asked, &grantee("pantry")).await.unwrap();
-            answers.insert(page.hits.len());
-        }
-    }
-    assert_eq!(answers.len(), 1, "aaa and zzz can be told apart");
 });
 
 on_both!(values_longer_than_the_index_takes_are_found, async |place: Place| {
