@@ -834,7 +834,7 @@ fn partner(s: Section<'_, '_>, around: &mut Surroundings) -> Option<Partner> {
     let require_if_match = s.flag("require_if_match");
     let identifiers: Vec<_> = s.tables("identifiers").iter().map(identifier).collect();
     let credentials = s.table("credentials").map(|s| credentials(&s, around));
-    let scopes = s.list("scopes", visible);
+    let scopes = s.list("scopes", scope);
     let fhir = s.table("fhir").map(|s| fhir(&s, around));
     let channel = s.read("channel", one_of(CHANNELS));
     let services = s.tables("services");
@@ -1010,6 +1010,19 @@ fn text(text: &str) -> Result<String, String> {
         true => fault("must not be empty"),
         false => Ok(text.to_owned()),
     }
+}
+
+/// `system/Task.rs`, `system/*.read`: letters in order, or the words of SMART's first version. Parameters (`?…`) are
+/// not served by this version, and a restriction that is not enforced must not be taken.
+fn scope(text: &str) -> Result<String, String> {
+    let fault = || Err("must be a scope such as system/Task.rs or system/*.read, without parameters".to_string());
+    let Some((kind, letters)) = text.strip_prefix("system/").and_then(|rest| rest.split_once('.')) else {
+        return fault();
+    };
+    let named = kind == "*" || (!kind.is_empty() && kind.chars().all(|c| c.is_ascii_alphabetic()));
+    let mut rest = "cruds".chars();
+    let in_order = !letters.is_empty() && letters.chars().all(|letter| rest.any(|known| known == letter));
+    if named && (in_order || matches!(letters, "read" | "write" | "*")) { Ok(text.to_string()) } else { fault() }
 }
 
 /// Fit for an HTTP header.
@@ -1328,7 +1341,7 @@ services    = [{ id = "pantry", name = "Food pantry", categories = ["food-insecu
             ("services = []", "services", "are for targets only"),
             ("identifiers = [{ system = \"s\" }]", "identifiers[0].value", "is required"),
             ("identifiers = [1]", "identifiers[0]", "expected a table, found integer"),
-            ("scopes = [\"a b\"]", "scopes[0]", "must be visible ASCII without spaces, and not empty"),
+            ("scopes = [\"a b\"]", "scopes[0]", "must be a scope such as system/Task.rs or system/*.read, without parameters"),
             ("credentials = {}", "credentials", "must have exactly one of bearer_sha256, jwks, jwks_url"),
             ("credentials = { bearer_sha256 = \"+1\" }", "credentials.bearer_sha256", "must be 64 hex digits"),
             ("credentials = { jwks = { keys = [] } }", "credentials.jwks", "not available in this version (use bearer_sha256)"),

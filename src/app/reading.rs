@@ -25,6 +25,7 @@ pub struct Found {
 impl App {
     /// The current version.
     pub async fn read(&self, context: &Context, key: &Key) -> Result<Stored, Error> {
+        self.check_scope(context, key.kind, 'r')?;
         let mut tx = self.store().read().await?;
         let viewer = self.viewer(context);
         let stored = tx.resource(key).await?;
@@ -44,6 +45,7 @@ impl App {
 
     /// One version. A viewer of part of a Task has no history.
     pub async fn vread(&self, context: &Context, key: &Key, version: i64) -> Result<Stored, Error> {
+        self.check_scope(context, key.kind, 'r')?;
         let mut tx = self.store().read().await?;
         if !tx.may_see(&self.viewer(context), key).await? {
             return Err(not_found(key));
@@ -65,6 +67,7 @@ impl App {
         before: Option<i64>,
         count: usize,
     ) -> Result<Vec<Stored>, Error> {
+        self.check_scope(context, key.kind, 'r')?;
         let mut tx = self.store().read().await?;
         if tx.resource(key).await?.is_none() || !tx.may_see(&self.viewer(context), key).await? {
             return Err(not_found(key));
@@ -77,6 +80,7 @@ impl App {
 
     /// A search.
     pub async fn search(&self, context: &Context, query: &Query) -> Result<Found, Error> {
+        self.check_scope(context, query.kind, 's')?;
         let viewer = self.viewer(context);
         // Taken before looking: what is stamped later may be missing, what is stamped earlier is there.
         let horizon = self.store().horizon();
@@ -87,7 +91,8 @@ impl App {
         for include in &query.includes {
             for found in tx.included(&page.hits, include.name, include.target, &viewer).await? {
                 let known = |one: &crate::store::Found| one.key == found.key;
-                if !page.hits.iter().any(known) && !included.iter().any(known) {
+                let allowed = self.in_scope(context, found.key.kind, 'r');
+                if allowed && !page.hits.iter().any(known) && !included.iter().any(known) {
                     included.push(found);
                 }
             }

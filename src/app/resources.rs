@@ -38,6 +38,7 @@ impl App {
         mut resource: Resource,
         if_none_exist: Option<&str>,
     ) -> Result<Answer, Error> {
+        self.check_scope(context, resource.kind(), 'c')?;
         self.may_write(context, &resource)?;
         if let Some(existing) = self.existing(tx, context, resource.kind(), if_none_exist).await? {
             return Ok(Answer { stored: existing, created: false });
@@ -85,6 +86,7 @@ impl App {
         mut resource: Resource,
         if_match: Option<i64>,
     ) -> Result<Answer, Error> {
+        self.check_scope(context, key.kind, 'u')?;
         if resource.kind() != key.kind {
             return Err(Error::malformed("The body is of another type than the URL.").at("resourceType"));
         }
@@ -158,6 +160,7 @@ impl App {
     }
 
     pub(super) async fn delete_in(&self, tx: &mut Tx, context: &Context, key: &Key) -> Result<(), Error> {
+        self.check_scope(context, key.kind, 'd')?;
         let fixed = matches!(key.kind, ResourceType::TASK | ResourceType::SERVICE_REQUEST | ResourceType::PROVENANCE);
         if fixed || self.is_configured(key) {
             return Err(Error::new(

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::App;
-use crate::config::{Partner, Role};
+use crate::config::{Follow, Partner, Role};
 use crate::error::Error;
 use crate::fhir::views::SDOHCC;
 use crate::fhir::{Key, Resource, ResourceType};
@@ -33,6 +33,12 @@ impl App {
                 if tx.resource(&key).await?.is_none() {
                     self.settle(&mut tx, healthcare_service(partner, service)).await?;
                 }
+            }
+            if partner.fhir.as_ref().is_some_and(|fhir| fhir.follow == Follow::Subscribe) {
+                tracing::warn!(
+                    partner = partner.id,
+                    "follow = \"subscribe\" comes with a later version; the partner is polled"
+                );
             }
             if partner.fhir.is_some() {
                 let now = tx.stamp();

@@ -202,6 +202,9 @@ pub fn check(resource: &Resource) -> Result<(), Error> {
     Error::from_issues(Kind::Invalid, faults.issues).map_or(Ok(()), Err)
 }
 
+/// Longest reference, in bytes: what both databases can index.
+const LONGEST_REFERENCE: usize = 1_000;
+
 struct Faults {
     name: &'static str,
     issues: Vec<Issue>,
@@ -295,6 +298,9 @@ fn empties(value: &Value, path: &str, issues: &mut Vec<Issue>) {
     };
     match value {
         Value::String(text) if text.is_empty() => fault("An element is never an empty string; leave it out."),
+        Value::String(text) if text.len() > LONGEST_REFERENCE && path.ends_with(".reference") => {
+            fault("A reference is at most 1,000 bytes long here.");
+        }
         Value::Array(items) if items.is_empty() => fault("A list is never empty; leave it out."),
         Value::Object(map) if map.is_empty() => fault("An element is never empty; leave it out."),
         Value::Null => fault("null stands only in a list of primitives; leave the element out."),

@@ -61,7 +61,7 @@ impl Tx {
         self.run(
             "insert into subscription (id, partner, topic, status, endpoint, resource, ends, sees, events, sent, begun)
              values ($1, $2, $3, $4, $5, $6, $7, $8, 0, 0, 0)
-             on conflict (id) do update set status = excluded.status, endpoint = excluded.endpoint,
+             on conflict (id) do update set status = excluded.status, sees = excluded.sees, endpoint = excluded.endpoint,
              resource = excluded.resource, ends = excluded.ends, error = null",
             args![one.id, one.partner, topic, one.status, one.endpoint, one.resource, one.ends, one.sees],
         )
