@@ -18,7 +18,7 @@ use crate::fhir::views::{BUSINESS_STATUS, STATUS_REASON, Task, concept, identifi
 use crate::fhir::{Key, Resource, ResourceType};
 use crate::referral::Status;
 use crate::referral::decide::{self, Basis, Event, moved, status_of};
-use crate::store::{Kind as Owed, Outcome, Referral, Relay, Stored, Tx};
+use crate::store::{Kind as Owed, Outcome, Referral, Relay, Stored, Tx, Viewer};
 use crate::time::Timestamp;
 
 /// Read these URLs, and what they refer to at the same server.
@@ -423,6 +423,7 @@ impl App {
         self.store_copies(tx, partner, outcomes).await?;
         let mut remote = reported.task.resource;
         self.rewrite_copy(tx, partner, &base, &[], &mut remote).await?;
+        self.drop_foreign_outputs(tx, partner, &mut remote).await?;
         tx.put_link(&partner.id, &reported.task.url, key, reported.task.etag.as_deref()).await?;
         let stored = self.must(tx, key).await?;
         let from = status_of(&stored.resource()?);
@@ -468,6 +469,25 @@ impl App {
         Ok(())
     }
 
+    /// An output at a target's server may not hand on something here that the target can't see.
+    async fn drop_foreign_outputs(&self, tx: &mut Tx, partner: &Partner, task: &mut Resource) -> Result<(), Error> {
+        let viewer = Viewer::Grantees(vec![partner.id.clone()]);
+        let mut kept = Vec::new();
+        for output in task.list("output") {
+            let named = reference_of(output.get("valueReference")).and_then(|text| self.local(text));
+            match named {
+                Some(key) if !tx.may_see(&viewer, &key).await? => {
+                    tracing::warn!(partner = partner.id, %key, "an output that names what is not its own is left out");
+                }
+                _ => kept.push(output.clone()),
+            }
+        }
+        if kept.len() < task.list("output").len() {
+            task.set("output", if kept.is_empty() { Value::Null } else { Value::Array(kept) });
+        }
+        Ok(())
+    }
+
     /// An outcome copied for the source says that it is based on the source's own request, too.
     fn base_on_original(&self, outcomes: &mut [Copy], relay: &Relay, referral: &Referral) {
         let Some(original) = &referral.request else { return };
@@ -507,7 +527,18 @@ impl App {
         let meta = current.at("meta").cloned().unwrap_or(Value::Null);
         sent.set("meta", meta);
         let basis = Basis { stale_status: None };
-        if let Event::Changed { task, from, to } = decide::update(&current, &sent, decide::Standing::Author, basis)? {
+        if let Event::Changed { mut task, from, to } = decide::update(&current, &sent, decide::Standing::Author, basis)?
+        {
+            let mut referral = referral;
+            let viewer = Viewer::Grantees(vec![partner.id.clone()]);
+            let mut checked = self.check_added(tx, &viewer, &current, &task).await;
+            if from == Status::Draft && checked.is_ok() {
+                checked = self.aim(tx, &mut referral, &mut task).await;
+            }
+            if let Err(refusal) = checked {
+                tracing::warn!(partner = partner.id, url = copy.url, %refusal, "a change at the source's server is not taken");
+                return Ok(());
+            }
             self.write_step(tx, Place::Source(referral), &stored, task, (from, to), &partner.id, "poll").await?;
         }
         Ok(())
@@ -532,6 +563,13 @@ impl App {
             return Ok(());
         }
         task.set_source(&copy.url);
+        if let Some(existing) = self.same_referral(tx, &partner.id, &task).await? {
+            // It was posted here, too: one referral, and what its author does over there counts (design D8).
+            if !self.is_kept(tx, &existing.key).await? {
+                tx.put_link(&partner.id, &copy.url, &existing.key, copy.etag.as_deref()).await?;
+            }
+            return Ok(());
+        }
         let written = match self.take_in(tx, &partner.id, task, Some(&copy.url)).await {
             Ok(written) => written,
             Err(refusal) if super::relaying::is_refusal(&refusal) => {

@@ -1,9 +1,12 @@
 //! The gateway against real databases: one test program, every test on its own fresh database.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod acts;
 mod databases;
 mod flows;
 mod gateway;
+mod intake;
+mod steps;
 mod store;
 mod store_commit;
 mod store_events;
