@@ -616,13 +616,23 @@ impl App {
         let mut known: Vec<(String, String)> = Vec::new();
         for text in crate::fhir::reference::all(&resource) {
             if let Some(key) = self.local(&text) {
-                let origin = tx.links_of(&key).await?.into_iter().find(|link| link.partner == partner.id);
+                let asked = self.asked_with(tx, &key).await?;
+                let origin = tx.links_of(&asked).await?.into_iter().find(|link| link.partner == partner.id);
                 known.push((text, origin.map_or(format!("{}/{key}", self.own()), |link| link.origin)));
             }
         }
         crate::fhir::reference::rewrite(&mut resource, &mut |text| {
             known.iter().find(|(from, _)| from == text).map(|(_, to)| to.clone())
         });
+        let mut based: Vec<Value> = Vec::new();
+        for item in resource.list("basedOn") {
+            if !based.contains(item) {
+                based.push(item.clone());
+            }
+        }
+        if !based.is_empty() {
+            resource.set("basedOn", Value::Array(based));
+        }
         let mine = serde_json::json!({"system": format!("{}/{}", self.own(), stored.key.kind), "value": stored.key.id});
         let mut list = resource.list("identifier").to_vec();
         list.push(mine);
@@ -630,6 +640,17 @@ impl App {
         resource.set("id", Value::Null);
         resource.set("meta", Value::Null);
         Ok(resource)
+    }
+
+    /// The source's request that ours to a target was made from; anything else is itself.
+    async fn asked_with(&self, tx: &mut Tx, key: &Key) -> Result<Key, Error> {
+        let relay = match key.kind {
+            ResourceType::SERVICE_REQUEST => tx.relay_by_request(&key.id).await?,
+            _ => None,
+        };
+        let Some(relay) = relay else { return Ok(key.clone()) };
+        let request = tx.referral(&relay.referral).await?.and_then(|referral| referral.request);
+        Ok(request.map_or_else(|| key.clone(), |id| Key::new(ResourceType::SERVICE_REQUEST, id)))
     }
 
     /// The source's server has taken this version of our Task.

@@ -860,7 +860,9 @@ impl App {
             )
             .code("not-found"));
         };
+        // Public clients make both from a copy of the source's, old meta inside: what is ours has no origin elsewhere.
         let mut body = request.resource()?;
+        forget_source(&mut body);
         body.set("intent", json!("filler-order"));
         if let Some(original) = &referral.request {
             body.set("basedOn", json!([{"reference": format!("ServiceRequest/{original}")}]));
@@ -868,6 +870,11 @@ impl App {
         if !request.resource()?.same_content(&body) {
             self.save(tx, &request, body, self.gateway()).await?;
         }
+        forget_source(&mut task);
+        for name in ["statusReason", "output"] {
+            task.set(name, Value::Null);
+        }
+        task.set("businessStatus", concept(BUSINESS_STATUS, "submitted", "submitted"));
         let id = crate::id::new();
         let system = format!("{}/Task", self.own());
         task.set("identifier", json!([{"system": system, "value": id}]));
@@ -894,6 +901,12 @@ impl App {
         self.accept_source(tx, referral).await?;
         let stored = self.must(tx, &written.stored.key).await?;
         Ok(Answer { stored, created: true })
+    }
+}
+
+fn forget_source(resource: &mut Resource) {
+    if let Some(Value::Object(meta)) = resource.elements_mut().get_mut("meta") {
+        meta.shift_remove("source");
     }
 }
 

@@ -2,10 +2,12 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod acts;
+mod back;
 mod databases;
 mod flows;
 mod gateway;
 mod intake;
+mod relaying;
 mod steps;
 mod store;
 mod store_commit;
