@@ -253,13 +253,14 @@ impl App {
         let Some(stored) = tx.resource(&Key::new(ResourceType::TASK, &relay.task)).await? else { return Ok(None) };
         let task = stored.resource()?;
         let status = status_of(&task);
-        if status.is_terminal() || status == Status::Draft || (relay.remote.is_some() && !relay.withdrawn) {
+        let settled = status.is_terminal() || relay.remote.is_some();
+        if status == Status::Draft || (settled && !relay.withdrawn) {
             return Ok(None);
         }
         let source = tx.resource(&Key::new(ResourceType::TASK, &relay.referral)).await?;
         let why = source.map(|stored| stored.resource()).transpose()?;
-        let why =
-            why.as_ref().and_then(|task| Task(task).reason_text()).unwrap_or("Called off by the referral source.");
+        let why = why.as_ref().filter(|_| !status.is_terminal()).or(Some(&task));
+        let why = why.and_then(|task| Task(task).reason_text()).unwrap_or("Called off by the referral source.");
         let mut out = self.absolute(&task);
         out.set("id", Value::Null);
         if let Some(Value::Object(meta)) = out.elements_mut().get_mut("meta") {
@@ -539,7 +540,13 @@ impl App {
                 tracing::warn!(partner = partner.id, url = copy.url, %refusal, "a change at the source's server is not taken");
                 return Ok(());
             }
+            let id = referral.task.clone();
             self.write_step(tx, Place::Source(referral), &stored, task, (from, to), &partner.id, "poll").await?;
+            if to.is_terminal() && from != to {
+                // It ended it itself, at its own server: it knows.
+                let version = self.must(tx, key).await?.version;
+                self.informed(tx, &id, version, "own update").await?;
+            }
         }
         Ok(())
     }

@@ -346,7 +346,10 @@ impl App {
         if !tx.may_see(&viewer, key).await? {
             if tx.lost_the_claim(&viewer, key).await? {
                 let kind = if if_match.is_some() { Kind::VersionConflict } else { Kind::Conflict };
-                return Err(Error::new(kind, "Another organization has claimed this Task."));
+                return Err(Error::new(
+                    kind,
+                    "This Task can't be claimed any more: another organization has it, or it was called off.",
+                ));
             }
             return Err(Error::not_found(key.kind.name(), &key.id));
         }

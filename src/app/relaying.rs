@@ -457,8 +457,14 @@ impl App {
         }
         if let Some(partner) = partner.filter(|_| to.is_terminal() && from != to) {
             tx.end_grants(&partner, &relay.task, Some(Reason::Context)).await?;
-            if relay.withdrawn {
-                relay.withdrawn = false;
+            // Ended by a coordinator's hand: a target with a server has still to be told (design D7).
+            let untold = by != partner && relay.channel == "fhir";
+            if untold {
+                self.mirror_request(tx, &relay, "revoked").await?;
+                self.owe(tx, Owed::Deliver, &relay.task, &partner).await?;
+            }
+            if relay.withdrawn != untold {
+                relay.withdrawn = untold;
                 tx.update_relay(&relay).await?;
             }
         }
@@ -622,13 +628,16 @@ impl App {
         let key = Key::new(ResourceType::TASK, &relay.task);
         let mut stored = self.must(tx, &key).await?;
         let way = status_of(&stored.resource()?).way_to(Status::Cancelled).unwrap_or_default();
+        let ended = !way.is_empty();
         for status in way {
             let reason = (status == Status::Cancelled).then(|| concept(STATUS_REASON, "cancelled-by-source", why));
             let task = moved(&stored.resource()?, status, reason);
             self.save(tx, &stored, task, self.gateway()).await?;
             stored = self.must(tx, &key).await?;
         }
-        self.note(tx, referral, &key, self.gateway(), "cancelled", "decided", stored.version).await?;
+        if ended {
+            self.note(tx, referral, &key, self.gateway(), "cancelled", "decided", stored.version).await?;
+        }
         for other in tx.grantees_for(&relay.task, Reason::Claim).await? {
             tx.end_grants(&other, &relay.task, Some(Reason::Claim)).await?;
         }
@@ -673,6 +682,10 @@ impl App {
                 concept(STATUS_REASON, "cancelled-by-source", "The referral source revoked the ServiceRequest.");
             return self.cancel_source(tx, referral, reason).await;
         }
+        let source = self.must(tx, &Key::new(ResourceType::TASK, &referral.task)).await?.resource()?;
+        if status_of(&source).is_terminal() {
+            return Ok(());
+        }
         for relay in tx.relays(&referral.task).await? {
             let ours = Key::new(ResourceType::SERVICE_REQUEST, &relay.request);
             let Some(stored) = tx.resource(&ours).await? else { continue };
@@ -710,7 +723,7 @@ impl App {
     }
 
     /// A consent that no longer allows: the referrals that rest on it end, and the targets see nothing more (D15c).
-    async fn consent_changed(&self, tx: &mut Tx, consent: &Key) -> Result<(), Error> {
+    pub(super) async fn consent_changed(&self, tx: &mut Tx, consent: &Key) -> Result<(), Error> {
         let pair = ("supporting-info".to_string(), consent.to_string());
         let mut query = search::parse(ResourceType::SERVICE_REQUEST, &[pair], self.own(), true)?;
         query.count = search::MAX_PAGE;

@@ -4,9 +4,8 @@
 use loopgate::demo::patient;
 use serde_json::{Value, json};
 
-use crate::acts::{by_hand, reference, there};
-use crate::databases::Place;
-use crate::gateway::{EHR, Fault, HOOK, PANTRY, TestGateway, county};
+use crate::acts::{by_hand, reference};
+use crate::gateway::{Fault, HOOK, PANTRY, TestGateway};
 
 // D5: every row, with one target and with two.
 #[tokio::test]
@@ -311,118 +310,6 @@ async fn a_revoked_or_paused_request_reaches_the_target() {
     assert_eq!(county.level(&task).await, ("L2".into(), false));
 }
 
-/// The clinic keeps its Task at its own server: owner as written there. The county and our id of it.
-async fn kept(settings: &str, owner: &str) -> (TestGateway, String) {
-    let county = TestGateway::with(Place::sqlite(), settings).await;
-    county.referral("sr1", "housing-instability", None);
-    let body = patient::referral_task(
-        Some("kept"),
-        "ServiceRequest/sr1",
-        patient::REQUESTER,
-        patient::PATIENT,
-        Some(owner),
-        "2027-01-15T08:00:00Z",
-    );
-    county.world.at(EHR, |ehr| ehr.put(body));
-    county.poll("clinic").await;
-    let found = county.get("root", "Task?owner=Organization/hub").await.entries();
-    (county, found.first().map_or(String::new(), |task| task["id"].as_str().unwrap().to_string()))
-}
-
-fn at_ehr(county: &TestGateway) -> Value {
-    county.world.at(EHR, |ehr| ehr.get("Task", "kept").unwrap().clone())
-}
-
-// §1.3 direct light, G-067, D12a
-#[tokio::test]
-async fn a_task_kept_at_the_ehr_is_found_and_written_back_step_by_step() {
-    let ours = county().replace(
-        "follow = \"poll\", poll_every = \"1h\" }\n",
-        "follow = \"poll\", poll_every = \"1h\", our_reference = \"https://ehr.test/fhir/Organization/cp\" }\n",
-    );
-    for (settings, owner) in [
-        (county(), "https://hub.test/fhir/Organization/hub"),
-        (ours.clone(), "Organization/cp"),
-        (ours.clone(), "https://ehr.test/fhir/Organization/cp"),
-    ] {
-        let (county, task) = kept(&settings, owner).await;
-        assert!(!task.is_empty(), "{owner}");
-        assert_eq!(at_ehr(&county)["status"], "accepted");
-        let theirs = county.relayed(&task).await.remove(0);
-        county.answers("agency", &theirs, "accepted").await;
-        county.deliver_due().await;
-        // Somebody at the EHR changes it between our read and our write.
-        county.world.at(EHR, |ehr| ehr.update("Task", "kept", |task| task["description"] = json!("by the ward")));
-        let done = county.did("agency", &theirs).await;
-        county.change("agency", &theirs, |task| patient::completed_with(task, &done)).await;
-        county.deliver_due().await;
-        let there = at_ehr(&county);
-        assert_eq!((&there["status"], &there["description"]), (&json!("completed"), &json!("by the ward")));
-        assert_eq!(reference(&there["output"][0]["valueReference"]), format!("https://hub.test/fhir/{done}"));
-        assert_eq!(reference(&there["owner"]), owner);
-        let steps: Vec<Value> =
-            county.world.at(EHR, |ehr| ehr.history("Task", "kept").iter().map(|task| task["status"].clone()).collect());
-        let mut legal = steps.clone();
-        legal.dedup();
-        assert_eq!(legal, ["requested", "accepted", "in-progress", "completed"].map(|one| json!(one)));
-        assert_eq!(county.level(&task).await, ("L4".into(), true));
-    }
-}
-
-// 412 in between
-#[tokio::test]
-async fn a_version_that_changed_under_the_write_is_read_again() {
-    let (county, task) = kept(&county(), "https://hub.test/fhir/Organization/hub").await;
-    let theirs = county.relayed(&task).await.remove(0);
-    county.answers("agency", &theirs, "accepted").await;
-    // One read is answered, then the write meets 412; then both succeed.
-    county.world.fault(EHR, &[Fault::None, Fault::Answer(412)]);
-    county.deliver_due().await;
-    assert_eq!(at_ehr(&county)["status"], "in-progress");
-    // Cancelled at the EHR while an answer is under way: the source's word is followed.
-    county.answers("agency", &theirs, "on-hold").await;
-    county.world.at(EHR, |ehr| ehr.update("Task", "kept", |task| task["status"] = json!("cancelled")));
-    county.deliver_due().await;
-    assert_eq!((county.status(&task).await, county.status(&theirs).await), ("cancelled".into(), "cancelled".into()));
-    assert_eq!(at_ehr(&county)["status"], "cancelled");
-}
-
-// D12a: write_outcomes = "create", once each whatever happens.
-#[tokio::test]
-async fn an_outcome_is_created_at_the_ehr_once() {
-    let settings = county().replace(
-        "follow = \"poll\", poll_every = \"1h\" }\n",
-        "follow = \"poll\", poll_every = \"1h\", write_outcomes = \"create\" }\n",
-    );
-    for fault in [Fault::LoseAnswer, Fault::LoseRequest] {
-        for skipped in 0..3 {
-            let (county, task) = kept(&settings, "https://hub.test/fhir/Organization/hub").await;
-            let theirs = county.relayed(&task).await.remove(0);
-            county.answers("agency", &theirs, "accepted").await;
-            county.deliver_due().await;
-            let done = county.did("agency", &theirs).await;
-            county.change("agency", &theirs, |task| patient::completed_with(task, &done)).await;
-            let mut faults = vec![Fault::None; skipped];
-            faults.push(fault);
-            county.world.fault(EHR, &faults);
-            for pause in [0, 5, 30, 120] {
-                county.later(std::time::Duration::from_secs(pause)).await;
-            }
-            let made =
-                county.world.at(EHR, |ehr| ehr.all("Procedure").iter().map(|one| (*one).clone()).collect::<Vec<_>>());
-            assert_eq!(made.len(), 1, "{fault:?} after {skipped}");
-            assert_eq!(reference(&made[0]["subject"]), there(patient::PATIENT));
-            assert!(made[0]["basedOn"].to_string().contains(&there("ServiceRequest/sr1")), "{}", made[0]["basedOn"]);
-            let kept = at_ehr(&county);
-            assert_eq!(
-                reference(&kept["output"][0]["valueReference"]),
-                format!("Procedure/{}", made[0]["id"].as_str().unwrap())
-            );
-            assert_eq!(county.level(&task).await, ("L4".into(), true));
-        }
-    }
-}
-
 // D12b
 #[tokio::test]
 async fn the_loop_says_at_each_stage_how_far_it_is_and_whose_turn() {
@@ -492,4 +379,89 @@ async fn a_notification_that_the_source_took_closes_the_loop() {
     assert!(!county.world.heard(HOOK).is_empty());
     assert_eq!(county.level(&task).await, ("L4".into(), true));
     assert_eq!(county.waiting_on(&task).await, "");
+}
+
+// D7; reference-clients §2.3 row 9: a coordinator calls off one target's Task at its own hand.
+#[tokio::test]
+async fn a_coordinator_who_cancels_our_task_reaches_the_targets_server() {
+    let county = by_hand().await;
+    let task = county.refers("sr1", "food-insecurity").await;
+    county.deliver_due().await;
+    let relayed = county.relays(&task, &["Organization/pantry", "Organization/kitchen"]).await;
+    county.deliver_due().await;
+    county.pantry_says(|task| task["status"] = json!("accepted")).await;
+    let cancelled = county
+        .change("desk", &relayed[0], |task| {
+            task["status"] = json!("cancelled");
+            task["statusReason"] = json!({"text": "somebody nearer was found"});
+        })
+        .await;
+    assert_eq!((cancelled.status, &cancelled.body["status"]), (200, &json!("cancelled")));
+    county.deliver_due().await;
+    let there = county.at_pantry();
+    assert_eq!(
+        (&there["status"], &there["statusReason"]["text"]),
+        (&json!("cancelled"), &json!("somebody nearer was found"))
+    );
+    assert_eq!(county.status(&relayed[1]).await, "requested");
+    assert!(!["failed", "cancelled"].contains(&county.status(&task).await.as_str()));
+}
+
+// D7: called off before anything was read, or while it waits for the coordinator.
+#[tokio::test]
+async fn what_is_cancelled_early_goes_nowhere() {
+    let county = by_hand().await;
+    let task = county.refers("sr1", "food-insecurity").await;
+    let draft = county.relays(&task, &["Organization/pantry"]).await.remove(0);
+    county.change("clinic", &task, |task| task["status"] = json!("cancelled")).await;
+    county.deliver_due().await;
+    assert_eq!((county.status(&draft).await, county.at_pantry()), ("cancelled".into(), Value::Null));
+    let held = county.refers("sr2", "food-insecurity").await;
+    county.deliver_due().await;
+    county.change("clinic", &held, |task| task["status"] = json!("cancelled")).await;
+    let late =
+        county.post("desk", &format!("Task/{held}/$relay"), &crate::acts::relay_to(&["Organization/kitchen"])).await;
+    assert_eq!((late.status, late.expression()), (422, "Task.status"));
+    assert_eq!(county.waiting_on(&held).await, "");
+}
+
+// reference-clients §2.3 row 6
+#[tokio::test]
+async fn a_coordinator_who_declines_says_why_and_the_source_is_told() {
+    let county = by_hand().await;
+    let task = county.refers("sr1", "food-insecurity").await;
+    county.deliver_due().await;
+    assert_eq!(county.change("desk", &task, |task| task["status"] = json!("rejected")).await.status, 422);
+    assert_eq!(county.answers("desk", &task, "rejected").await.status, 200);
+    assert_eq!((county.level(&task).await, county.waiting_on(&task).await), (("L2".into(), false), "clinic".into()));
+}
+
+// Outputs other than Procedures, with their own details (G-053).
+#[tokio::test]
+async fn an_observation_and_what_it_rests_on_reach_the_source() {
+    let county = TestGateway::county().await;
+    let task = county.refers("sr1", "housing-instability").await;
+    county.deliver_due().await;
+    let theirs = county.relayed(&task).await.remove(0);
+    let ours = county.answers("agency", &theirs, "accepted").await.body;
+    let answers = json!({"resourceType": "QuestionnaireResponse", "status": "completed", "subject": ours["for"]});
+    let answers = county.post("agency", "QuestionnaireResponse", &answers).await;
+    assert_eq!(answers.status, 201, "{}", answers.body);
+    let seen = json!({"resourceType": "Observation", "status": "final", "subject": ours["for"], "code": {"text": "enrolled"},
+        "valueString": "yes", "derivedFrom": [{"reference": format!("QuestionnaireResponse/{}", answers.id())}]});
+    let seen = county.post("agency", "Observation", &seen).await;
+    assert_eq!(seen.status, 201, "{}", seen.body);
+    county
+        .change("agency", &theirs, |task| {
+            task["status"] = json!("completed");
+            task["output"] = json!([{"type": {"coding": [{"system": loopgate::fhir::views::SDOHCC, "code": "additional-content"}]},
+                "valueReference": {"reference": format!("Observation/{}", seen.id())}}]);
+        })
+        .await;
+    for path in [format!("Observation/{}", seen.id()), format!("QuestionnaireResponse/{}", answers.id())] {
+        assert_eq!(county.get("clinic", &path).await.status, 200, "{path}");
+        assert_eq!(county.get("kitchen", &path).await.status, 404, "{path}");
+    }
+    // The case is done, and what was told of it goes.
+    assert_eq!(county.get("agency", &reference(&ours["for"])).await.status, 200);
 }

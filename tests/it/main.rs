@@ -3,6 +3,7 @@
 
 mod acts;
 mod back;
+mod consent;
 mod databases;
 mod flows;
 mod gateway;
