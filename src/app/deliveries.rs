@@ -577,7 +577,8 @@ impl App {
             }
             return Ok(());
         }
-        let written = match self.take_in(tx, &partner.id, task, Some(&copy.url)).await {
+        let viewer = Viewer::Grantees(vec![partner.id.clone()]);
+        let written = match self.take_in(tx, &partner.id, &viewer, task, Some(&copy.url)).await {
             Ok(written) => written,
             Err(refusal) if super::relaying::is_refusal(&refusal) => {
                 tracing::warn!(partner = partner.id, url = copy.url, %refusal, "a Task at the source's server is not taken");
@@ -768,7 +769,8 @@ impl App {
                 }
                 searches.extend(by_type.into_iter().map(|(kind, ids)| format!("{kind}?_id={}{since}", ids.join(","))));
             }
-        } else if partner.roles.contains(&Role::Target) {
+        }
+        if partner.roles.contains(&Role::Target) {
             searches.push(format!("Task?requester={}/Organization/{}{since}", self.own(), self.gateway()));
         }
         Ok(Some(PollPlan { partner, searches }))
