@@ -62,12 +62,11 @@ impl App {
     async fn check_own(&self, tx: &mut Tx, referral: &Referral, request: &Resource) -> Result<(), Error> {
         for text in reference::all(request) {
             let Some(key) = self.local(&text) else { continue };
-            let there = tx.resource(&key).await?;
-            if let Some(stored) = there.filter(|stored| !stored.deleted) {
-                if !self.may_refer(tx, &referral.source, &stored).await? {
-                    let text = format!("The ServiceRequest refers to a {} that is not here.", key.kind);
-                    return Err(Error::refused("ServiceRequest", text).code("not-found"));
-                }
+            let there = tx.resource(&key).await?.filter(|stored| !stored.deleted);
+            let Some(stored) = there else { continue };
+            if !self.may_refer(tx, &referral.source, &stored).await? {
+                let text = format!("The ServiceRequest refers to a {} that is not here.", key.kind);
+                return Err(Error::refused("ServiceRequest", text).code("not-found"));
             }
         }
         let task = self.must(tx, &Key::new(ResourceType::TASK, &referral.task)).await?.resource()?;

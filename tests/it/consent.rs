@@ -21,7 +21,7 @@ async fn a_source_cannot_refer_what_it_may_not_see() {
     let own = json!({"reference": format!("{HOSPITAL}/ServiceRequest/sr9")});
     let mut body = county.referral("sr9", "housing-instability", Some("Organization/hub"));
     body = serde_json::from_str(&body.to_string().replace(EHR, HOSPITAL)).unwrap();
-    let mut with = |name: &str, value: Value| {
+    let with = |name: &str, value: Value| {
         let mut body = body.clone();
         body[name] = value;
         body
@@ -69,13 +69,12 @@ async fn a_source_cannot_refer_what_it_may_not_see() {
 // D15c, inline.
 #[tokio::test]
 async fn without_a_consent_that_counts_nothing_is_taken_in() {
-    let other = json!({"reference": "Patient/OTHER"});
-    let changes: [(&str, Box<dyn Fn(&mut Value)>); 5] = [
-        ("missing", Box::new(|bundle| entry(bundle, "ServiceRequest")["supportingInfo"] = Value::Null)),
-        ("inactive", Box::new(|bundle| entry(bundle, "Consent")["status"] = json!("inactive"))),
-        ("denied", Box::new(|bundle| entry(bundle, "Consent")["provision"]["type"] = json!("deny"))),
-        ("expired", Box::new(|bundle| entry(bundle, "Consent")["provision"]["period"] = json!({"end": "2020-01-01"}))),
-        ("other", Box::new(move |bundle| entry(bundle, "Consent")["patient"] = other.clone())),
+    let changes: [(&str, fn(&mut Value)); 5] = [
+        ("missing", |bundle| entry(bundle, "ServiceRequest")["supportingInfo"] = Value::Null),
+        ("inactive", |bundle| entry(bundle, "Consent")["status"] = json!("inactive")),
+        ("denied", |bundle| entry(bundle, "Consent")["provision"]["type"] = json!("deny")),
+        ("expired", |bundle| entry(bundle, "Consent")["provision"]["period"] = json!({"end": "2020-01-01"})),
+        ("other", |bundle| entry(bundle, "Consent")["patient"] = json!({"reference": "Patient/OTHER"})),
     ];
     for (why, change) in changes {
         let county = TestGateway::county().await;
