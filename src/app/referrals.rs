@@ -82,7 +82,8 @@ impl App {
                 }
             }
         }
-        let Some(focus) = Task(task).focus() else { return Ok(None) };
+        // One request at home may be about several Tasks; the same absolute focus again is the same push repeated.
+        let Some(focus) = Task(task).focus().filter(|focus| focus.starts_with("http")) else { return Ok(None) };
         for referral in tx.referrals_by_focus(source, &canonical(focus)).await? {
             let key = Key::new(ResourceType::TASK, &referral.task);
             if let Some(stored) = tx.resource(&key).await?
@@ -169,6 +170,44 @@ impl App {
         Ok(written)
     }
 
+    /// A Task kept at the source's server that can't be taken: it is on record, and its own Task says so there. Nothing
+    /// is looked over in silence.
+    pub(super) async fn refuse_kept(
+        &self,
+        tx: &mut Tx,
+        source: &str,
+        task: Resource,
+        kept_at: &str,
+        why: &str,
+    ) -> Result<Written, Error> {
+        let focus = canonical(Task(&task).focus().unwrap_or(""));
+        let written = self.insert(tx, task, source).await?;
+        let key = written.stored.key.clone();
+        tx.grant(source, std::slice::from_ref(&key), "", Reason::Author).await?;
+        tx.grant(self.gateway(), std::slice::from_ref(&key), &key.id, Reason::Party).await?;
+        let referral = Referral {
+            task: key.id.clone(),
+            source: source.to_string(),
+            focus,
+            performer: None,
+            service: None,
+            kept_at: Some(kept_at.to_string()),
+            request: None,
+            patient: None,
+            fetched: false,
+            held: false,
+            held_why: None,
+            closing: None,
+            informed_at: None,
+            informed_how: None,
+            created: tx.stamp(),
+        };
+        tx.insert_referral(&referral).await?;
+        self.note(tx, &referral, &key, source, "received", "poll", 1).await?;
+        self.end_source(tx, referral, concept(STATUS_REASON, "other", why)).await?;
+        Ok(written)
+    }
+
     /// A referral that is no draft: fetch what it refers to, or go on at once when everything is here.
     async fn begin_work(&self, tx: &mut Tx, referral: Referral, reachable: bool) -> Result<(), Error> {
         if !reachable {
@@ -230,6 +269,8 @@ impl App {
         let ours =
             self.partner(source).and_then(|partner| partner.fhir.as_ref()).map(|fhir| fhir.our_reference.as_str());
         match reference_of(Some(owner)).map(|text| (text, Reference::parse(text, self.own()))) {
+            // Somebody in the directory whom we can't reach is still not us.
+            Some((_, Reference::Local(key))) if tx.resource(&key).await?.is_some() => Ok(Meant::Partner(key.id, None)),
             // A relative id that we don't know is the source's own id of us; so is an id under its own base.
             Some((_, Reference::Local(_))) => Ok(Meant::Us),
             Some((text, _)) if Some(text) == ours => Ok(Meant::Us),
@@ -260,6 +301,20 @@ impl App {
                 let provider = reference_of(provider.at("providedBy")).and_then(|text| self.local(text));
                 if let Some(partner) = provider.filter(|provider| self.partner(&provider.id).is_some()) {
                     return Ok(Some(Meant::Partner(partner.id, Some(key.id))));
+                }
+            }
+        }
+        // The source's own record of an organization (a copy here) carries the identifiers that tell who it is.
+        if let Some(key) = reference_of(Some(reference)).and_then(|text| self.local(text)) {
+            if let Some(copy) = tx.resource(&key).await?.filter(|stored| !stored.deleted) {
+                let copy = copy.resource()?;
+                let known = |partner: &&std::sync::Arc<crate::config::Partner>| {
+                    identifiers(&copy).any(|(system, value)| {
+                        partner.identifiers.iter().any(|one| one.value == value && one.system == system)
+                    })
+                };
+                if let Some(partner) = self.partners().iter().find(known) {
+                    return Ok(Some(Meant::Partner(partner.id.clone(), None)));
                 }
             }
         }
@@ -514,7 +569,10 @@ impl App {
         let key = Key::new(ResourceType::TASK, &referral.task);
         let from = status_of(&self.must(tx, &key).await?.resource()?);
         let to = if matches!(from, Status::Requested | Status::Draft) { Status::Rejected } else { Status::Failed };
-        self.move_source(tx, referral, to, Some(reason)).await
+        let why = reason.get("text").and_then(Value::as_str).unwrap_or("").to_string();
+        self.move_source(tx, referral.clone(), to, Some(reason)).await?;
+        // What a coordinator had prepared for it goes too.
+        self.withdraw(tx, &referral, &why).await
     }
 }
 

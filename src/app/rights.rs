@@ -79,7 +79,9 @@ impl App {
         let me = context.partner.id.as_str();
         let coordinator = context.is(Role::Coordinator);
         let (author, owner) = match place {
-            Place::Source(referral) => (referral.source == me, coordinator),
+            Place::Source(referral) => {
+                (referral.source == me || (coordinator && referral.source == self.gateway()), coordinator)
+            }
             Place::Relayed(relay, _) => match &relay.partner {
                 Some(partner) => (coordinator, partner == me),
                 None => {
