@@ -4,6 +4,7 @@
 mod databases;
 mod flows;
 mod gateway;
+mod routing;
 mod store;
 mod store_commit;
 mod store_events;
