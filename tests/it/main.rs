@@ -4,6 +4,7 @@
 mod databases;
 mod flows;
 mod gateway;
+mod oracle;
 mod routing;
 mod store;
 mod store_commit;
