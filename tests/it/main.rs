@@ -12,3 +12,4 @@ mod store_events;
 mod store_grants;
 mod store_outbox;
 mod store_search;
+mod tls;

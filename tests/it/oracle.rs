@@ -28,7 +28,8 @@ async fn what_we_make_is_fhir_to_another_reader() {
     let theirs = county.relayed(&housing).await;
     assert_eq!(county.answers("agency", &theirs[0], "rejected").await.status, 200);
     county.deliver_due().await;
-    for kind in ["Task", "ServiceRequest", "Provenance", "Organization", "HealthcareService", "Subscription", "Consent"] {
+    for kind in ["Task", "ServiceRequest", "Provenance", "Organization", "HealthcareService", "Subscription", "Consent"]
+    {
         let found = county.get("root", kind).await;
         assert!(!found.entries().is_empty(), "{kind}");
         reads(&found.body);
