@@ -18,7 +18,7 @@ use crate::fhir::views::{BUSINESS_STATUS, STATUS_REASON, Task, concept, identifi
 use crate::fhir::{Key, Resource, ResourceType};
 use crate::referral::Status;
 use crate::referral::decide::{self, Basis, Event, moved, status_of};
-use crate::store::{Kind as Owed, Outcome, Referral, Relay, Stored, Tx};
+use crate::store::{Kind as Owed, Outcome, Referral, Relay, Stored, Tx, Viewer};
 use crate::time::Timestamp;
 
 /// Read these URLs, and what they refer to at the same server.
@@ -253,13 +253,14 @@ impl App {
         let Some(stored) = tx.resource(&Key::new(ResourceType::TASK, &relay.task)).await? else { return Ok(None) };
         let task = stored.resource()?;
         let status = status_of(&task);
-        if status.is_terminal() || status == Status::Draft || (relay.remote.is_some() && !relay.withdrawn) {
+        let settled = status.is_terminal() || relay.remote.is_some();
+        if status == Status::Draft || (settled && !relay.withdrawn) {
             return Ok(None);
         }
         let source = tx.resource(&Key::new(ResourceType::TASK, &relay.referral)).await?;
         let why = source.map(|stored| stored.resource()).transpose()?;
-        let why =
-            why.as_ref().and_then(|task| Task(task).reason_text()).unwrap_or("Called off by the referral source.");
+        let why = why.as_ref().filter(|_| !status.is_terminal()).or(Some(&task));
+        let why = why.and_then(|task| Task(task).reason_text()).unwrap_or("Called off by the referral source.");
         let mut out = self.absolute(&task);
         out.set("id", Value::Null);
         if let Some(Value::Object(meta)) = out.elements_mut().get_mut("meta") {
@@ -423,6 +424,7 @@ impl App {
         self.store_copies(tx, partner, outcomes).await?;
         let mut remote = reported.task.resource;
         self.rewrite_copy(tx, partner, &base, &[], &mut remote).await?;
+        self.drop_foreign_outputs(tx, partner, &mut remote).await?;
         tx.put_link(&partner.id, &reported.task.url, key, reported.task.etag.as_deref()).await?;
         let stored = self.must(tx, key).await?;
         let from = status_of(&stored.resource()?);
@@ -468,6 +470,25 @@ impl App {
         Ok(())
     }
 
+    /// An output at a target's server may not hand on something here that the target can't see.
+    async fn drop_foreign_outputs(&self, tx: &mut Tx, partner: &Partner, task: &mut Resource) -> Result<(), Error> {
+        let viewer = Viewer::Grantees(vec![partner.id.clone()]);
+        let mut kept = Vec::new();
+        for output in task.list("output") {
+            let named = reference_of(output.get("valueReference")).and_then(|text| self.local(text));
+            match named {
+                Some(key) if !tx.may_see(&viewer, &key).await? => {
+                    tracing::warn!(partner = partner.id, %key, "an output that names what is not its own is left out");
+                }
+                _ => kept.push(output.clone()),
+            }
+        }
+        if kept.len() < task.list("output").len() {
+            task.set("output", if kept.is_empty() { Value::Null } else { Value::Array(kept) });
+        }
+        Ok(())
+    }
+
     /// An outcome copied for the source says that it is based on the source's own request, too.
     fn base_on_original(&self, outcomes: &mut [Copy], relay: &Relay, referral: &Referral) {
         let Some(original) = &referral.request else { return };
@@ -507,8 +528,25 @@ impl App {
         let meta = current.at("meta").cloned().unwrap_or(Value::Null);
         sent.set("meta", meta);
         let basis = Basis { stale_status: None };
-        if let Event::Changed { task, from, to } = decide::update(&current, &sent, decide::Standing::Author, basis)? {
+        if let Event::Changed { mut task, from, to } = decide::update(&current, &sent, decide::Standing::Author, basis)?
+        {
+            let mut referral = referral;
+            let viewer = Viewer::Grantees(vec![partner.id.clone()]);
+            let mut checked = self.check_added(tx, &viewer, &current, &task).await;
+            if from == Status::Draft && checked.is_ok() {
+                checked = self.aim(tx, &mut referral, &mut task).await;
+            }
+            if let Err(refusal) = checked {
+                tracing::warn!(partner = partner.id, url = copy.url, %refusal, "a change at the source's server is not taken");
+                return Ok(());
+            }
+            let id = referral.task.clone();
             self.write_step(tx, Place::Source(referral), &stored, task, (from, to), &partner.id, "poll").await?;
+            if to.is_terminal() && from != to {
+                // It ended it itself, at its own server: it knows.
+                let version = self.must(tx, key).await?.version;
+                self.informed(tx, &id, version, "own update").await?;
+            }
         }
         Ok(())
     }
@@ -528,6 +566,13 @@ impl App {
         crate::fhir::reference::rewrite(&mut task, &mut |text| Key::parse(text).map(|_| format!("{base}/{text}")));
         task.set("owner", serde_json::json!({"reference": format!("Organization/{}", self.gateway())}));
         task.set_source(&copy.url);
+        if let Some(existing) = self.same_referral(tx, &partner.id, &task).await? {
+            // It was posted here, too: one referral, and what its author does over there counts (design D8).
+            if !self.is_kept(tx, &existing.key).await? {
+                tx.put_link(&partner.id, &copy.url, &existing.key, copy.etag.as_deref()).await?;
+            }
+            return Ok(());
+        }
         let taken = match crate::fhir::validate::check(&task) {
             Ok(()) => self.take_in(tx, &partner.id, task.clone(), Some(&copy.url)).await,
             Err(faults) => Err(faults),
@@ -578,13 +623,23 @@ impl App {
         let mut known: Vec<(String, String)> = Vec::new();
         for text in crate::fhir::reference::all(&resource) {
             if let Some(key) = self.local(&text) {
-                let origin = tx.links_of(&key).await?.into_iter().find(|link| link.partner == partner.id);
+                let asked = self.asked_with(tx, &key).await?;
+                let origin = tx.links_of(&asked).await?.into_iter().find(|link| link.partner == partner.id);
                 known.push((text, origin.map_or(format!("{}/{key}", self.own()), |link| link.origin)));
             }
         }
         crate::fhir::reference::rewrite(&mut resource, &mut |text| {
             known.iter().find(|(from, _)| from == text).map(|(_, to)| to.clone())
         });
+        let mut based: Vec<Value> = Vec::new();
+        for item in resource.list("basedOn") {
+            if !based.contains(item) {
+                based.push(item.clone());
+            }
+        }
+        if !based.is_empty() {
+            resource.set("basedOn", Value::Array(based));
+        }
         let mine = serde_json::json!({"system": format!("{}/{}", self.own(), stored.key.kind), "value": stored.key.id});
         let mut list = resource.list("identifier").to_vec();
         list.push(mine);
@@ -592,6 +647,17 @@ impl App {
         resource.set("id", Value::Null);
         resource.set("meta", Value::Null);
         Ok(resource)
+    }
+
+    /// The source's request that ours to a target was made from; anything else is itself.
+    async fn asked_with(&self, tx: &mut Tx, key: &Key) -> Result<Key, Error> {
+        let relay = match key.kind {
+            ResourceType::SERVICE_REQUEST => tx.relay_by_request(&key.id).await?,
+            _ => None,
+        };
+        let Some(relay) = relay else { return Ok(key.clone()) };
+        let request = tx.referral(&relay.referral).await?.and_then(|referral| referral.request);
+        Ok(request.map_or_else(|| key.clone(), |id| Key::new(ResourceType::SERVICE_REQUEST, id)))
     }
 
     /// The source's server has taken this version of our Task.

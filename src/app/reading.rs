@@ -200,7 +200,32 @@ impl App {
 
     /// A reference that names something this viewer may not see names nothing.
     pub(super) async fn check_visible(&self, tx: &mut Tx, viewer: &Viewer, resource: &Resource) -> Result<(), Error> {
-        for text in crate::fhir::reference::all(resource) {
+        let texts = crate::fhir::reference::all(resource);
+        self.check_texts(tx, viewer, resource, texts).await
+    }
+
+    /// The same for what an update adds, so that nobody hands on what is not theirs.
+    pub(super) async fn check_added(
+        &self,
+        tx: &mut Tx,
+        viewer: &Viewer,
+        before: &Resource,
+        after: &Resource,
+    ) -> Result<(), Error> {
+        let known = crate::fhir::reference::all(before);
+        let mut texts = crate::fhir::reference::all(after);
+        texts.retain(|text| !known.contains(text));
+        self.check_texts(tx, viewer, after, texts).await
+    }
+
+    async fn check_texts(
+        &self,
+        tx: &mut Tx,
+        viewer: &Viewer,
+        resource: &Resource,
+        texts: Vec<String>,
+    ) -> Result<(), Error> {
+        for text in texts {
             if let Reference::Local(key) = Reference::parse(&text, self.own()) {
                 let there = tx.resource(&key).await?.is_some_and(|stored| !stored.deleted);
                 if !there || !tx.may_see(viewer, &key).await? {

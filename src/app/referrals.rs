@@ -14,7 +14,7 @@ use crate::fhir::views::{STATUS_REASON, Task, concept, identifiers, reference_of
 use crate::fhir::{Key, Resource, ResourceType, search};
 use crate::referral::Status;
 use crate::referral::decide::{self, Basis, Event, Standing, status_of};
-use crate::store::{Delivery, Evidence, Kind as Owed, Reason, Referral, Stored, Tx, Written};
+use crate::store::{Delivery, Evidence, Kind as Owed, Reason, Referral, Stored, Tx, Viewer, Written};
 
 /// Who a source means by a Task's owner (design D12).
 enum Meant {
@@ -24,6 +24,16 @@ enum Meant {
     Anyone,
     /// This partner, perhaps for one of its services.
     Partner(String, Option<String>),
+}
+
+impl Meant {
+    /// The partner, and its service.
+    fn performer(self) -> (Option<String>, Option<String>) {
+        match self {
+            Meant::Partner(partner, service) => (Some(partner), service),
+            Meant::Us | Meant::Anyone => (None, None),
+        }
+    }
 }
 
 impl App {
@@ -69,22 +79,31 @@ impl App {
     }
 
     /// The same referral, sent before: the same identifier, or the same absolute focus while the first is open (D8).
-    async fn same_referral(&self, tx: &mut Tx, source: &str, task: &Resource) -> Result<Option<Stored>, Error> {
+    pub(super) async fn same_referral(
+        &self,
+        tx: &mut Tx,
+        source: &str,
+        task: &Resource,
+    ) -> Result<Option<Stored>, Error> {
         for (system, value) in identifiers(task) {
             let escaped = value.replace('\\', "\\\\").replace(',', "\\,");
             let pair = ("identifier".to_string(), format!("{system}|{escaped}"));
             let mut query = search::parse(ResourceType::TASK, &[pair], self.own(), true)?;
             query.count = 5;
-            let viewer = crate::store::Viewer::Grantees(vec![source.to_string()]);
+            let viewer = Viewer::Grantees(vec![source.to_string()]);
             for hit in tx.search(&query, &viewer).await?.hits {
                 if tx.referral(&hit.key.id).await?.is_some_and(|referral| referral.source == source) {
                     return tx.resource(&hit.key).await;
                 }
             }
         }
-        // One request at home may be about several Tasks; the same absolute focus again is the same push repeated.
-        let Some(focus) = Task(task).focus().filter(|focus| focus.starts_with("http")) else { return Ok(None) };
-        for referral in tx.referrals_by_focus(source, &canonical(focus)).await? {
+        let Some(focus) = Task(task).focus() else { return Ok(None) };
+        // One request here may be about several Tasks; the same absolute focus again is the same push repeated.
+        let focus = self.origin_of(tx, source, focus).await?;
+        if !focus.starts_with("http") {
+            return Ok(None);
+        }
+        for referral in tx.referrals_by_focus(source, &focus).await? {
             let key = Key::new(ResourceType::TASK, &referral.task);
             if let Some(stored) = tx.resource(&key).await?
                 && !status_of(&stored.resource()?).is_terminal()
@@ -104,34 +123,15 @@ impl App {
         kept_at: Option<&str>,
     ) -> Result<Written, Error> {
         let partner = self.partner(source).cloned();
-        let focus = canonical(Task(&task).focus().unwrap_or(""));
+        let focus = self.origin_of(tx, source, Task(&task).focus().unwrap_or("")).await?;
         self.check_needs(tx, source, &task).await?;
         let meant = self.meant(tx, source, &task).await?;
-        let base = partner.as_ref().and_then(|partner| partner.fhir.as_ref()).map(|fhir| fhir.base.clone());
         self.localise(tx, &mut task, partner.as_deref()).await?;
         if let Meant::Us = meant {
             task.set("owner", json!({"reference": format!("Organization/{}", self.gateway())}));
         }
-        let reachable = match Reference::parse(Task(&task).focus().unwrap_or(""), self.own()) {
-            Reference::Local(key) => {
-                let viewer = crate::store::Viewer::Grantees(vec![source.to_string()]);
-                if tx.resource(&key).await?.is_none() || !tx.may_see(&viewer, &key).await? {
-                    return Err(Error::invalid(
-                        "Task.focus",
-                        "This ServiceRequest is not here. Post it first, or give its absolute URL at your own server (G-030).",
-                    )
-                    .code("not-found"));
-                }
-                true
-            }
-            Reference::Remote { base: at, key } => base.is_some_and(|base| lies_under(&format!("{at}/{key}"), &base)),
-            _ => {
-                return Err(Error::invalid(
-                    "Task.focus",
-                    "The focus is a reference to a ServiceRequest: Type/id, or its absolute URL.",
-                ));
-            }
-        };
+        let reachable = self.reachable(tx, source, &task).await?;
+        self.check_visible(tx, &Viewer::Grantees(vec![source.to_string()]), &task).await?;
         let status = status_of(&task);
         let written = self.insert(tx, task, source).await?;
         let key = written.stored.key.clone();
@@ -139,10 +139,7 @@ impl App {
         if status != Status::Draft {
             tx.grant(self.gateway(), std::slice::from_ref(&key), &key.id, Reason::Party).await?;
         }
-        let (performer, service) = match meant {
-            Meant::Partner(partner, service) => (Some(partner), service),
-            Meant::Us | Meant::Anyone => (None, None),
-        };
+        let (performer, service) = meant.performer();
         let referral = Referral {
             task: key.id.clone(),
             source: source.to_string(),
@@ -208,6 +205,50 @@ impl App {
         Ok(written)
     }
 
+    /// Whether the focus may be read: it is here and the source's own, or lies below the source's registered base.
+    async fn reachable(&self, tx: &mut Tx, source: &str, task: &Resource) -> Result<bool, Error> {
+        match Reference::parse(Task(task).focus().unwrap_or(""), self.own()) {
+            Reference::Local(key) => {
+                let viewer = Viewer::Grantees(vec![source.to_string()]);
+                if tx.resource(&key).await?.is_none() || !tx.may_see(&viewer, &key).await? {
+                    return Err(Error::invalid(
+                        "Task.focus",
+                        "This ServiceRequest is not here. Post it first, or give its absolute URL at your own server (G-030).",
+                    )
+                    .code("not-found"));
+                }
+                Ok(true)
+            }
+            Reference::Remote { base: at, key } => {
+                let fhir = self.partner(source).and_then(|partner| partner.fhir.as_ref());
+                Ok(fhir.is_some_and(|fhir| lies_under(&format!("{at}/{key}"), &fhir.base)))
+            }
+            _ => Err(Error::invalid(
+                "Task.focus",
+                "The focus is a reference to a ServiceRequest: Type/id, or its absolute URL.",
+            )),
+        }
+    }
+
+    /// A draft says anew whom it means and what it is about; what it says when it is requested counts.
+    pub(super) async fn aim(&self, tx: &mut Tx, referral: &mut Referral, task: &mut Resource) -> Result<(), Error> {
+        let meant = self.meant(tx, &referral.source, task).await?;
+        if let Meant::Us = meant {
+            task.set("owner", json!({"reference": format!("Organization/{}", self.gateway())}));
+        }
+        (referral.performer, referral.service) = meant.performer();
+        self.reachable(tx, &referral.source, task).await?;
+        referral.focus = self.origin_of(tx, &referral.source, Task(task).focus().unwrap_or("")).await?;
+        tx.update_referral(referral).await
+    }
+
+    /// A focus as it is remembered: where the source keeps it, however it was spelt, without a version.
+    async fn origin_of(&self, tx: &mut Tx, source: &str, focus: &str) -> Result<String, Error> {
+        let Some(key) = self.local(focus) else { return Ok(canonical(focus)) };
+        let origin = tx.links_of(&key).await?.into_iter().find(|link| link.partner == source);
+        Ok(origin.map_or_else(|| key.to_string(), |link| link.origin))
+    }
+
     /// A referral that is no draft: fetch what it refers to, or go on at once when everything is here.
     async fn begin_work(&self, tx: &mut Tx, referral: Referral, reachable: bool) -> Result<(), Error> {
         if !reachable {
@@ -249,7 +290,7 @@ impl App {
         let pair = ("group-identifier".to_string(), value.to_string());
         let mut query = search::parse(ResourceType::TASK, &[pair], self.own(), true)?;
         (query.total, query.count) = (true, 0);
-        let viewer = crate::store::Viewer::Grantees(vec![source.to_string()]);
+        let viewer = Viewer::Grantees(vec![source.to_string()]);
         let most = u64::from(self.config().limits.needs_per_request);
         if tx.search(&query, &viewer).await?.total.unwrap_or(0) >= most {
             return Err(Error::refused(
@@ -357,13 +398,16 @@ impl App {
         mut sent: Resource,
         if_match: Option<i64>,
     ) -> Result<Answer, Error> {
-        let place = self.place(tx, key).await?;
+        let mut place = self.place(tx, key).await?;
         let viewer = self.viewer(context);
         let Some(stored) = tx.resource_for_update(key).await? else { return self.import(tx, context, key, sent).await };
         if !tx.may_see(&viewer, key).await? {
             if tx.lost_the_claim(&viewer, key).await? {
                 let kind = if if_match.is_some() { Kind::VersionConflict } else { Kind::Conflict };
-                return Err(Error::new(kind, "Another organization has claimed this Task."));
+                return Err(Error::new(
+                    kind,
+                    "This Task can't be claimed any more: another organization has it, or it was called off.",
+                ));
             }
             return Err(Error::not_found(key.kind.name(), &key.id));
         }
@@ -375,10 +419,13 @@ impl App {
             self.check_claim(tx, context, &sent).await?;
         }
         self.localise(tx, &mut sent, Some(&context.partner)).await?;
-        let Event::Changed { task, from, to } = decide::update(&current, &sent, standing, basis)? else {
+        let Event::Changed { mut task, from, to } = decide::update(&current, &sent, standing, basis)? else {
             return Ok(Answer { stored, created: false });
         };
-        self.check_outputs(tx, context, &current, &task).await?;
+        if let (Place::Source(referral), Status::Draft) = (&mut place, from) {
+            self.aim(tx, referral, &mut task).await?;
+        }
+        self.check_added(tx, &viewer, &current, &task).await?;
         let by = context.partner.id.clone();
         self.write_step(tx, place, &stored, task, (from, to), &by, "put").await?;
         let stored = self.must(tx, key).await?;
@@ -397,7 +444,7 @@ impl App {
         Ok(())
     }
 
-    async fn is_kept(&self, tx: &mut Tx, key: &Key) -> Result<bool, Error> {
+    pub(super) async fn is_kept(&self, tx: &mut Tx, key: &Key) -> Result<bool, Error> {
         Ok(tx.referral(&key.id).await?.is_some_and(|referral| referral.kept_at.is_some()))
     }
 
@@ -432,30 +479,6 @@ impl App {
                 ),
             )),
         }
-    }
-
-    /// An output may only name what its writer may see, so that nobody hands on what is not theirs.
-    async fn check_outputs(
-        &self,
-        tx: &mut Tx,
-        context: &Context,
-        before: &Resource,
-        after: &Resource,
-    ) -> Result<(), Error> {
-        let viewer = self.viewer(context);
-        let known: Vec<&str> = Task(before).output_references().collect();
-        for (index, output) in Task(after).outputs().iter().enumerate() {
-            let Some(text) = reference_of(output.get("valueReference")).filter(|text| !known.contains(text)) else {
-                continue;
-            };
-            let Some(key) = self.local(text) else { continue };
-            let there = tx.resource(&key).await?.is_some_and(|stored| !stored.deleted);
-            if !there || !tx.may_see(&viewer, &key).await? {
-                let text = format!("This {} is not here. Post it first, then name it.", key.kind);
-                return Err(Error::invalid(format!("Task.output[{index}].valueReference"), text).code("not-found"));
-            }
-        }
-        Ok(())
     }
 
     /// Saves a step and does everything that follows from it, in this transaction.
@@ -500,7 +523,8 @@ impl App {
         if from == Status::Draft && to == Status::Requested {
             let key = &written.stored.key;
             tx.grant(self.gateway(), std::slice::from_ref(key), &key.id, Reason::Party).await?;
-            return self.begin_work(tx, referral, true).await;
+            let reachable = self.reachable(tx, &referral.source, &written.resource).await?;
+            return self.begin_work(tx, referral, reachable).await;
         }
         if to.is_terminal() && from != to {
             referral.closing = Some(written.stored.version);
@@ -571,7 +595,7 @@ impl App {
         let to = if matches!(from, Status::Requested | Status::Draft) { Status::Rejected } else { Status::Failed };
         let why = reason.get("text").and_then(Value::as_str).unwrap_or("").to_string();
         self.move_source(tx, referral.clone(), to, Some(reason)).await?;
-        // What a coordinator had prepared for it goes too.
+        // Nobody goes on working for a referral that has ended; what was prepared for it goes too.
         self.withdraw(tx, &referral, &why).await
     }
 }

@@ -39,10 +39,12 @@ impl App {
         if matches!(view.status(), Some("revoked" | "entered-in-error" | "completed" | "draft" | "unknown")) {
             return Err(Error::refused("ServiceRequest.status", "Only an active ServiceRequest can be referred."));
         }
+        self.check_own(tx, &referral, &stored).await?;
         self.check_consent(tx, &stored)
             .await
             .map_err(|refusal| Error::refused("ServiceRequest.supportingInfo", refusal.text()))?;
-        let reach: Vec<Key> = self.reach(tx, &stored).await?.into_iter().chain([request.clone()]).collect();
+        let reach: Vec<Key> =
+            self.reach(tx, &referral.source, &stored).await?.into_iter().chain([request.clone()]).collect();
         tx.grant(self.gateway(), &reach, &referral.task, Reason::Party).await?;
         tx.update_referral(&referral).await?;
         // What a coordinator asked for before everything was here.
@@ -54,6 +56,36 @@ impl App {
             return self.accept_source(tx, referral).await;
         }
         self.route(tx, referral, &stored).await
+    }
+
+    /// A referral is about one patient, and about nothing that is another party's.
+    async fn check_own(&self, tx: &mut Tx, referral: &Referral, request: &Resource) -> Result<(), Error> {
+        for text in reference::all(request) {
+            let Some(key) = self.local(&text) else { continue };
+            let there = tx.resource(&key).await?;
+            if let Some(stored) = there.filter(|stored| !stored.deleted) {
+                if !self.may_refer(tx, &referral.source, &stored).await? {
+                    let text = format!("The ServiceRequest refers to a {} that is not here.", key.kind);
+                    return Err(Error::refused("ServiceRequest", text).code("not-found"));
+                }
+            }
+        }
+        let task = self.must(tx, &Key::new(ResourceType::TASK, &referral.task)).await?.resource()?;
+        let patient =
+            |text: Option<&str>| text.and_then(|text| self.local(text)).filter(|key| key.kind.name() == "Patient");
+        match (patient(Task(&task).patient()), patient(ServiceRequest(request).subject())) {
+            (Some(asked), Some(subject)) if asked != subject => {
+                Err(Error::refused("Task.for", "Task.for is another patient than ServiceRequest.subject."))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether a referral of this source may lead to a resource: its own, or one that a coordinator added.
+    async fn may_refer(&self, tx: &mut Tx, source: &str, stored: &Stored) -> Result<bool, Error> {
+        let by_gateway = stored.author == self.gateway()
+            || self.partner(&stored.author).is_some_and(|partner| partner.roles.contains(&Role::Coordinator));
+        Ok(by_gateway || tx.may_see(&Viewer::Grantees(vec![source.to_string()]), &stored.key).await?)
     }
 
     async fn check_consent(&self, tx: &mut Tx, request: &Resource) -> Result<(), Refusal> {
@@ -270,6 +302,7 @@ impl App {
         let key = Key::new(ResourceType::TASK, &relay.task);
         let request_key = Key::new(ResourceType::SERVICE_REQUEST, &relay.request);
         let request = self.must(tx, &request_key).await?.resource()?;
+        let source = tx.referral(&relay.referral).await?.map(|referral| referral.source).unwrap_or_default();
         let mut party = vec![key, request_key];
         party.extend(Task(task).patient().and_then(|text| self.local(text)));
         party.extend(ServiceRequest(&request).subject().and_then(|text| self.local(text)));
@@ -277,8 +310,8 @@ impl App {
         party.extend(consents.filter(|key| key.kind == ResourceType::CONSENT));
         party.sort_unstable();
         party.dedup();
-        let mut context = self.reach(tx, &request).await?;
-        context.extend(self.reach(tx, task).await?);
+        let mut context = self.reach(tx, &source, &request).await?;
+        context.extend(self.reach(tx, &source, task).await?);
         context.retain(|key| !party.contains(key) && key.kind != ResourceType::TASK && !key.kind.is_directory());
         context.sort_unstable();
         context.dedup();
@@ -286,8 +319,8 @@ impl App {
         tx.grant(partner, &context, &relay.task, Reason::Context).await
     }
 
-    /// What a resource here refers to here, followed a few steps.
-    pub(super) async fn reach(&self, tx: &mut Tx, from: &Resource) -> Result<Vec<Key>, Error> {
+    /// What a source's resource refers to here, followed a few steps, as far as it is the source's to refer to.
+    pub(super) async fn reach(&self, tx: &mut Tx, source: &str, from: &Resource) -> Result<Vec<Key>, Error> {
         let mut found: Vec<Key> = Vec::new();
         let mut level = vec![from.clone()];
         for _ in 0..DEPTH {
@@ -300,6 +333,9 @@ impl App {
                         continue;
                     }
                     if let Some(stored) = tx.resource(&key).await?.filter(|stored| !stored.deleted) {
+                        if !self.may_refer(tx, source, &stored).await? {
+                            continue;
+                        }
                         if !key.kind.is_directory() {
                             next.push(stored.resource()?);
                         }
@@ -425,8 +461,14 @@ impl App {
         }
         if let Some(partner) = partner.filter(|_| to.is_terminal() && from != to) {
             tx.end_grants(&partner, &relay.task, Some(Reason::Context)).await?;
-            if relay.withdrawn {
-                relay.withdrawn = false;
+            // Ended by a coordinator's hand: a target with a server has still to be told (design D7).
+            let untold = by != partner && relay.channel == "fhir";
+            if untold {
+                self.mirror_request(tx, &relay, "revoked").await?;
+                self.owe(tx, Owed::Deliver, &relay.task, &partner).await?;
+            }
+            if relay.withdrawn != untold {
+                relay.withdrawn = untold;
                 tx.update_relay(&relay).await?;
             }
         }
@@ -590,13 +632,16 @@ impl App {
         let key = Key::new(ResourceType::TASK, &relay.task);
         let mut stored = self.must(tx, &key).await?;
         let way = status_of(&stored.resource()?).way_to(Status::Cancelled).unwrap_or_default();
+        let ended = !way.is_empty();
         for status in way {
             let reason = (status == Status::Cancelled).then(|| concept(STATUS_REASON, "cancelled-by-source", why));
             let task = moved(&stored.resource()?, status, reason);
             self.save(tx, &stored, task, self.gateway()).await?;
             stored = self.must(tx, &key).await?;
         }
-        self.note(tx, referral, &key, self.gateway(), "cancelled", "decided", stored.version).await?;
+        if ended {
+            self.note(tx, referral, &key, self.gateway(), "cancelled", "decided", stored.version).await?;
+        }
         for other in tx.grantees_for(&relay.task, Reason::Claim).await? {
             tx.end_grants(&other, &relay.task, Some(Reason::Claim)).await?;
         }
@@ -641,6 +686,10 @@ impl App {
                 concept(STATUS_REASON, "cancelled-by-source", "The referral source revoked the ServiceRequest.");
             return self.cancel_source(tx, referral, reason).await;
         }
+        let source = self.must(tx, &Key::new(ResourceType::TASK, &referral.task)).await?.resource()?;
+        if status_of(&source).is_terminal() {
+            return Ok(());
+        }
         let relays = tx.relays(&referral.task).await?;
         if relays.is_empty() && referral.held && status == "active" {
             // It was waiting for this.
@@ -683,7 +732,7 @@ impl App {
     }
 
     /// A consent that no longer allows: the referrals that rest on it end, and the targets see nothing more (D15c).
-    async fn consent_changed(&self, tx: &mut Tx, consent: &Key) -> Result<(), Error> {
+    pub(super) async fn consent_changed(&self, tx: &mut Tx, consent: &Key) -> Result<(), Error> {
         let pair = ("supporting-info".to_string(), consent.to_string());
         let mut query = search::parse(ResourceType::SERVICE_REQUEST, &[pair], self.own(), true)?;
         query.count = search::MAX_PAGE;
@@ -738,7 +787,11 @@ impl App {
                 let text = "This is no Organization or HealthcareService of a partner that takes referrals.";
                 Error::invalid(format!("Parameters.parameter[{index}].valueReference"), text).code("not-found")
             })?;
-            made.push(self.relay_one(&mut tx, &referral, Some(target)).await?);
+            // Asked again for one that is on its way, the same Task is the answer (design D1).
+            made.push(match self.open_relay(&mut tx, &referral, &target).await? {
+                Some(stored) => stored,
+                None => self.relay_one(&mut tx, &referral, Some(target)).await?,
+            });
         }
         self.accept_source(&mut tx, referral).await?;
         for stored in &made {
@@ -755,6 +808,19 @@ impl App {
             })
             .collect();
         Ok(crate::fhir::bundle::searchset(&hits, Some(hits.len() as u64), &[], now))
+    }
+
+    /// Our open Task for this target, if there is one.
+    async fn open_relay(&self, tx: &mut Tx, referral: &Referral, target: &Target) -> Result<Option<Stored>, Error> {
+        for relay in tx.relays(&referral.task).await? {
+            if relay.partner.as_ref() == Some(&target.partner) && relay.service == target.service {
+                let stored = self.must(tx, &Key::new(ResourceType::TASK, &relay.task)).await?;
+                if !status_of(&stored.resource()?).is_terminal() {
+                    return Ok(Some(stored));
+                }
+            }
+        }
+        Ok(None)
     }
 
     /// A fetched request must still be one that may be passed on.
@@ -800,6 +866,10 @@ impl App {
         if status.is_terminal() || status_of(&task) != Status::Requested {
             return Err(Error::refused("Task.status", "An open referral is relayed with a Task that is requested."));
         }
+        if !referral.fetched {
+            let text = "What the source refers to is still being read. Try again, or use $relay.";
+            return Err(Error::conflict(text).at("Task.partOf[0]"));
+        }
         self.check_request_allows(tx, &referral).await?;
         let focus = Task(&task).focus().and_then(|text| self.local(text));
         let focus =
@@ -812,7 +882,9 @@ impl App {
             )
             .code("not-found"));
         };
+        // Public clients make both from a copy of the source's, old meta inside: what is ours has no origin elsewhere.
         let mut body = request.resource()?;
+        forget_source(&mut body);
         body.set("intent", json!("filler-order"));
         if let Some(original) = &referral.request {
             body.set("basedOn", json!([{"reference": format!("ServiceRequest/{original}")}]));
@@ -820,6 +892,11 @@ impl App {
         if !request.resource()?.same_content(&body) {
             self.save(tx, &request, body, self.gateway()).await?;
         }
+        forget_source(&mut task);
+        for name in ["statusReason", "output"] {
+            task.set(name, Value::Null);
+        }
+        task.set("businessStatus", concept(BUSINESS_STATUS, "submitted", "submitted"));
         let id = crate::id::new();
         let system = format!("{}/Task", self.own());
         task.set("identifier", json!([{"system": system, "value": id}]));
@@ -846,6 +923,12 @@ impl App {
         self.accept_source(tx, referral).await?;
         let stored = self.must(tx, &written.stored.key).await?;
         Ok(Answer { stored, created: true })
+    }
+}
+
+fn forget_source(resource: &mut Resource) {
+    if let Some(Value::Object(meta)) = resource.elements_mut().get_mut("meta") {
+        meta.shift_remove("source");
     }
 }
 

@@ -177,6 +177,10 @@ impl App {
             return Ok(());
         }
         tx.delete_resource(&stored, &context.partner.id).await?;
+        if key.kind == ResourceType::CONSENT {
+            // Taken away is taken back (design D15c).
+            self.consent_changed(tx, key).await?;
+        }
         if key.kind == ResourceType::SUBSCRIPTION {
             self.unsubscribe(tx, &key.id).await?;
         }

@@ -80,7 +80,9 @@ pub struct Known {
 pub fn assess(known: &Known) -> (Level, Turn, Option<Timestamp>) {
     let decided = known.relays.iter().any(|(_, status, ..)| !matches!(status, Status::Requested | Status::Draft));
     let served = known.outcome && known.source == Status::Completed;
-    let ended = known.source.is_terminal() && (known.source == Status::Completed || known.reason);
+    // Completion and error need no words; every other ending owes them.
+    let speaks = matches!(known.source, Status::Completed | Status::EnteredInError) || known.reason;
+    let ended = known.source.is_terminal() && speaks;
     let level = match (ended, known.informed, served, decided) {
         (true, true, ..) => Level::L4,
         (true, false, true, _) => Level::L3,

@@ -157,11 +157,16 @@ fn by_owner(stored: &Resource, sent: &Resource, from: Status, to: Status) -> Res
             )
             .code("required"));
         }
-        task.set("statusReason", sent.at("statusReason").cloned().unwrap_or(Value::Null));
+        // Sent back as it was read, it belongs to the status before.
+        let reason =
+            sent.at("statusReason").filter(|reason| to.needs_reason() || stored.at("statusReason") != Some(*reason));
+        task.set("statusReason", reason.cloned().unwrap_or(Value::Null));
     } else if let Some(reason) = sent.at("statusReason") {
         task.set("statusReason", reason.clone());
     }
-    if let Some(status) = sent.at("businessStatus") {
+    // A client that sends back what it read has said nothing about who acts next.
+    let said = sent.at("businessStatus").filter(|said| to == from || stored.at("businessStatus") != Some(*said));
+    if let Some(status) = said {
         task.set("businessStatus", status.clone());
     } else if to != from {
         task.set(

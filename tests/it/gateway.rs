@@ -32,6 +32,8 @@ pub const HOOK: &str = "https://ehr.test/hook";
 /// What happens to the next requests to a host, in order; then they are answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
+    /// This one is answered as usual.
+    None,
     /// The request never arrives.
     LoseRequest,
     /// It arrives and is acted on; the answer never comes back.
@@ -103,7 +105,7 @@ impl World {
         match fault {
             Some(Fault::LoseRequest) => return lost(),
             Some(Fault::Answer(status)) => return Ok(Response { status, headers: vec![], body: b"{}".to_vec() }),
-            Some(Fault::LoseAnswer) | None => {}
+            Some(Fault::LoseAnswer | Fault::None) | None => {}
         }
         let answer = match house.and_then(|base| places.houses.get_mut(&base)) {
             Some(house) => {

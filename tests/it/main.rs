@@ -1,11 +1,17 @@
 //! The gateway against real databases: one test program, every test on its own fresh database.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod acts;
+mod back;
+mod consent;
 mod databases;
 mod flows;
 mod gateway;
+mod intake;
 mod oracle;
+mod relaying;
 mod routing;
+mod steps;
 mod store;
 mod store_commit;
 mod store_events;

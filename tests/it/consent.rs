@@ -1,0 +1,227 @@
+//! What may be referred at all: consent that counts (D15c), and nothing that is another's (D2, D11).
+
+use loopgate::demo::patient;
+use serde_json::{Value, json};
+
+use crate::acts::{HOSPITAL, reference, two_sources, without_coordinator};
+use crate::gateway::{EHR, PANTRY, TestGateway};
+use crate::intake::{entry, transaction};
+
+// Nothing that is somebody else's can be referred by naming it.
+#[tokio::test]
+async fn a_source_cannot_refer_what_it_may_not_see() {
+    let county = two_sources().await;
+    let ours = county.refers("sr1", "housing-instability").await;
+    county.deliver_due().await;
+    let ours = county.task(&ours).await;
+    let (request, person) = (reference(&ours["focus"]), reference(&ours["for"]));
+    county.world.at(HOSPITAL, |hospital| {
+        hospital.put(patient::service_request("sr9", "housing-instability", "2027-01-15T08:00:00Z"))
+    });
+    let own = json!({"reference": format!("{HOSPITAL}/ServiceRequest/sr9")});
+    let mut body = county.referral("sr9", "housing-instability", Some("Organization/hub"));
+    body = serde_json::from_str(&body.to_string().replace(EHR, HOSPITAL)).unwrap();
+    let mut with = |name: &str, value: Value| {
+        let mut body = body.clone();
+        body[name] = value;
+        body
+    };
+    let input = json!([{"type": {"text": "more"}, "valueReference": {"reference": person}}]);
+    for (name, value, place) in [
+        ("focus", json!({"reference": request}), "Task.focus"),
+        ("for", json!({"reference": person}), "Task.for"),
+        ("for", json!({"reference": format!("https://hub.test/fhir/{person}")}), "Task.for"),
+        ("input", input, "Task.input[0].valueReference"),
+    ] {
+        let mut sent = with(name, value.clone());
+        let refused = county.post("hospital", "Task", &sent).await;
+        assert_eq!((refused.status, refused.expression()), (422, place));
+        // Nor by way of a draft.
+        sent["status"] = json!("draft");
+        sent[name] = if name == "focus" { own.clone() } else { Value::Null };
+        if name == "for" {
+            sent["for"] = json!({"reference": format!("{HOSPITAL}/{}", patient::PATIENT)});
+        }
+        sent.as_object_mut().unwrap().retain(|_, value| !value.is_null());
+        let draft = county.post("hospital", "Task", &sent).await;
+        assert_eq!(draft.status, 201, "{}", draft.body);
+        let refused = county
+            .change("hospital", &draft.id(), |task| {
+                task[name] = value.clone();
+                task["status"] = json!("requested");
+            })
+            .await;
+        assert_eq!((refused.status, refused.expression()), (422, place), "draft {name}");
+        county.change("hospital", &draft.id(), |task| task["status"] = json!("entered-in-error")).await;
+    }
+    // Nor by a reference into our own base from what is fetched.
+    county.world.at(HOSPITAL, |hospital| {
+        let mut sly = patient::service_request("sr10", "food-insecurity", "2027-01-15T08:00:00Z");
+        sly["reasonReference"] = json!([{"reference": format!("https://hub.test/fhir/{person}")}]);
+        hospital.put(sly)
+    });
+    body["focus"] = json!({"reference": format!("{HOSPITAL}/ServiceRequest/sr10")});
+    assert_eq!(county.post("hospital", "Task", &body).await.status, 201);
+    county.deliver_due().await;
+    assert_eq!(county.get("pantry", &person).await.status, 404);
+}
+
+// D15c, inline.
+#[tokio::test]
+async fn without_a_consent_that_counts_nothing_is_taken_in() {
+    let other = json!({"reference": "Patient/OTHER"});
+    let changes: [(&str, Box<dyn Fn(&mut Value)>); 5] = [
+        ("missing", Box::new(|bundle| entry(bundle, "ServiceRequest")["supportingInfo"] = Value::Null)),
+        ("inactive", Box::new(|bundle| entry(bundle, "Consent")["status"] = json!("inactive"))),
+        ("denied", Box::new(|bundle| entry(bundle, "Consent")["provision"]["type"] = json!("deny"))),
+        ("expired", Box::new(|bundle| entry(bundle, "Consent")["provision"]["period"] = json!({"end": "2020-01-01"}))),
+        ("other", Box::new(move |bundle| entry(bundle, "Consent")["patient"] = other.clone())),
+    ];
+    for (why, change) in changes {
+        let county = TestGateway::county().await;
+        let mut bundle = transaction(&county, "housing-instability");
+        if why == "other" {
+            let mut patient = entry(&mut bundle, "Patient").clone();
+            patient["name"] = json!([{"family": "OTHER"}]);
+            let made = county.post("clinic", "Patient", &patient).await;
+            change(&mut bundle);
+            let text = bundle.to_string().replace("Patient/OTHER", &format!("Patient/{}", made.id()));
+            bundle = serde_json::from_str(&text).unwrap();
+        } else {
+            change(&mut bundle);
+        }
+        entry(&mut bundle, "ServiceRequest").as_object_mut().unwrap().retain(|_, value| !value.is_null());
+        let refused = county.post("clinic", "", &bundle).await;
+        assert_eq!(refused.status, 422, "{why}: {}", refused.body);
+        assert!(refused.expression().contains("supportingInfo"), "{why}: {}", refused.expression());
+        assert_eq!(county.get("root", "Task").await.entries().len(), 0, "{why}");
+        assert_eq!(county.get("root", "ServiceRequest").await.entries().len(), 0, "{why}");
+    }
+}
+
+// D15c, after the fetch.
+#[tokio::test]
+async fn a_consent_that_turns_out_not_to_count_ends_the_referral_with_the_reason() {
+    for change in [
+        json!({"status": "inactive"}),
+        json!({"provision": {"type": "deny"}}),
+        json!({"provision": {"period": {"end": "2020-01-01"}}}),
+        json!({"patient": {"reference": "Patient/somebody-else"}}),
+    ] {
+        let county = without_coordinator().await;
+        county.world.at(EHR, |ehr| {
+            ehr.update("Consent", "disclosure", |consent| {
+                change.as_object().unwrap().iter().for_each(|(name, value)| consent[name] = value.clone());
+            })
+        });
+        let task = county.refers("sr1", "food-insecurity").await;
+        county.deliver_due().await;
+        let ended = county.task(&task).await;
+        assert_eq!(
+            (&ended["status"], &ended["statusReason"]["coding"][0]["code"]),
+            (&json!("rejected"), &json!("no-consent")),
+            "{change}"
+        );
+        assert!(county.world.at(PANTRY, |pantry| pantry.all("Task").is_empty()));
+        assert!(county.relayed(&task).await.is_empty());
+    }
+}
+
+// D15c
+#[tokio::test]
+async fn a_revoked_consent_closes_the_targets_eyes_and_the_source_is_told() {
+    let county = TestGateway::county().await;
+    let task = county.refers("sr1", "housing-instability").await;
+    county.deliver_due().await;
+    county.poll("clinic").await;
+    let theirs = county.relayed(&task).await.remove(0);
+    county.answers("agency", &theirs, "accepted").await;
+    let ours = county.task(&theirs).await;
+    county.ehr_changes("Consent", "disclosure", |consent| consent["status"] = json!("inactive")).await;
+    for path in [format!("Task/{theirs}"), format!("Task/{task}"), reference(&ours["focus"]), reference(&ours["for"])] {
+        assert_eq!(county.get("agency", &path).await.status, 404, "{path}");
+    }
+    for path in ["Task", "Patient", "ServiceRequest", "Consent"] {
+        assert!(county.get("agency", path).await.entries().is_empty(), "{path}");
+    }
+    let told = county.get("clinic", &format!("Task/{task}")).await.body;
+    assert_eq!(
+        (&told["status"], &told["statusReason"]["coding"][0]["code"]),
+        (&json!("cancelled"), &json!("no-consent"))
+    );
+}
+
+/// A referral of resources that the clinic posted here: the source's Task, the agency's, the ids by type.
+async fn posted_here(county: &TestGateway) -> (String, String, std::collections::HashMap<String, String>) {
+    let answer = county.post("clinic", "", &transaction(county, "housing-instability")).await;
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    let id = |one: &Value| one["id"].as_str().unwrap().to_string();
+    let ids: std::collections::HashMap<String, String> =
+        answer.entries().iter().map(|one| (one["resourceType"].as_str().unwrap().to_string(), id(one))).collect();
+    let theirs = county.relayed(&ids["Task"]).await.remove(0);
+    (ids["Task"].clone(), theirs, ids)
+}
+
+// D15c: on our own server.
+#[tokio::test]
+async fn a_consent_taken_back_here_counts_however_it_is_taken_back() {
+    for deleted in [false, true] {
+        let county = TestGateway::county().await;
+        let (task, theirs, ids) = posted_here(&county).await;
+        let ours = county.task(&theirs).await;
+        let path = format!("Consent/{}", ids["Consent"]);
+        let mut consent = county.get("clinic", &path).await.body;
+        consent["status"] = json!("rejected");
+        let answer = match deleted {
+            true => county.ask("clinic", "DELETE", &path, None, &[]).await,
+            false => county.put("clinic", &path, &consent).await,
+        };
+        assert!(answer.status < 300, "{}", answer.body);
+        for path in [format!("Task/{theirs}"), reference(&ours["focus"]), reference(&ours["for"])] {
+            assert_eq!(county.get("agency", &path).await.status, 404, "{path}, deleted: {deleted}");
+        }
+        assert_eq!(county.status(&task).await, "cancelled");
+    }
+}
+
+// D15c: nothing that comes later opens it again, not while the target's server has still to be told.
+#[tokio::test]
+async fn what_a_revoked_consent_closed_stays_closed() {
+    let county = TestGateway::county().await;
+    let bundle =
+        transaction(&county, "housing-instability").to_string().replace("Organization/hub", "Organization/pantry");
+    let answer = county.post("clinic", "", &serde_json::from_str(&bundle).unwrap()).await;
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    let find = |kind: &str| answer.entries().into_iter().find(|one| one["resourceType"] == kind).unwrap();
+    county.deliver_due().await;
+    county.world.down(PANTRY);
+    let (mut consent, mut request) = (find("Consent"), find("ServiceRequest"));
+    consent["status"] = json!("inactive");
+    request["patientInstruction"] = json!("ring twice");
+    let person = reference(&request["subject"]);
+    assert_eq!(county.get("pantry", &person).await.status, 200);
+    for one in [consent, request] {
+        let path = format!("{}/{}", one["resourceType"].as_str().unwrap(), one["id"].as_str().unwrap());
+        assert_eq!(county.put("clinic", &path, &one).await.status, 200);
+        assert_eq!(county.get("pantry", &person).await.status, 404, "after {path}");
+    }
+    county.world.up(PANTRY);
+    county.later(std::time::Duration::from_secs(5)).await;
+    assert_eq!(county.at_pantry()["status"], "cancelled");
+    county.poll("pantry").await;
+    assert_eq!(county.get("pantry", &person).await.status, 404);
+}
+
+// D15c: a referral is about its patient.
+#[tokio::test]
+async fn a_task_for_another_patient_than_its_requests_is_refused() {
+    let county = TestGateway::county().await;
+    let mut bundle = transaction(&county, "housing-instability");
+    let mut other = entry(&mut bundle, "Patient").clone();
+    other["name"] = json!([{"family": "Else"}]);
+    let other = county.post("clinic", "Patient", &other).await.id();
+    entry(&mut bundle, "Task")["for"] = json!({"reference": format!("Patient/{other}")});
+    let refused = county.post("clinic", "", &bundle).await;
+    assert_eq!(refused.status, 422, "{}", refused.body);
+    assert!(refused.expression().ends_with(".for"), "{}", refused.expression());
+}
