@@ -39,7 +39,9 @@ impl Meant {
 impl App {
     /// Takes in a Task: a referral to broker, a coordinator's own relay, an import, or something else to keep.
     pub(super) async fn submit(&self, tx: &mut Tx, context: &Context, mut task: Resource) -> Result<Answer, Error> {
-        decide::normalise(&mut task);
+        if Task(&task).is_referral() {
+            decide::normalise(&mut task);
+        }
         if context.is(Role::Operator) && !context.is(Role::Source) {
             return self.keep(tx, context, task).await;
         }
@@ -419,6 +421,14 @@ impl App {
             self.check_claim(tx, context, &sent).await?;
         }
         self.localise(tx, &mut sent, Some(&context.partner)).await?;
+        if matches!(place, Place::Other) && !Task(&current).is_referral() {
+            let Some(task) = decide::update_other(&current, &sent, standing)? else {
+                return Ok(Answer { stored, created: false });
+            };
+            self.check_added(tx, &viewer, &current, &task).await?;
+            let written = self.save(tx, &stored, task, &context.partner.id).await?;
+            return Ok(Answer { stored: written.stored, created: false });
+        }
         let Event::Changed { mut task, from, to } = decide::update(&current, &sent, standing, basis)? else {
             return Ok(Answer { stored, created: false });
         };
