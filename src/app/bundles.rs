@@ -11,14 +11,29 @@ use crate::fhir::reference::{Reference, rewrite};
 use crate::fhir::{Key, Resource, ResourceType, outcome, search, validate};
 use crate::store::Tx;
 
+/// Whether the door offers this on a type: entries of a Bundle get no more than single requests.
+pub type Offered = fn(ResourceType, Method) -> bool;
+
+fn check_offered(offered: Offered, entry: &Entry) -> Result<(), Error> {
+    let name = entry.url.split(['/', '?']).next().unwrap_or("");
+    let Some(kind) = ResourceType::parse(name) else {
+        return Err(Error::new(Kind::NotFound, "This server does not know the type in an entry's request.url."));
+    };
+    if offered(kind, entry.method) {
+        return Ok(());
+    }
+    let text = format!("{} is not offered on {kind} here; /metadata lists what is.", entry.method.name());
+    Err(Error::new(Kind::MethodNotAllowed, text))
+}
+
 impl App {
     /// Answers a batch or transaction with the JSON text of the response Bundle.
-    pub async fn bundle(&self, context: &Context, asked: Asked) -> Result<String, Error> {
+    pub async fn bundle(&self, context: &Context, asked: Asked, offered: Offered) -> Result<String, Error> {
         let kind = if asked.transaction { "transaction-response" } else { "batch-response" };
         let entries = if asked.transaction {
-            self.transaction(context, asked.entries).await?
+            self.transaction(context, asked.entries, offered).await?
         } else {
-            self.batch(context, asked.entries).await
+            self.batch(context, asked.entries, offered).await
         };
         let mut out = format!(r#"{{"resourceType":"Bundle","id":"{}","type":"{kind}","entry":["#, crate::id::new());
         out.push_str(&entries.join(","));
@@ -26,10 +41,13 @@ impl App {
         Ok(out)
     }
 
-    async fn batch(&self, context: &Context, entries: Vec<Entry>) -> Vec<String> {
+    async fn batch(&self, context: &Context, entries: Vec<Entry>, offered: Offered) -> Vec<String> {
         let mut answers = Vec::with_capacity(entries.len());
         for entry in entries {
-            let answer = self.single(context, entry).await;
+            let answer = match check_offered(offered, &entry) {
+                Ok(()) => self.single(context, entry).await,
+                Err(refusal) => Err(refusal),
+            };
             answers.push(answer.unwrap_or_else(|error| {
                 tracing::debug!(%error, "an entry of a batch was refused");
                 json!({"response": {"status": error.kind.status().to_string(), "outcome": outcome::of(&error)}})
@@ -86,8 +104,16 @@ impl App {
 
     /// All or nothing. Deletes, creates, updates, then reads (R-072), whatever the order they were sent in; what is
     /// created is stored in the order of who refers to whom.
-    async fn transaction(&self, context: &Context, entries: Vec<Entry>) -> Result<Vec<String>, Error> {
+    async fn transaction(
+        &self,
+        context: &Context,
+        entries: Vec<Entry>,
+        offered: Offered,
+    ) -> Result<Vec<String>, Error> {
         check_once(&entries)?;
+        for (index, entry) in entries.iter().enumerate() {
+            check_offered(offered, entry).map_err(|error| inside(error, index))?;
+        }
         let mut answers: Vec<Option<String>> = vec![None; entries.len()];
         let mut places: HashMap<String, String> = HashMap::new();
         let mut tx = self.store().begin().await?;

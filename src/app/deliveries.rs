@@ -565,10 +565,6 @@ impl App {
         // Its relative references are the source's: taken as absolute, so that they are read there.
         crate::fhir::reference::rewrite(&mut task, &mut |text| Key::parse(text).map(|_| format!("{base}/{text}")));
         task.set("owner", serde_json::json!({"reference": format!("Organization/{}", self.gateway())}));
-        if let Err(refusal) = crate::fhir::validate::check(&task) {
-            tracing::warn!(partner = partner.id, url = copy.url, %refusal, "a Task at the source's server is not valid");
-            return Ok(());
-        }
         task.set_source(&copy.url);
         if let Some(existing) = self.same_referral(tx, &partner.id, &task).await? {
             // It was posted here, too: one referral, and what its author does over there counts (design D8).
@@ -578,11 +574,15 @@ impl App {
             return Ok(());
         }
         let viewer = Viewer::Grantees(vec![partner.id.clone()]);
-        let written = match self.take_in(tx, &partner.id, &viewer, task, Some(&copy.url)).await {
+        let taken = match crate::fhir::validate::check(&task) {
+            Ok(()) => self.take_in(tx, &partner.id, &viewer, task.clone(), Some(&copy.url)).await,
+            Err(faults) => Err(faults),
+        };
+        let written = match taken {
             Ok(written) => written,
             Err(refusal) if super::relaying::is_refusal(&refusal) => {
-                tracing::warn!(partner = partner.id, url = copy.url, %refusal, "a Task at the source's server is not taken");
-                return Ok(());
+                let why = format!("This Task can't be taken. {refusal}");
+                self.refuse_kept(tx, &partner.id, task, &copy.url, &why).await?
             }
             Err(error) => return Err(error),
         };

@@ -124,7 +124,7 @@ impl App {
         Ok(())
     }
 
-    /// Stores the first version of a resource, and tells the subscribers.
+    /// Stores the first version of a resource.
     async fn insert(&self, tx: &mut Tx, resource: Resource, author: &str) -> Result<Written, Error> {
         self.insert_as(tx, resource, &crate::id::new(), author, "POST").await
     }

@@ -39,7 +39,9 @@ impl Meant {
 impl App {
     /// Takes in a Task: a referral to broker, a coordinator's own relay, an import, or something else to keep.
     pub(super) async fn submit(&self, tx: &mut Tx, context: &Context, mut task: Resource) -> Result<Answer, Error> {
-        decide::normalise(&mut task);
+        if Task(&task).is_referral() {
+            decide::normalise(&mut task);
+        }
         if context.is(Role::Operator) && !context.is(Role::Source) {
             return self.keep(tx, context, task).await;
         }
@@ -98,7 +100,11 @@ impl App {
             }
         }
         let Some(focus) = Task(task).focus() else { return Ok(None) };
+        // One request here may be about several Tasks; the same absolute focus again is the same push repeated.
         let focus = self.origin_of(tx, source, focus).await?;
+        if !focus.starts_with("http") {
+            return Ok(None);
+        }
         for referral in tx.referrals_by_focus(source, &focus).await? {
             let key = Key::new(ResourceType::TASK, &referral.task);
             if let Some(stored) = tx.resource(&key).await?
@@ -161,6 +167,44 @@ impl App {
         if status != Status::Draft {
             self.begin_work(tx, referral, reachable).await?;
         }
+        Ok(written)
+    }
+
+    /// A Task kept at the source's server that can't be taken: it is on record, and its own Task says so there. Nothing
+    /// is looked over in silence.
+    pub(super) async fn refuse_kept(
+        &self,
+        tx: &mut Tx,
+        source: &str,
+        task: Resource,
+        kept_at: &str,
+        why: &str,
+    ) -> Result<Written, Error> {
+        let focus = canonical(Task(&task).focus().unwrap_or(""));
+        let written = self.insert(tx, task, source).await?;
+        let key = written.stored.key.clone();
+        tx.grant(source, std::slice::from_ref(&key), "", Reason::Author).await?;
+        tx.grant(self.gateway(), std::slice::from_ref(&key), &key.id, Reason::Party).await?;
+        let referral = Referral {
+            task: key.id.clone(),
+            source: source.to_string(),
+            focus,
+            performer: None,
+            service: None,
+            kept_at: Some(kept_at.to_string()),
+            request: None,
+            patient: None,
+            fetched: false,
+            held: false,
+            held_why: None,
+            closing: None,
+            informed_at: None,
+            informed_how: None,
+            created: tx.stamp(),
+        };
+        tx.insert_referral(&referral).await?;
+        self.note(tx, &referral, &key, source, "received", "poll", 1).await?;
+        self.end_source(tx, referral, concept(STATUS_REASON, "other", why)).await?;
         Ok(written)
     }
 
@@ -269,6 +313,8 @@ impl App {
         let ours =
             self.partner(source).and_then(|partner| partner.fhir.as_ref()).map(|fhir| fhir.our_reference.as_str());
         match reference_of(Some(owner)).map(|text| (text, Reference::parse(text, self.own()))) {
+            // Somebody in the directory whom we can't reach is still not us.
+            Some((_, Reference::Local(key))) if tx.resource(&key).await?.is_some() => Ok(Meant::Partner(key.id, None)),
             // A relative id that we don't know is the source's own id of us; so is an id under its own base.
             Some((_, Reference::Local(_))) => Ok(Meant::Us),
             Some((text, _)) if Some(text) == ours => Ok(Meant::Us),
@@ -299,6 +345,20 @@ impl App {
                 let provider = reference_of(provider.at("providedBy")).and_then(|text| self.local(text));
                 if let Some(partner) = provider.filter(|provider| self.partner(&provider.id).is_some()) {
                     return Ok(Some(Meant::Partner(partner.id, Some(key.id))));
+                }
+            }
+        }
+        // The source's own record of an organization (a copy here) carries the identifiers that tell who it is.
+        if let Some(key) = reference_of(Some(reference)).and_then(|text| self.local(text)) {
+            if let Some(copy) = tx.resource(&key).await?.filter(|stored| !stored.deleted) {
+                let copy = copy.resource()?;
+                let known = |partner: &&std::sync::Arc<crate::config::Partner>| {
+                    identifiers(&copy).any(|(system, value)| {
+                        partner.identifiers.iter().any(|one| one.value == value && one.system == system)
+                    })
+                };
+                if let Some(partner) = self.partners().iter().find(known) {
+                    return Ok(Some(Meant::Partner(partner.id.clone(), None)));
                 }
             }
         }
@@ -362,6 +422,14 @@ impl App {
             self.check_claim(tx, context, &sent).await?;
         }
         self.localise(tx, &mut sent, Some(&context.partner)).await?;
+        if matches!(place, Place::Other) && !Task(&current).is_referral() {
+            let Some(task) = decide::update_other(&current, &sent, standing)? else {
+                return Ok(Answer { stored, created: false });
+            };
+            self.check_added(tx, &viewer, &current, &task).await?;
+            let written = self.save(tx, &stored, task, &context.partner.id).await?;
+            return Ok(Answer { stored: written.stored, created: false });
+        }
         let Event::Changed { mut task, from, to } = decide::update(&current, &sent, standing, basis)? else {
             return Ok(Answer { stored, created: false });
         };
@@ -538,7 +606,7 @@ impl App {
         let to = if matches!(from, Status::Requested | Status::Draft) { Status::Rejected } else { Status::Failed };
         let why = reason.get("text").and_then(Value::as_str).unwrap_or("").to_string();
         self.move_source(tx, referral.clone(), to, Some(reason)).await?;
-        // Nobody goes on working for a referral that has ended.
+        // Nobody goes on working for a referral that has ended; what was prepared for it goes too.
         self.withdraw(tx, &referral, &why).await
     }
 }

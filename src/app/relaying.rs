@@ -105,21 +105,26 @@ impl App {
     /// Where does it go? To who was named, else to the best match, else to whoever claims it, else to a coordinator.
     async fn route(&self, tx: &mut Tx, referral: Referral, request: &Resource) -> Result<(), Error> {
         let by_hand = self.partner(&referral.source).is_some_and(|partner| partner.routing == Routing::Coordinator);
-        if by_hand || request.text_at("status") == Some("on-hold") {
+        if by_hand {
             return self.hold(tx, referral, "The source's referrals are routed by a coordinator.").await;
+        }
+        if request.text_at("status") == Some("on-hold") {
+            return self.hold(tx, referral, "The source has put the ServiceRequest on hold.").await;
         }
         if let Some(partner) = referral.performer.clone() {
             let target = Target { partner, service: referral.service.clone() };
             if self.can_be_reached(&target.partner) {
                 return self.relay_to(tx, referral, &[Some(target)]).await;
             }
-            return self.hold(tx, referral, "The named performer can't be reached through this gateway.").await;
+            return self.unroutable(tx, referral, "The named performer can't be reached through this gateway.").await;
         }
         let task = self.must(tx, &Key::new(ResourceType::TASK, &referral.task)).await?.resource()?;
         let open = Task(&task).owner().is_none();
         let offers = self.candidates(tx, request, &[]).await?;
         match (offers.as_slice(), open) {
-            ([], _) => self.unroutable(tx, referral).await,
+            ([], _) => {
+                self.unroutable(tx, referral, "No organization at this gateway offers this with capacity.").await
+            }
             ([only], _) => {
                 let target = Target { partner: only.partner.clone(), service: Some(only.service.clone()) };
                 self.relay_to(tx, referral, &[Some(target)]).await
@@ -133,8 +138,7 @@ impl App {
     }
 
     /// Nobody offers it: a coordinator looks, and where there is none the source is told.
-    async fn unroutable(&self, tx: &mut Tx, referral: Referral) -> Result<(), Error> {
-        let text = "No organization at this gateway offers this with capacity.";
+    async fn unroutable(&self, tx: &mut Tx, referral: Referral, text: &str) -> Result<(), Error> {
         if self.partners().iter().any(|partner| partner.roles.contains(&Role::Coordinator)) {
             return self.hold(tx, referral, text).await;
         }
@@ -685,7 +689,12 @@ impl App {
         if status_of(&source).is_terminal() {
             return Ok(());
         }
-        for relay in tx.relays(&referral.task).await? {
+        let relays = tx.relays(&referral.task).await?;
+        if relays.is_empty() && referral.held && status == "active" {
+            // It was waiting for this.
+            return self.route(tx, referral, request).await;
+        }
+        for relay in relays {
             let ours = Key::new(ResourceType::SERVICE_REQUEST, &relay.request);
             let Some(stored) = tx.resource(&ours).await? else { continue };
             let task = self.must(tx, &Key::new(ResourceType::TASK, &relay.task)).await?.resource()?;
@@ -924,5 +933,5 @@ fn forget_source(resource: &mut Resource) {
 
 /// An outcome that can't be stored is refused with a kind the caller can act on.
 pub(super) fn is_refusal(error: &Error) -> bool {
-    matches!(error.kind, Kind::Refused | Kind::Invalid)
+    matches!(error.kind, Kind::Refused | Kind::Invalid | Kind::Malformed)
 }

@@ -154,6 +154,9 @@ impl Worker {
 
     async fn send(&self, claimed: &Claimed) -> Result<Result<(), Failure>, Error> {
         let app = &self.app;
+        if claimed.kind != Owed::Poll && app.partner(&claimed.partner).is_none() {
+            return Ok(Err(Failure::new("the partner is not in the configuration any more")));
+        }
         match claimed.kind {
             Owed::Fetch => match app.fetch_plan(claimed).await? {
                 Some(plan) => fetch::run(app, &self.server(&plan.partner.clone()), claimed, plan).await,

@@ -30,10 +30,8 @@ pub fn statement(own: &str) -> Value {
         "date": DATE,
         "publisher": "Loopgate",
         "kind": "instance",
-        "instantiates": [
-            format!("{GRAVITY}/CapabilityStatement/SDOHCC-CoordinationPlatform"),
-            format!("{BACKPORT}/CapabilityStatement/backport-subscription-server-r4"),
-        ],
+        // The guide's coordination platform is claimed once XML and SMART are here (conformance/not-covered.md).
+        "instantiates": [format!("{BACKPORT}/CapabilityStatement/backport-subscription-server-r4")],
         "software": {"name": "Loopgate", "version": env!("CARGO_PKG_VERSION")},
         "implementation": {"description": "Loopgate: a gateway for closed-loop social-care referrals", "url": own},
         "fhirVersion": "4.0.1",
@@ -46,10 +44,7 @@ pub fn statement(own: &str) -> Value {
             "mode": "server",
             "documentation": "The coordination platform of the Gravity SDOH Clinical Care guide, for all four referral flows. A partner sees what it created, the Tasks it requested or owns and what they refer to, and the shared directory.",
             "security": {
-                "service": [{
-                    "coding": [{"system": "http://terminology.hl7.org/CodeSystem/restful-security-service", "code": "SMART-on-FHIR"}],
-                    "text": "SMART-on-FHIR",
-                }],
+                "service": [{"text": "Bearer tokens agreed with each partner. SMART Backend Services come with a later version."}],
                 "description": "A bearer token in the Authorization header on every request but this one.",
             },
             "resource": ROWS.iter().filter_map(resource).collect::<Vec<Value>>(),
@@ -275,7 +270,7 @@ mod tests {
         assert_eq!(resource["extension"][0]["valueCanonical"], TASK_TOPIC);
         assert!(resource["supportedProfile"][0].as_str().unwrap().ends_with("/backport-subscription"));
         assert_eq!(names(&resource["operation"], "name"), ["status", "events"]);
-        assert!(statement(OWN)["instantiates"][1].as_str().unwrap().ends_with("backport-subscription-server-r4"));
+        assert!(statement(OWN)["instantiates"][0].as_str().unwrap().ends_with("backport-subscription-server-r4"));
     }
 
     //
@@ -283,7 +278,6 @@ mod tests {
     fn the_statement_is_r4s() {
         let statement = statement(OWN);
         assert_eq!((&statement["fhirVersion"], &statement["kind"]), (&json!("4.0.1"), &json!("instance")));
-        assert_eq!(statement["rest"][0]["security"]["service"][0]["coding"][0]["code"], "SMART-on-FHIR");
         assert_eq!(names(&statement["rest"][0]["interaction"], "code"), ["batch", "transaction"]);
         assert_eq!(names(&of("Task")["operation"], "name"), ["relay", "loop-status"]);
     }

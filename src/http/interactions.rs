@@ -42,7 +42,7 @@ pub(super) async fn answer(app: &App, context: &Context, place: &Place, asked: A
 /// batch, transaction
 async fn batch(app: &App, context: &Context, asked: &Asked) -> Result<Response, Error> {
     let bundle = bundle::parse(asked.json()?, app.own(), app.config().limits.bundle_entries)?;
-    Ok(respond::fhir(200, app.bundle(context, bundle).await?))
+    Ok(respond::fhir(200, app.bundle(context, bundle, super::routes::offered).await?))
 }
 
 async fn create(app: &App, context: &Context, kind: ResourceType, asked: &Asked) -> Result<Response, Error> {

@@ -6,6 +6,7 @@
 //! the app's to say. <https://hl7.org/fhir/R4/http.html>
 
 use crate::fhir::ResourceType;
+use crate::fhir::bundle::Method;
 
 /// What can be done with a type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -132,6 +133,17 @@ pub static ROWS: &[Row] = &[
     copied("RiskAssessment"),
     copied("Specimen"),
 ];
+
+/// Whether an entry of a Bundle asks for something the table has.
+pub fn offered(kind: ResourceType, method: Method) -> bool {
+    let wanted: &[Interaction] = match method {
+        Method::Delete => &[Delete],
+        Method::Post => &[Create],
+        Method::Put => &[Update],
+        Method::Get => &[Read, Search],
+    };
+    row_of(kind).is_some_and(|row| wanted.iter().any(|one| row.interactions.contains(one)))
+}
 
 /// The row of a type.
 pub fn row_of(kind: ResourceType) -> Option<&'static Row> {

@@ -282,3 +282,24 @@ async fn a_task_kept_at_the_ehr_begins_and_ends_when_its_author_says_so() {
     assert!(there["statusReason"]["text"].as_str().unwrap().contains("base"));
     assert!(county.world.requests().iter().all(|one| !one.contains("evil")));
 }
+
+// G-101, reference-clients §2.2 row 23: a questionnaire for a patient is kept, in its own words, and not brokered.
+#[tokio::test]
+async fn a_task_for_a_patient_is_kept_and_not_referred() {
+    let county = TestGateway::county().await;
+    let patient = county.post("clinic", "Patient", &json!({"resourceType": "Patient", "active": true})).await.id();
+    let mut task = json!({"resourceType": "Task", "status": "ready", "intent": "order", "priority": "routine",
+        "meta": {"profile": ["http://hl7.org/fhir/us/sdoh-clinicalcare/StructureDefinition/SDOHCC-TaskForPatient"]},
+        "code": {"coding": [{"system": "http://hl7.org/fhir/uv/sdc/CodeSystem/temp", "code": "complete-questionnaire"}]},
+        "for": {"reference": format!("Patient/{patient}")}, "owner": {"reference": format!("Patient/{patient}")},
+        "requester": {"reference": "Organization/clinic"}, "authoredOn": "2027-01-01"});
+    let made = county.post("clinic", "Task", &task).await;
+    assert_eq!((made.status, made.body["status"].as_str()), (201, Some("ready")));
+    county.deliver_due().await;
+    assert!(county.relayed(&made.id()).await.is_empty());
+    task = made.body;
+    task["status"] = json!("in-progress");
+    let path = format!("Task/{}", task["id"].as_str().unwrap());
+    assert_eq!(county.put("clinic", &path, &task).await.body["status"], "in-progress");
+    assert_eq!(county.get("agency", &path).await.status, 404);
+}

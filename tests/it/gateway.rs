@@ -241,6 +241,15 @@ impl TestGateway {
         self.gateway = open(&self.place, &self.settings, &self.world).await;
     }
 
+    /// The same, after an operator has taken this partner out of the configuration.
+    pub async fn without(&mut self, partner: &str) {
+        let blocks: Vec<&str> = self.settings.split("[[partner]]").collect();
+        let kept: Vec<&str> =
+            blocks.into_iter().filter(|block| !block.contains(&format!("id = \"{partner}\"\nname"))).collect();
+        self.settings = kept.join("[[partner]]");
+        self.restart().await;
+    }
+
     /// The worker's turn: everything due is sent.
     pub async fn deliver_due(&self) -> usize {
         self.worker().deliver_due().await.unwrap()

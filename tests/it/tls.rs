@@ -1,0 +1,67 @@
+//! The gateway's own TLS listener: 1.2 and 1.3, and client certificates where a CA for them is configured (G-180).
+
+use std::path::Path;
+use std::sync::Arc;
+
+use loopgate::config::Config;
+use loopgate::delivery::Network;
+use loopgate::gateway::Gateway;
+use loopgate::time::Clock;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+
+use crate::databases::Place;
+
+const CERTIFICATE: &[u8] = include_bytes!("keys/hub.pem");
+const CLIENT: &[u8] = include_bytes!("keys/client.pem");
+
+/// Serves over TLS; answers the address and the switch that stops it.
+async fn serve(place: &Place, more: &str) -> (String, watch::Sender<bool>, tokio::task::JoinHandle<()>) {
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let keys = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/keys");
+    let text = format!(
+        "[server]\npublic_url = \"https://localhost\"\ntls = {{ cert = \"hub.pem\", key = \"hub.key\"{more} }}\n\
+         [gateway]\norganization = {{ id = \"hub\", name = \"Hub\" }}\n[store]\nurl = \"{}\"\n",
+        place.url()
+    );
+    let config = Config::parse(&text, &keys).unwrap();
+    let network = Arc::new(Network::new(&config).unwrap());
+    let gateway = Gateway::open_with(config, Clock::system(), network).await.unwrap();
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("https://{}", listener.local_addr().unwrap());
+    let (stop, stopped) = watch::channel(false);
+    let serving = tokio::spawn(async move { gateway.serve(listener, stopped).await.unwrap() });
+    (url, stop, serving)
+}
+
+fn client() -> reqwest::ClientBuilder {
+    let trusted = reqwest::Certificate::from_pem(CERTIFICATE).unwrap();
+    reqwest::Client::builder().tls_certs_only([trusted]).no_proxy()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_gateway_speaks_tls_itself_and_stops_when_told() {
+    let place = Place::sqlite();
+    let (url, stop, serving) = serve(&place, "").await;
+    let answer = client().build().unwrap().get(format!("{url}/fhir/metadata")).send().await.unwrap();
+    assert_eq!(answer.status().as_u16(), 200);
+    let plain = reqwest::Client::builder().no_proxy().build().unwrap();
+    assert!(plain.get(url.replace("https", "http")).send().await.is_err());
+    let stranger = plain.get(format!("{url}/fhir/metadata")).send().await;
+    assert!(stranger.is_err(), "a certificate nobody vouches for was taken");
+    stop.send(true).unwrap();
+    serving.await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_a_client_ca_only_its_certificates_get_in() {
+    let place = Place::sqlite();
+    let (url, stop, serving) = serve(&place, ", client_ca = \"partners.pem\"").await;
+    let nobody = client().build().unwrap().get(format!("{url}/fhir/metadata")).send().await;
+    assert!(nobody.is_err(), "a client without a certificate was let in");
+    let identity = reqwest::Identity::from_pem(CLIENT).unwrap();
+    let known = client().identity(identity).build().unwrap().get(format!("{url}/fhir/metadata")).send().await;
+    assert_eq!(known.unwrap().status().as_u16(), 200);
+    stop.send(true).unwrap();
+    serving.await.unwrap();
+}

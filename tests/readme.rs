@@ -1,0 +1,35 @@
+//! The README tells the truth about settings and commands.
+
+use loopgate::config::SETTINGS;
+
+const README: &str = include_str!("../README.md");
+
+#[test]
+fn every_setting_stands_in_the_readme_with_its_default_and_meaning() {
+    for setting in SETTINGS {
+        let row = format!("| `{}` | `{}` | {} |", setting.key, setting.default, setting.meaning);
+        assert!(README.lines().any(|line| line == row), "missing or different: {row}");
+    }
+    let rows =
+        README.lines().skip_while(|line| *line != "## Every setting").take_while(|line| !line.starts_with("## How"));
+    let count = rows.filter(|line| line.starts_with("| `")).count();
+    assert_eq!(count, SETTINGS.len(), "the README names a setting that is not there");
+}
+
+#[test]
+fn the_two_commands_are_the_readmes() {
+    for command in ["cargo run --release -- demo", "cargo test"] {
+        assert!(README.lines().any(|line| line.trim() == command), "{command}");
+    }
+}
+
+#[test]
+fn the_readmes_example_is_a_good_configuration() {
+    let example = README.split("```toml").nth(1).and_then(|rest| rest.split("```").next()).expect("an example");
+    let digest = "0123456789abcdef".repeat(4);
+    let (first, second) = example.split_once("bearer_sha256 = \"…\"").expect("a digest");
+    let second = second.replace('…', &digest.replace('0', "1"));
+    let text = format!("{first}bearer_sha256 = \"{digest}\"{second}").replace("{ env = \"MERCY_TOKEN\" }", "\"token\"");
+    let config = loopgate::config::Config::parse(&text, std::path::Path::new("."));
+    assert!(config.is_ok(), "{config:?}");
+}
