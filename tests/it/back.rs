@@ -5,7 +5,7 @@ use loopgate::demo::patient;
 use serde_json::{Value, json};
 
 use crate::acts::{by_hand, reference};
-use crate::gateway::{Fault, PANTRY, TestGateway};
+use crate::gateway::{BASE, Fault, PANTRY, TestGateway};
 
 // D5: every row, with one target and with two.
 #[tokio::test]
@@ -179,7 +179,7 @@ async fn an_output_at_the_targets_server_opens_nothing_here() {
     let secret = county.did("kitchen", &other[0]).await;
     let task = county.refers("sr1", "food-insecurity").await;
     county.deliver_due().await;
-    county.pantry_says(|task| patient::completed_with(task, &format!("https://hub.test/fhir/{secret}"))).await;
+    county.pantry_says(|task| patient::completed_with(task, &format!("{BASE}/{secret}"))).await;
     assert_eq!(county.status(&task).await, "completed");
     for who in ["pantry", "clinic"] {
         assert_eq!(county.get(who, &secret).await.status, 404, "{who}");

@@ -69,7 +69,8 @@ async fn a_source_cannot_refer_what_it_may_not_see() {
 // D15c, inline.
 #[tokio::test]
 async fn without_a_consent_that_counts_nothing_is_taken_in() {
-    let changes: [(&str, fn(&mut Value)); 5] = [
+    type Change = fn(&mut Value);
+    let changes: [(&str, Change); 5] = [
         ("missing", |bundle| entry(bundle, "ServiceRequest")["supportingInfo"] = Value::Null),
         ("inactive", |bundle| entry(bundle, "Consent")["status"] = json!("inactive")),
         ("denied", |bundle| entry(bundle, "Consent")["provision"]["type"] = json!("deny")),
