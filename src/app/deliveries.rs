@@ -573,8 +573,9 @@ impl App {
             }
             return Ok(());
         }
+        let viewer = Viewer::Grantees(vec![partner.id.clone()]);
         let taken = match crate::fhir::validate::check(&task) {
-            Ok(()) => self.take_in(tx, &partner.id, task.clone(), Some(&copy.url)).await,
+            Ok(()) => self.take_in(tx, &partner.id, &viewer, task.clone(), Some(&copy.url)).await,
             Err(faults) => Err(faults),
         };
         let written = match taken {
@@ -768,7 +769,8 @@ impl App {
                 }
                 searches.extend(by_type.into_iter().map(|(kind, ids)| format!("{kind}?_id={}{since}", ids.join(","))));
             }
-        } else if partner.roles.contains(&Role::Target) {
+        }
+        if partner.roles.contains(&Role::Target) {
             searches.push(format!("Task?requester={}/Organization/{}{since}", self.own(), self.gateway()));
         }
         Ok(Some(PollPlan { partner, searches }))

@@ -173,13 +173,16 @@ impl App {
         self.source_saw(&context.partner.id, &tasks, "read").await
     }
 
-    /// Notes that a source has these versions of its Tasks.
-    pub(super) async fn source_saw(&self, source: &str, tasks: &[(String, i64)], how: &str) -> Result<(), Error> {
-        let is_source =
-            self.partner(source).is_some_and(|partner| partner.roles.contains(&crate::config::Role::Source));
-        if tasks.is_empty() || !is_source {
-            return Ok(());
+    /// Notes that a partner has these versions of Tasks: evidence, where it is their source.
+    pub(super) async fn source_saw(&self, partner: &str, tasks: &[(String, i64)], how: &str) -> Result<(), Error> {
+        let Some(partner) = self.partner(partner).filter(|_| !tasks.is_empty()) else { return Ok(()) };
+        for source in self.sources(partner) {
+            self.source_has(source, tasks, how).await?;
         }
+        Ok(())
+    }
+
+    async fn source_has(&self, source: &str, tasks: &[(String, i64)], how: &str) -> Result<(), Error> {
         let ids: Vec<String> = tasks.iter().map(|(id, _)| id.clone()).collect();
         for chunk in ids.chunks(200) {
             let mut reader = self.store().read().await?;

@@ -55,7 +55,7 @@ impl App {
             return Ok(Answer { stored: existing, created: false });
         }
         let source = if context.is(Role::Source) { context.partner.id.clone() } else { self.gateway().to_string() };
-        let written = self.take_in(tx, &source, task, None).await?;
+        let written = self.take_in(tx, &source, &self.viewer(context), task, None).await?;
         let stored = self.must(tx, &written.stored.key).await?;
         Ok(Answer { stored, created: true })
     }
@@ -116,11 +116,12 @@ impl App {
         Ok(None)
     }
 
-    /// Stores a source's Task as a referral and owes what comes next. `kept_at` is its URL when it lives at the source.
+    /// Stores a source's Task as a referral and owes what comes next; it names nothing that the viewer may not see. `kept_at` is its URL when it lives at the source.
     pub(super) async fn take_in(
         &self,
         tx: &mut Tx,
         source: &str,
+        viewer: &Viewer,
         mut task: Resource,
         kept_at: Option<&str>,
     ) -> Result<Written, Error> {
@@ -133,7 +134,7 @@ impl App {
             task.set("owner", json!({"reference": format!("Organization/{}", self.gateway())}));
         }
         let reachable = self.reachable(tx, source, &task).await?;
-        self.check_visible(tx, &Viewer::Grantees(vec![source.to_string()]), &task).await?;
+        self.check_visible(tx, viewer, &task).await?;
         let status = status_of(&task);
         let written = self.insert(tx, task, source).await?;
         let key = written.stored.key.clone();
@@ -448,7 +449,7 @@ impl App {
     /// A source that ended its referral itself has the final version in the answer to its own update.
     async fn own_end(&self, tx: &mut Tx, context: &Context, stored: &Stored) -> Result<(), Error> {
         let Some(referral) = tx.referral(&stored.key.id).await? else { return Ok(()) };
-        if referral.source == context.partner.id && referral.closing.is_some() {
+        if self.sources(&context.partner).contains(&referral.source.as_str()) && referral.closing.is_some() {
             self.informed(tx, &referral.task, stored.version, "own update").await?;
         }
         Ok(())

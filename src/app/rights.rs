@@ -49,6 +49,13 @@ impl App {
         Viewer::Grantees(grantees)
     }
 
+    /// Whose referrals a partner speaks for as their source: its own, and a coordinator for the gateway's organization.
+    pub(super) fn sources<'a>(&'a self, partner: &'a Partner) -> Vec<&'a str> {
+        let own = partner.roles.contains(&Role::Source).then_some(partner.id.as_str());
+        let gateway = partner.roles.contains(&Role::Coordinator).then(|| self.gateway());
+        own.into_iter().chain(gateway).collect()
+    }
+
     /// Whose resources a partner creates: a coordinator acts for the gateway's organization on Tasks and requests.
     pub(super) fn author_of<'a>(&'a self, context: &'a Context, kind: ResourceType) -> &'a str {
         let for_gateway = matches!(kind, ResourceType::TASK | ResourceType::SERVICE_REQUEST);
@@ -80,7 +87,7 @@ impl App {
         let coordinator = context.is(Role::Coordinator);
         let (author, owner) = match place {
             Place::Source(referral) => {
-                (referral.source == me || (coordinator && referral.source == self.gateway()), coordinator)
+                (self.sources(&context.partner).contains(&referral.source.as_str()), coordinator)
             }
             Place::Relayed(relay, _) => match &relay.partner {
                 Some(partner) => (coordinator, partner == me),

@@ -1,11 +1,11 @@
-//! The way back: how the targets' answers become the source's status (D5), cancellation both ways (D7), outcomes, the
-//! Task kept at the EHR (direct light), and `$loop-status` (D12b).
+//! The way back: how the targets' answers become the source's status (D5), cancellation both ways (D7), outcomes, and
+//! what one target never learns of another.
 
 use loopgate::demo::patient;
 use serde_json::{Value, json};
 
 use crate::acts::{by_hand, reference};
-use crate::gateway::{Fault, HOOK, PANTRY, TestGateway};
+use crate::gateway::{Fault, PANTRY, TestGateway};
 
 // D5: every row, with one target and with two.
 #[tokio::test]
@@ -308,77 +308,6 @@ async fn a_revoked_or_paused_request_reaches_the_target() {
     }
     assert_eq!((county.status(&theirs).await, county.status(&task).await), ("cancelled".into(), "cancelled".into()));
     assert_eq!(county.level(&task).await, ("L2".into(), false));
-}
-
-// D12b
-#[tokio::test]
-async fn the_loop_says_at_each_stage_how_far_it_is_and_whose_turn() {
-    let county = TestGateway::county().await;
-    let stage = async |task: &str| (county.level(task).await.0, county.waiting_on(task).await);
-    let is = |level: &str, who: &str| (level.to_string(), who.to_string());
-    county.deliver_due().await;
-    county.world.fault(PANTRY, &[Fault::LoseRequest]);
-    let task = county.refers("sr1", "food-insecurity").await;
-    assert_eq!(stage(&task).await, is("L0", "hub"));
-    county.deliver_due().await;
-    assert_eq!(stage(&task).await, is("L0", "hub"), "not yet delivered");
-    county.later(std::time::Duration::from_secs(5)).await;
-    assert_eq!(stage(&task).await, is("L0", "pantry"));
-    assert!(
-        county.loop_part(&task, "due", "valueDateTime").await.as_str().unwrap()
-            > county.clock.now().to_string().as_str()
-    );
-    county.pantry_says(|task| task["status"] = json!("accepted")).await;
-    assert_eq!(stage(&task).await, is("L1", "pantry"));
-    county.pantry_says(|task| task["status"] = json!("completed")).await;
-    assert_eq!(stage(&task).await, is("L2", "clinic"));
-    // Asking is not reading, and nobody else's reading is the source's.
-    for who in ["clinic", "desk"] {
-        assert_eq!(county.get(who, &format!("Task/{task}/$loop-status")).await.status, 200);
-    }
-    county.get("desk", &format!("Task/{task}")).await;
-    county.get("pantry", &format!("Task/{task}")).await;
-    assert_eq!(stage(&task).await, is("L2", "clinic"));
-    for who in ["pantry", "kitchen", "agency"] {
-        assert_eq!(county.get(who, &format!("Task/{task}/$loop-status")).await.status, 404, "{who}");
-    }
-    county.get("clinic", "Task?status=completed").await;
-    assert_eq!(stage(&task).await, is("L4", ""));
-    let answer = county
-        .ask("clinic", "POST", &format!("Task/{task}/$loop-status"), Some(&json!({"resourceType": "Parameters"})), &[])
-        .await;
-    let said: Vec<String> = answer.body["parameter"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .filter(|one| one["name"] == "step")
-        .map(|step| step["part"][0]["valueCode"].as_str().unwrap().to_string())
-        .collect();
-    for what in ["received", "relayed", "accepted", "delivered", "in-progress", "completed", "informed"] {
-        assert!(said.iter().any(|one| one == what), "{what}: {said:?}");
-    }
-}
-
-// D12b: a notification that was taken is evidence.
-#[tokio::test]
-async fn a_notification_that_the_source_took_closes_the_loop() {
-    let county = TestGateway::county().await;
-    let subscription = json!({"resourceType": "Subscription", "status": "requested", "reason": "status",
-        "criteria": "http://hl7.org/fhir/us/sdoh-clinicalcare/SubscriptionTopic/Task",
-        "channel": {"type": "rest-hook", "endpoint": HOOK, "payload": "application/fhir+json",
-            "_payload": {"extension": [{"url": "http://hl7.org/fhir/uv/subscriptions-backport/StructureDefinition/backport-payload-content", "valueCode": "id-only"}]}}});
-    let made = county.post("clinic", "Subscription", &subscription).await;
-    assert_eq!(made.status, 201, "{}", made.body);
-    county.deliver_due().await;
-    let task = county.refers("sr1", "housing-instability").await;
-    county.deliver_due().await;
-    let theirs = county.relayed(&task).await.remove(0);
-    county.answers("agency", &theirs, "rejected").await;
-    assert_eq!(county.level(&task).await, ("L2".into(), false));
-    county.deliver_due().await;
-    assert!(!county.world.heard(HOOK).is_empty());
-    assert_eq!(county.level(&task).await, ("L4".into(), true));
-    assert_eq!(county.waiting_on(&task).await, "");
 }
 
 // D7; reference-clients §2.3 row 9: a coordinator calls off one target's Task at its own hand.

@@ -3,6 +3,7 @@
 
 mod acts;
 mod back;
+mod closing;
 mod consent;
 mod databases;
 mod flows;
