@@ -2,8 +2,12 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod databases;
+mod faults;
 mod flows;
+mod following;
 mod gateway;
+mod network;
+mod notifications;
 mod store;
 mod store_commit;
 mod store_events;
