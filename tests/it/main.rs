@@ -2,12 +2,14 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod databases;
+mod door;
 mod faults;
 mod flows;
 mod following;
 mod gateway;
 mod network;
 mod notifications;
+mod process;
 mod store;
 mod store_commit;
 mod store_events;
