@@ -21,7 +21,7 @@ async fn a_source_cannot_refer_what_it_may_not_see() {
     let own = json!({"reference": format!("{HOSPITAL}/ServiceRequest/sr9")});
     let mut body = county.referral("sr9", "housing-instability", Some("Organization/hub"));
     body = serde_json::from_str(&body.to_string().replace(EHR, HOSPITAL)).unwrap();
-    let mut with = |name: &str, value: Value| {
+    let with = |name: &str, value: Value| {
         let mut body = body.clone();
         body[name] = value;
         body
