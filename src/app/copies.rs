@@ -19,8 +19,8 @@ use crate::store::{Outcome, Reason, Tx};
 pub struct Copy {
     /// Its absolute URL there, without a version.
     pub url: String,
-    /// The ETag it came with.
-    pub etag: Option<String>,
+    /// What tells this version from every other there.
+    pub mark: Option<String>,
     /// Its content.
     pub resource: Resource,
 }
@@ -59,7 +59,7 @@ impl App {
                     changed.push(key.clone());
                 }
             }
-            tx.put_link(&partner.id, &url, &key, copy.etag.as_deref()).await?;
+            tx.put_link(&partner.id, &url, &key, copy.mark.as_deref()).await?;
         }
         Ok(changed)
     }

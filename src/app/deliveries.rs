@@ -94,6 +94,8 @@ pub struct NotifyPlan {
     pub body: String,
     /// The last event in it; nothing in a handshake.
     pub upto: Option<i64>,
+    /// The number of events it tells of.
+    count: i64,
 }
 
 /// Ask a partner's server what has changed.
@@ -105,6 +107,8 @@ pub struct PollPlan {
     pub searches: Vec<String>,
 }
 
+/// The shortest pause before a next try, whatever the partner asks for: "at once" would use the tries up in a moment.
+const SHORTEST_PAUSE: Duration = Duration::from_secs(1);
 /// Most events in one notification.
 const EVENTS: usize = 100;
 /// How far a cursor overlaps with what was read before (design D15b).
@@ -127,6 +131,25 @@ impl App {
         self.store().read().await?.next_due().await
     }
 
+    /// The lease of a delivery that takes long, made anew. False when somebody else has it.
+    pub async fn renew(&self, claimed: &Claimed) -> Result<bool, Error> {
+        let mut tx = self.store().begin().await?;
+        let till = self.now().plus(self.config().delivery.timeout * 2);
+        let ours = tx.renew(claimed, till).await?;
+        tx.commit().await?;
+        Ok(ours)
+    }
+
+    /// Gives back what was being sent when the gateway was told to stop: it is due at once, and whether it arrived is
+    /// unknown.
+    pub async fn let_go(&self, claimed: &[Claimed]) -> Result<(), Error> {
+        let mut tx = self.store().begin().await?;
+        for one in claimed {
+            tx.let_go(one).await?;
+        }
+        tx.commit().await
+    }
+
     /// Gives claimed deliveries back, unsent.
     pub async fn hand_back(&self, claimed: &[Claimed]) -> Result<(), Error> {
         let mut tx = self.store().begin().await?;
@@ -147,14 +170,14 @@ impl App {
             let failures = tx.not_followed(&claimed.partner, why).await?;
             let most = self.poll_every(&claimed.partner);
             let index = usize::try_from(failures - 1).unwrap_or(usize::MAX).min(pauses.len().saturating_sub(1));
-            let pause = retry_after
-                .unwrap_or_else(|| pauses.get(index).copied().unwrap_or(most))
-                .min(most.max(Duration::from_secs(900)));
+            let pause = pauses.get(index).copied().unwrap_or(most);
+            // A poll is never asked for sooner than it would be anyway.
+            let pause = retry_after.map_or(pause, |asked| asked.max(pause)).min(most.max(Duration::from_secs(900)));
             tx.finish(claimed, &Outcome::Retry(now.plus(pause), why.to_string())).await?;
             return self.commit(tx).await;
         }
         if let Some(pause) = pauses.get(index) {
-            let at = now.plus(retry_after.unwrap_or(*pause));
+            let at = now.plus(retry_after.map_or(*pause, |asked| asked.max(SHORTEST_PAUSE)));
             tx.finish(claimed, &Outcome::Retry(at, why.to_string())).await?;
             return self.commit(tx).await;
         }
@@ -169,6 +192,7 @@ impl App {
 
     async fn give_up(&self, mut tx: Tx, claimed: &Claimed, why: &str) -> Result<(), Error> {
         let referral = self.referral_of(&mut tx, claimed).await?;
+        let latest = tx.is_latest(claimed).await?;
         if !tx.finish(claimed, &Outcome::Exhausted(why.to_string())).await? {
             return Ok(());
         }
@@ -189,7 +213,7 @@ impl App {
                 self.call_off(&mut tx, &referral, &relay, text).await?;
                 self.aggregate(&mut tx, referral).await?;
             }
-            (Owed::Notify, _) => self.subscription_failed(&mut tx, &claimed.subject, why).await?,
+            (Owed::Notify, _) => self.subscription_failed(&mut tx, &claimed.subject, why, latest).await?,
             _ => {}
         }
         self.commit(tx).await
@@ -279,7 +303,7 @@ impl App {
     }
 
     /// Our Task stands at the target's server.
-    pub async fn delivered(&self, claimed: &Claimed, remote: &str, etag: Option<&str>) -> Result<(), Error> {
+    pub async fn delivered(&self, claimed: &Claimed, remote: &str, mark: Option<&str>) -> Result<(), Error> {
         let mut tx = self.store().begin().await?;
         let Some((referral, Some(mut relay))) = self.referral_of(&mut tx, claimed).await? else {
             return self.done(tx, claimed).await;
@@ -293,7 +317,7 @@ impl App {
         relay.remote = Some(remote.to_string());
         relay.reached = relay.reached.or(Some(tx.stamp()));
         tx.update_relay(&relay).await?;
-        tx.put_link(&partner, remote, &key, etag).await?;
+        tx.put_link(&partner, remote, &key, mark).await?;
         if first {
             let stored = self.must(&mut tx, &key).await?;
             let mut task = stored.resource()?;
@@ -326,7 +350,7 @@ impl App {
     }
 
     /// The target had ended it before it could be called off: its ending stands and is collected (design D7).
-    pub async fn ended_first(&self, claimed: &Claimed, remote: &str, etag: Option<&str>) -> Result<(), Error> {
+    pub async fn ended_first(&self, claimed: &Claimed, remote: &str, mark: Option<&str>) -> Result<(), Error> {
         let mut tx = self.store().begin().await?;
         let Some((_, Some(mut relay))) = self.referral_of(&mut tx, claimed).await? else {
             return self.done(tx, claimed).await;
@@ -339,7 +363,7 @@ impl App {
         relay.remote = Some(remote.to_string());
         relay.reached = relay.reached.or(Some(tx.stamp()));
         tx.update_relay(&relay).await?;
-        tx.put_link(&partner, remote, &Key::new(ResourceType::TASK, &relay.task), etag).await?;
+        tx.put_link(&partner, remote, &Key::new(ResourceType::TASK, &relay.task), mark).await?;
         self.owe(&mut tx, Owed::Collect, remote, &partner).await?;
         self.done(tx, claimed).await
     }
@@ -425,7 +449,7 @@ impl App {
         let mut remote = reported.task.resource;
         self.rewrite_copy(tx, partner, &base, &[], &mut remote).await?;
         self.drop_foreign_outputs(tx, partner, &mut remote).await?;
-        tx.put_link(&partner.id, &reported.task.url, key, reported.task.etag.as_deref()).await?;
+        tx.put_link(&partner.id, &reported.task.url, key, reported.task.mark.as_deref()).await?;
         let stored = self.must(tx, key).await?;
         let from = status_of(&stored.resource()?);
         let wished = Task(&remote).status().and_then(Status::parse).unwrap_or(from);
@@ -514,7 +538,7 @@ impl App {
         let base = partner.fhir.as_ref().map(|fhir| fhir.base.clone()).unwrap_or_default();
         let mut sent = copy.resource;
         self.rewrite_copy(tx, partner, &base, &[], &mut sent).await?;
-        tx.put_link(&partner.id, &copy.url, key, copy.etag.as_deref()).await?;
+        tx.put_link(&partner.id, &copy.url, key, copy.mark.as_deref()).await?;
         let stored = self.must(tx, key).await?;
         let current = stored.resource()?;
         let status = status_of(&current);
@@ -569,7 +593,7 @@ impl App {
         if let Some(existing) = self.same_referral(tx, &partner.id, &task).await? {
             // It was posted here, too: one referral, and what its author does over there counts (design D8).
             if !self.is_kept(tx, &existing.key).await? {
-                tx.put_link(&partner.id, &copy.url, &existing.key, copy.etag.as_deref()).await?;
+                tx.put_link(&partner.id, &copy.url, &existing.key, copy.mark.as_deref()).await?;
             }
             return Ok(());
         }
@@ -586,7 +610,7 @@ impl App {
             }
             Err(error) => return Err(error),
         };
-        tx.put_link(&partner.id, &copy.url, &written.stored.key, copy.etag.as_deref()).await
+        tx.put_link(&partner.id, &copy.url, &written.stored.key, copy.mark.as_deref()).await
     }
 
     fn names_us(&self, partner: &Partner, base: &str, task: &Resource) -> bool {
@@ -662,7 +686,7 @@ impl App {
     }
 
     /// The source's server has taken this version of our Task.
-    pub async fn written_back(&self, claimed: &Claimed, version: i64, etag: Option<&str>) -> Result<(), Error> {
+    pub async fn written_back(&self, claimed: &Claimed, version: i64, mark: Option<&str>) -> Result<(), Error> {
         let mut tx = self.store().begin().await?;
         let Some((referral, _)) = self.referral_of(&mut tx, claimed).await? else {
             return self.done(tx, claimed).await;
@@ -672,7 +696,7 @@ impl App {
         }
         if let Some(url) = &referral.kept_at {
             let key = Key::new(ResourceType::TASK, &referral.task);
-            tx.put_link(&referral.source, url, &key, etag).await?;
+            tx.put_link(&referral.source, url, &key, mark).await?;
         }
         self.informed(&mut tx, &referral.task, version, "write-back").await?;
         self.done(tx, claimed).await
@@ -717,7 +741,9 @@ impl App {
             }
             _ => return Ok(None),
         };
-        Ok(Some(NotifyPlan { endpoint: asked.endpoint, headers: asked.headers, body: body.to_string(), upto }))
+        let count = upto.unwrap_or(one.events);
+        let headers = std::iter::once(("content-type".to_string(), asked.payload)).chain(asked.headers).collect();
+        Ok(Some(NotifyPlan { endpoint: asked.endpoint, headers, body: body.to_string(), upto, count }))
     }
 
     /// A subscriber has taken a notification.
@@ -729,9 +755,11 @@ impl App {
         }
         let mut told = Vec::new();
         match plan.upto {
+            // Switched off, or asked for anew, while its handshake was on the way: that answer is about nothing now.
+            None if one.status != "requested" || !tx.is_latest(claimed).await? => {}
             None => {
                 one.begun = true;
-                one.sent = one.events;
+                one.sent = plan.count;
                 self.subscription_becomes(&mut tx, &mut one, "active", None).await?;
             }
             Some(upto) => {
@@ -740,7 +768,7 @@ impl App {
                 tx.update_subscription(&one).await?;
             }
         }
-        if one.sent < one.events {
+        if one.status == "active" && one.sent < one.events {
             self.owe(&mut tx, Owed::Notify, &one.id, &one.partner).await?;
         }
         self.done(tx, claimed).await?;
@@ -790,7 +818,7 @@ impl App {
         }
         for copy in found {
             let link = tx.link_from(&claimed.partner, &copy.url).await?;
-            if link.as_ref().is_some_and(|link| copy.etag.is_some() && link.etag == copy.etag) {
+            if link.as_ref().is_some_and(|link| copy.mark.is_some() && link.mark == copy.mark) {
                 continue;
             }
             if copy.resource.kind() == ResourceType::TASK {
@@ -801,13 +829,17 @@ impl App {
                 }
             }
         }
+        if tx.following(&claimed.partner).await?.failures > 0 {
+            // It was away and is back: what was given up meanwhile can be made up for.
+            tx.owe_given_up(&claimed.partner, &[Owed::Collect, Owed::WriteBack], self.now()).await?;
+        }
         let cursor = server_time.map(|time| time.minus(OVERLAP).to_string());
         tx.followed(&claimed.partner, cursor.as_deref()).await?;
         tx.finish(claimed, &Outcome::Again(next)).await?;
         self.commit(tx).await
     }
 
-    fn poll_every(&self, partner: &str) -> Duration {
+    pub(super) fn poll_every(&self, partner: &str) -> Duration {
         let fhir = self.partner(partner).and_then(|partner| partner.fhir.as_ref());
         fhir.map_or(Duration::from_secs(3_600), |fhir| fhir.poll_every)
     }
@@ -821,7 +853,7 @@ impl App {
     /// Owes a poll of this partner now: an operator, a test, a coordinator who can't wait.
     pub async fn poll_now(&self, partner: &str) -> Result<(), Error> {
         let mut tx = self.store().begin().await?;
-        self.owe(&mut tx, Owed::Poll, partner, partner).await?;
+        self.owe_afresh(&mut tx, Owed::Poll, partner, partner).await?;
         self.commit(tx).await
     }
 

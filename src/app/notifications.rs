@@ -48,10 +48,7 @@ impl App {
         context: &Context,
         mut resource: Resource,
     ) -> Result<Answer, Error> {
-        let most = i64::from(self.config().subscriptions.per_partner);
-        if tx.subscription_count(&context.partner.id).await? >= most {
-            return Err(Error::refused("Subscription", format!("A partner has at most {most} subscriptions here.")));
-        }
+        self.room_for_one_more(tx, context).await?;
         self.check_subscription(&mut resource)?;
         let asked = subscription::parse(&resource, self.own())?;
         if asked.off {
@@ -70,6 +67,14 @@ impl App {
         Ok(Answer { stored: Stored { content: shown.to_text(), ..written.stored }, created: true })
     }
 
+    async fn room_for_one_more(&self, tx: &mut Tx, context: &Context) -> Result<(), Error> {
+        let most = i64::from(self.config().subscriptions.per_partner);
+        if tx.subscription_count(&context.partner.id).await? >= most {
+            return Err(Error::refused("Subscription", format!("A partner has at most {most} subscriptions here.")));
+        }
+        Ok(())
+    }
+
     /// A subscriber changes, reactivates or switches off its Subscription.
     pub(super) async fn resubscribe(
         &self,
@@ -81,6 +86,10 @@ impl App {
         self.check_subscription(&mut resource)?;
         let id = stored.key.id.clone();
         let before = tx.subscription(&id).await?;
+        let was_off = before.as_ref().is_none_or(|before| before.status == "off");
+        if was_off && resource.text_at("status") != Some("off") {
+            self.room_for_one_more(tx, context).await?;
+        }
         // Headers are not read back, so a client that PUTs what it read keeps those it set.
         if let Some(before) = &before {
             let kept = Resource::stored(&before.resource)?;
@@ -96,7 +105,7 @@ impl App {
         let written = self.save(tx, stored, without_headers(&resource), &context.partner.id).await?;
         self.stand(tx, context, &id, &resource, status).await?;
         if !asked.off {
-            self.owe(tx, Owed::Notify, &id, &context.partner.id).await?;
+            self.owe_afresh(tx, Owed::Notify, &id, &context.partner.id).await?;
         }
         Ok(Answer { stored: written.stored, created: false })
     }
@@ -161,9 +170,17 @@ impl App {
         Ok(())
     }
 
-    /// The subscriber can't be reached: `error`, until it asks again. Counting goes on.
-    pub(super) async fn subscription_failed(&self, tx: &mut Tx, id: &str, why: &str) -> Result<(), Error> {
-        if let Some(mut one) = tx.subscription(id).await? {
+    /// The subscriber can't be reached: `error`, until it asks again. Counting goes on. Whoever has switched off, or asked
+    /// anew (and then this was not about its `latest` wish), is left alone.
+    pub(super) async fn subscription_failed(
+        &self,
+        tx: &mut Tx,
+        id: &str,
+        why: &str,
+        latest: bool,
+    ) -> Result<(), Error> {
+        let failed = |one: &Subscription| one.status == "active" || (one.status == "requested" && latest);
+        if let Some(mut one) = tx.subscription(id).await?.filter(failed) {
             self.subscription_becomes(tx, &mut one, "error", Some(why)).await?;
         }
         Ok(())
@@ -238,12 +255,14 @@ impl App {
         Ok(subscription::notification(self.own(), standing, Notice::Query, &named, self.now()))
     }
 
-    /// Forgets events that are older than the configured time. Part of the worker's quiet moments.
-    pub async fn forget_old_events(&self) -> Result<(), Error> {
+    /// Forgets events that are older than the configured time, some at a time; false when none is left. Part of the
+    /// worker's quiet moments.
+    pub async fn forget_old_events(&self) -> Result<bool, Error> {
         let before = self.now().minus(self.config().subscriptions.keep_events);
         let mut tx = self.store().begin().await?;
-        tx.forget_events(before).await?;
-        tx.commit().await
+        let forgotten = tx.forget_events(before).await?;
+        tx.commit().await?;
+        Ok(forgotten > 0)
     }
 }
 

@@ -591,6 +591,12 @@ impl App {
         tx.enqueue(&Delivery { kind, subject: subject.to_string(), partner: partner.to_string(), due_at }).await
     }
 
+    /// The same now, whatever went wrong before: somebody has asked for it.
+    pub(super) async fn owe_afresh(&self, tx: &mut Tx, kind: Owed, subject: &str, partner: &str) -> Result<(), Error> {
+        self.owe(tx, kind, subject, partner).await?;
+        tx.make_due(kind, subject, self.now()).await
+    }
+
     /// A Task kept at the source's server has to be brought in line, unless the change came from there.
     pub(super) async fn owe_write_back(&self, tx: &mut Tx, referral: &Referral, by: &str) -> Result<(), Error> {
         if referral.kept_at.is_some() && by != referral.source {

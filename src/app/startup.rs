@@ -41,12 +41,14 @@ impl App {
                 );
             }
             if partner.fhir.is_some() {
-                let now = tx.stamp();
+                // A gateway that starts again and again asks nobody more often for it (design D15b).
+                let heard = tx.following(&partner.id).await?.heard_at;
+                let next = heard.map(|heard| heard.plus(self.poll_every(&partner.id)));
                 let poll = Delivery {
                     kind: Kind::Poll,
                     subject: partner.id.clone(),
                     partner: partner.id.clone(),
-                    due_at: now,
+                    due_at: next.unwrap_or(tx.stamp()).max(tx.stamp()),
                 };
                 tx.enqueue(&poll).await?;
             }

@@ -7,11 +7,13 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde_json::Value;
+
 use crate::config::{Config, OutboundAuth, Partner};
 use crate::error::Error;
 use crate::fhir::json::Bounds;
 use crate::fhir::reference::split_absolute;
-use crate::fhir::{Key, Resource};
+use crate::fhir::{Key, Resource, ResourceType};
 
 use super::guard;
 
@@ -204,7 +206,8 @@ impl Server<'_> {
         more: &[(&str, &str)],
         body: Option<String>,
     ) -> Result<Response, Failure> {
-        let below = url.strip_prefix(self.base()).is_some_and(|rest| rest.is_empty() || rest.starts_with(['/', '?']));
+        let inside = |rest: &str| (rest.is_empty() || rest.starts_with(['/', '?'])) && !leads_up(rest);
+        let below = url.strip_prefix(self.base()).is_some_and(inside);
         if !below || self.base().is_empty() {
             return Err(Failure::new("the URL lies outside the partner's registered base"));
         }
@@ -236,30 +239,44 @@ impl Server<'_> {
     }
 }
 
+/// Whether a URL's path has a segment that a client would take as "one level up".
+fn leads_up(rest: &str) -> bool {
+    let path = rest.split(['?', '#']).next().unwrap_or(rest).to_ascii_lowercase().replace("%2e", ".");
+    path.split(['/', '\\']).any(|segment| segment == "..")
+}
+
 /// The ETag of an answer: the header, else the version the resource claims.
 pub(super) fn etag_of(response: &Response, resource: &Resource) -> Option<String> {
     let header = response.header("etag").map(str::to_string);
     header.or_else(|| version_tag(resource))
 }
 
+/// What tells this version of a resource from every other: its number and its time, because a server that is restored
+/// from a backup counts anew. For comparing; `If-Match` takes the ETag.
+pub(super) fn mark_of(resource: &Resource) -> Option<String> {
+    let meta = resource.at("meta")?;
+    let part = |name| meta.get(name).and_then(Value::as_str);
+    Some(format!("{} {}", part("versionId")?, part("lastUpdated")?))
+}
+
 /// `W/"n"` from `meta.versionId`.
-pub(super) fn version_tag(resource: &Resource) -> Option<String> {
+fn version_tag(resource: &Resource) -> Option<String> {
     let version = resource.at("meta")?.get("versionId")?.as_str()?;
     Some(format!("W/\"{version}\""))
 }
 
-/// Where a created resource stands: from Location, else from the body's id.
-pub(super) fn created_url(base: &str, response: &Response) -> Option<String> {
+/// Where a created resource of this type stands: from Location, else from the body's id.
+pub(super) fn created_url(base: &str, kind: ResourceType, response: &Response) -> Option<String> {
     let location = response.header("location").or_else(|| response.header("content-location"));
     let from_location = location.and_then(|location| {
         let bare = location.split("/_history/").next().unwrap_or(location);
         let tail: Vec<&str> = bare.rsplitn(3, '/').take(2).collect();
-        let key = Key::parse(&format!("{}/{}", tail.get(1)?, tail.first()?))?;
+        let key = Key::parse(&format!("{}/{}", tail.get(1)?, tail.first()?)).filter(|key| key.kind == kind)?;
         Some(format!("{base}/{key}"))
     });
     from_location.or_else(|| {
         let resource = Resource::parse(&response.body, Bounds::default()).ok()?;
-        resource.key().map(|key| format!("{base}/{key}"))
+        resource.key().filter(|key| key.kind == kind).map(|key| format!("{base}/{key}"))
     })
 }
 
@@ -278,13 +295,17 @@ mod tests {
         for location in ["https://cbo/fhir/Task/7/_history/1", "Task/7", "/fhir/Task/7", "http://inside:8080/x/Task/7"]
         {
             assert_eq!(
-                created_url(base, &answer(&[("location", location)], "")).as_deref(),
+                created_url(base, ResourceType::TASK, &answer(&[("location", location)], "")).as_deref(),
                 Some("https://cbo/fhir/Task/7"),
                 "{location}"
             );
         }
         let body = r#"{"resourceType":"Task","id":"7"}"#;
-        assert_eq!(created_url(base, &answer(&[], body)).as_deref(), Some("https://cbo/fhir/Task/7"));
-        assert_eq!(created_url(base, &answer(&[], "")), None);
+        assert_eq!(
+            created_url(base, ResourceType::TASK, &answer(&[], body)).as_deref(),
+            Some("https://cbo/fhir/Task/7")
+        );
+        assert_eq!(created_url(base, ResourceType::TASK, &answer(&[], "")), None);
+        assert_eq!(created_url(base, ResourceType::PROCEDURE, &answer(&[("location", "Task/7")], body)), None);
     }
 }

@@ -3,7 +3,7 @@
 use crate::app::{App, Claimed, CollectPlan, Copy, Reported};
 use crate::error::Error;
 
-use super::client::{Failure, Server};
+use super::client::{Failure, Server, mark_of};
 use super::fetch::{below, read_all};
 
 /// Tries in which a missing outcome holds the answer back; after that the answer is passed on without it (design D5).
@@ -37,6 +37,6 @@ pub(super) async fn run(
             Err(failure) => return Ok(Err(failure)),
         }
     }
-    let task = Copy { url: plan.url, etag: read.etag, resource: read.resource };
+    let task = Copy { url: plan.url, mark: mark_of(&read.resource), resource: read.resource };
     app.collected(claimed, Reported { task, outcomes }).await.map(Ok)
 }

@@ -3,9 +3,9 @@
 use crate::app::{App, Claimed, Copy, FetchPlan};
 use crate::error::Error;
 use crate::fhir::Resource;
-use crate::fhir::reference::{Reference, all, lies_under};
+use crate::fhir::reference::{Reference, all, lies_under, split_absolute};
 
-use super::client::{Failure, Server};
+use super::client::{Failure, Server, mark_of};
 
 /// Steps from the start, and resources in all (the same bounds as for grants).
 const DEPTH: usize = 3;
@@ -52,9 +52,12 @@ pub(super) async fn read_all(
                             }
                         }
                     }
-                    copies.push(Copy { url, etag: read.etag, resource: read.resource });
+                    copies.push(Copy { url, mark: mark_of(&read.resource), resource: read.resource });
                 }
-                Err(failure) if strict && !failure.is_absent() => return Err(failure),
+                Err(failure) if strict && !failure.is_absent() => {
+                    let kind = split_absolute(&url).map_or("a resource", |(_, key)| key.kind.name());
+                    return Err(Failure { why: format!("{kind} could not be read: {}", failure.why), ..failure });
+                }
                 Err(failure) => missing.push((url, failure.why)),
             }
         }

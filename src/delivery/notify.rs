@@ -11,9 +11,8 @@ pub(super) async fn run(
     claimed: &Claimed,
     plan: NotifyPlan,
 ) -> Result<Result<(), Failure>, Error> {
-    let mut headers = vec![("content-type".to_string(), "application/fhir+json".to_string())];
-    headers.extend(plan.headers.iter().cloned());
-    let request = Request { method: "POST", url: plan.endpoint.clone(), headers, body: Some(plan.body.clone()) };
+    let (url, headers) = (plan.endpoint.clone(), plan.headers.clone());
+    let request = Request { method: "POST", url, headers, body: Some(plan.body.clone()) };
     match transport.send(request).await {
         Ok(response) if response.is_success() => app.notified(claimed, &plan).await.map(Ok),
         // The endpoint says that it will never take it (design D15a). A failed handshake is not tried for hours either.

@@ -1,6 +1,8 @@
 //! Asking a partner's server what has changed: one search, or one batch where the server takes batches, read to its
 //! last page (design D15b).
 
+use std::collections::HashSet;
+
 use serde_json::{Value, json};
 
 use crate::app::{App, Claimed, Copy, PollPlan};
@@ -10,7 +12,7 @@ use crate::fhir::reference::lies_under;
 use crate::fhir::{Key, Resource};
 use crate::time::Timestamp;
 
-use super::client::{Failure, Response, Server, version_tag};
+use super::client::{Failure, Response, Server, mark_of};
 
 /// Pages of one search.
 const PAGES: usize = 1_000;
@@ -102,6 +104,7 @@ pub(super) async fn search(server: &Server<'_>, query: &str) -> Result<Hits, Fai
 async fn pages(server: &Server<'_>, first: Value, date: Option<Timestamp>) -> Result<Hits, Failure> {
     let mut hits = Hits { copies: Vec::new(), time: None };
     let mut page = first;
+    let mut asked: HashSet<String> = HashSet::new();
     for number in 0..PAGES {
         if page.get("resourceType").is_none_or(|kind| kind != "Bundle") {
             return Err(Failure::new("answered a search with something that is no Bundle"));
@@ -126,6 +129,9 @@ async fn pages(server: &Server<'_>, first: Value, date: Option<Timestamp>) -> Re
         } else {
             format!("{}/{}", server.base(), url.trim_start_matches('/'))
         };
+        if !asked.insert(url.clone()) {
+            return Err(Failure::new("its search leads round in a circle"));
+        }
         let response = server.send("GET", &url, &[], None).await?;
         if !response.is_success() {
             return Err(Failure::answered(&response));
@@ -144,7 +150,7 @@ fn copy_of(base: &str, entry: &Value) -> Option<Copy> {
     let resource = Resource::from_value(entry.get("resource")?.clone()).ok()?;
     let key: Key = resource.key()?;
     let url = format!("{base}/{key}");
-    lies_under(&url, base).then(|| Copy { etag: version_tag(&resource), url, resource })
+    lies_under(&url, base).then(|| Copy { mark: mark_of(&resource), url, resource })
 }
 
 fn value_of(server: &Server<'_>, response: &Response) -> Result<Value, Failure> {

@@ -7,12 +7,12 @@ use serde_json::{Value, json};
 
 use crate::app::{App, Claimed, DeliverPlan};
 use crate::error::Error;
-use crate::fhir::Resource;
 use crate::fhir::views::{STATUS_REASON, Task, concept, identifiers};
+use crate::fhir::{Resource, ResourceType};
 use crate::referral::Status;
 use crate::referral::decide::status_of;
 
-use super::client::{Failure, Read, Server, created_url, etag_of};
+use super::client::{Failure, Read, Server, created_url, mark_of};
 use super::poll::search;
 
 /// Times the version may change under us in one try.
@@ -36,7 +36,7 @@ pub(super) async fn run(
         (None, Some(_)) => app.called_off(claimed).await.map(Ok),
         (Some(url), None) => app.delivered(claimed, &url, None).await.map(Ok),
         (None, None) => match post(server, &plan).await {
-            Ok((url, etag)) => app.delivered(claimed, &url, etag.as_deref()).await.map(Ok),
+            Ok((url, mark)) => app.delivered(claimed, &url, mark.as_deref()).await.map(Ok),
             Err(failure) => Ok(Err(failure)),
         },
     }
@@ -50,10 +50,10 @@ async fn post(server: &Server<'_>, plan: &DeliverPlan) -> Result<(String, Option
     if !response.is_success() {
         return Err(Failure::answered(&response));
     }
-    let url = created_url(server.base(), &response);
+    let url = created_url(server.base(), ResourceType::TASK, &response);
     let url = url.ok_or_else(|| Failure::new("created the Task, and did not say where"))?;
-    let etag = Resource::parse(&response.body, server.bounds).ok().and_then(|task| etag_of(&response, &task));
-    Ok((url, etag))
+    let mark = Resource::parse(&response.body, server.bounds).ok().and_then(|task| mark_of(&task));
+    Ok((url, mark))
 }
 
 /// Where our Task stands at the server, if an earlier try left it there.
@@ -84,7 +84,7 @@ async fn call_off(
             return app.called_off(claimed).await.map(Ok);
         }
         if status.is_terminal() {
-            return app.ended_first(claimed, url, etag.as_deref()).await.map(Ok);
+            return app.ended_first(claimed, url, mark_of(&resource).as_deref()).await.map(Ok);
         }
         let mut task = resource;
         task.set("status", json!(Status::Cancelled.code()));

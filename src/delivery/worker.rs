@@ -20,6 +20,10 @@ const IN_FLIGHT: usize = 64;
 const PER_PARTNER: usize = 4;
 /// Longest sleep: other gateways on the same database may owe something without telling us.
 const LONGEST_SLEEP: Duration = Duration::from_secs(1);
+/// How often a lease is made anew within one try, which so lasts at most as many timeouts.
+const RENEWALS: u32 = 30;
+/// Pause between two looks for events that are old enough to be forgotten.
+const TIDY: Duration = Duration::from_secs(600);
 /// How long deliveries under way may take at the end.
 const DRAIN: Duration = Duration::from_secs(6);
 
@@ -64,7 +68,13 @@ impl Worker {
     pub async fn run(self, mut stop: watch::Receiver<bool>) {
         let mut under_way: JoinSet<()> = JoinSet::new();
         let held: Arc<Mutex<Vec<Claimed>>> = Arc::default();
+        let mut tidied = self.app.now();
         while !*stop.borrow() {
+            if self.app.now() >= tidied.plus(TIDY) {
+                // What is left for now is left for the next look.
+                let more = self.app.forget_old_events().await.unwrap_or(false);
+                tidied = if more { tidied } else { self.app.now() };
+            }
             while under_way.try_join_next().is_some() {}
             let room = IN_FLIGHT.saturating_sub(under_way.len());
             let claimed = match room {
@@ -103,7 +113,7 @@ impl Worker {
         if drained.is_err() {
             under_way.abort_all();
             let rest = lock(&held).clone();
-            if let Err(error) = self.app.hand_back(&rest).await {
+            if let Err(error) = self.app.let_go(&rest).await {
                 tracing::warn!(%error, "leases could not be handed back; they run out by themselves");
             }
         }
@@ -122,7 +132,15 @@ impl Worker {
 
     /// One delivery, start to end. Whatever happens is recorded; a lease that could not be given back runs out.
     pub async fn attend(&self, claimed: &Claimed) {
-        let result = match self.send(claimed).await {
+        let sent = tokio::select! {
+            sent = self.send(claimed) => sent,
+            lost = self.keep(claimed) => match lost {
+                Some(failure) => Ok(Err(failure)),
+                // Somebody else has it, and will record what comes of it.
+                None => return,
+            },
+        };
+        let result = match sent {
             Ok(Ok(())) => Ok(()),
             Ok(Err(failure)) => {
                 tracing::info!(
@@ -150,6 +168,18 @@ impl Worker {
                 "a failed delivery could not be recorded"
             );
         }
+    }
+
+    /// Keeps the lease while a try takes its time: many requests to a slow server last longer than one lease. Ends when
+    /// the lease is lost, or with a failure when the try has taken too long.
+    async fn keep(&self, claimed: &Claimed) -> Option<Failure> {
+        for _ in 0..RENEWALS {
+            tokio::time::sleep(self.app.config().delivery.timeout).await;
+            if let Ok(false) = self.app.renew(claimed).await {
+                return None;
+            }
+        }
+        Some(Failure::new("it took too long in all"))
     }
 
     async fn send(&self, claimed: &Claimed) -> Result<Result<(), Failure>, Error> {

@@ -9,7 +9,7 @@ use crate::fhir::Resource;
 use crate::fhir::views::{identifiers, reference_of};
 use crate::referral::decide::status_of;
 
-use super::client::{Failure, Server, created_url, etag_of};
+use super::client::{Failure, Server, created_url, etag_of, mark_of};
 use super::poll::search;
 
 /// Times the version may change under us in one try.
@@ -29,7 +29,7 @@ pub(super) async fn run(
     plan: WriteBackPlan,
 ) -> Result<Result<(), Failure>, Error> {
     match write(server, &plan).await {
-        Ok(End::Written(etag)) => app.written_back(claimed, plan.version, etag.as_deref()).await.map(Ok),
+        Ok(End::Written(mark)) => app.written_back(claimed, plan.version, mark.as_deref()).await.map(Ok),
         Ok(End::Overtaken) => app.overtaken(claimed).await.map(Ok),
         Err(failure) => Ok(Err(failure)),
     }
@@ -51,7 +51,7 @@ async fn write(server: &Server<'_>, plan: &WriteBackPlan) -> Result<End, Failure
             };
         };
         if way.is_empty() && same_answer(&remote, &ours) {
-            return Ok(End::Written(etag));
+            return Ok(End::Written(mark_of(&remote)));
         }
         let steps: Vec<_> = if way.is_empty() { vec![end] } else { way };
         let last = steps.len() - 1;
@@ -80,7 +80,7 @@ async fn write(server: &Server<'_>, plan: &WriteBackPlan) -> Result<End, Failure
                 }
             };
         }
-        return Ok(End::Written(etag));
+        return Ok(End::Written(mark_of(&remote)));
     }
     Err(Failure::new("its Task kept changing while it was written"))
 }
@@ -114,7 +114,7 @@ async fn place_outcomes(server: &Server<'_>, plan: &WriteBackPlan, ours: &mut Re
                 if !response.is_success() {
                     return Err(Failure::answered(&response));
                 }
-                created_url(server.base(), &response)
+                created_url(server.base(), kind, &response)
                     .ok_or_else(|| Failure::new("created the outcome, and did not say where"))?
             }
         };

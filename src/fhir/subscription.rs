@@ -44,6 +44,8 @@ pub struct Asked {
     pub endpoint: String,
     /// Headers to send with them.
     pub headers: Vec<(String, String)>,
+    /// The media type they are sent as.
+    pub payload: String,
     /// How much they carry.
     pub content: Content,
     /// All must hold for the Task of an event.
@@ -80,10 +82,10 @@ pub fn parse(resource: &Resource, own: &str) -> Result<Asked, Error> {
     else {
         return fault("channel.endpoint", "A rest-hook has an http(s) endpoint.");
     };
-    match text("payload") {
-        Some("application/fhir+json" | "application/json") => {}
+    let payload = match text("payload") {
+        Some(payload @ ("application/fhir+json" | "application/json")) => payload.to_string(),
         _ => return fault("channel.payload", "Notifications are written as application/fhir+json."),
-    }
+    };
     let content =
         match extension(channel.get("_payload"), "backport-payload-content").and_then(|item| item.get("valueCode")) {
             Some(code) if code == "empty" => Content::Empty,
@@ -133,7 +135,7 @@ pub fn parse(resource: &Resource, own: &str) -> Result<Asked, Error> {
             None => return fault("end", "end is an instant, such as 2027-12-31T00:00:00Z."),
         },
     };
-    Ok(Asked { endpoint: endpoint.to_string(), headers, content, filters, end, off })
+    Ok(Asked { endpoint: endpoint.to_string(), headers, payload, content, filters, end, off })
 }
 
 fn extension<'a>(element: Option<&'a Value>, name: &str) -> Option<&'a Value> {

@@ -15,8 +15,8 @@ pub struct Link {
     pub origin: String,
     /// The copy.
     pub key: Key,
-    /// The ETag it had there.
-    pub etag: Option<String>,
+    /// What told its version there from every other.
+    pub mark: Option<String>,
     /// When it was last read there.
     pub checked: Timestamp,
 }
@@ -30,7 +30,7 @@ fn link_of(row: &Row) -> Result<Link, Error> {
         partner: row.text(0)?,
         origin: row.text(1)?,
         key: Key::new(kind, row.text(3)?),
-        etag: row.text_or_null(4)?,
+        mark: row.text_or_null(4)?,
         checked: row.time(5)?,
     })
 }
@@ -49,13 +49,13 @@ impl Tx {
     }
 
     /// Remembers or refreshes a link.
-    pub async fn put_link(&mut self, partner: &str, origin: &str, key: &Key, etag: Option<&str>) -> Result<(), Error> {
+    pub async fn put_link(&mut self, partner: &str, origin: &str, key: &Key, mark: Option<&str>) -> Result<(), Error> {
         let stamp = self.stamp();
         self.run(
             "insert into link (partner, origin, type, id, etag, checked) values ($1, $2, $3, $4, $5, $6)
              on conflict (partner, origin) do update set type = excluded.type, id = excluded.id, etag = excluded.etag,
              checked = excluded.checked",
-            args![partner, origin, key.kind.name(), &key.id, etag, stamp],
+            args![partner, origin, key.kind.name(), &key.id, mark, stamp],
         )
         .await?;
         Ok(())

@@ -109,14 +109,16 @@ pub struct Attempt {
 }
 
 impl Tx {
-    /// Owes a delivery. If it is owed already, it becomes due (no later than it was) and newer.
+    /// Owes a delivery. If it is owed already, it becomes due (no later than it was) and newer; but a pause after a failed
+    /// try is kept, because it is the endpoint that needs it.
     pub async fn enqueue(&mut self, delivery: &Delivery) -> Result<(), Error> {
         let stamp = self.stamp();
         self.run(
             "insert into delivery (id, kind, subject, partner, generation, due_at, attempts, state, leased_till, created)
              values ($1, $2, $3, $4, 1, $5, 0, 'due', 0, $6)
              on conflict (kind, subject) do update set generation = delivery.generation + 1, partner = excluded.partner,
-             due_at = case when delivery.state = 'due' and delivery.due_at < excluded.due_at then delivery.due_at
+             due_at = case when delivery.state = 'due' and (delivery.due_at < excluded.due_at or delivery.attempts > 0)
+             then delivery.due_at
              else excluded.due_at end,
              attempts = case when delivery.state = 'due' then delivery.attempts else 0 end,
              state = 'due'",
@@ -190,12 +192,13 @@ impl Tx {
             Outcome::Exhausted(why) => ("exhausted", stamp, "exhausted", Some(why.clone())),
         };
         let reset = matches!(outcome, Outcome::Done | Outcome::Again(_));
-        // Owed again since it was claimed: due at once, whatever this try made of the older state.
+        // Owed again since it was claimed: due at once, whatever this try made of the older state; after the pause, if
+        // it failed.
         let changed = self
             .run(
                 "update delivery set lease = null, leased_till = 0, last_error = $1,
                  state = case when generation = $2 then $3 else 'due' end,
-                 due_at = case when generation = $2 then $4 else due_at end,
+                 due_at = case when generation = $2 or $3 = 'due' and $5 = 0 then $4 else due_at end,
                  attempts = case when $5 = 1 or (generation <> $2 and $3 = 'exhausted') then 0 else attempts end
                  where id = $6 and lease = $7",
                 args![detail.clone(), claimed.generation, state, due, reset, &claimed.id, &claimed.lease],
@@ -213,6 +216,53 @@ impl Tx {
             .await?;
         }
         Ok(true)
+    }
+
+    /// Whether nothing newer has become owed since it was claimed.
+    pub async fn is_latest(&mut self, claimed: &Claimed) -> Result<bool, Error> {
+        let text = format!("select generation from delivery where id = $1 and lease = $2{}", self.for_update());
+        let row = self.one(text, args![&claimed.id, &claimed.lease]).await?;
+        row.map_or(Ok(false), |row| Ok(row.int(0)? == claimed.generation))
+    }
+
+    /// Makes what is owed due now, as if it had not been tried.
+    pub async fn make_due(&mut self, kind: Kind, subject: &str, now: Timestamp) -> Result<(), Error> {
+        self.run(
+            "update delivery set due_at = $1, attempts = 0 where kind = $2 and subject = $3 and state = 'due'",
+            args![now, kind.code(), subject],
+        )
+        .await?;
+        Ok(())
+    }
+
+    /// Owes a partner again what was given up.
+    pub async fn owe_given_up(&mut self, partner: &str, kinds: &[Kind], now: Timestamp) -> Result<(), Error> {
+        for kind in kinds {
+            self.run(
+                "update delivery set state = 'due', due_at = $1, attempts = 0, generation = generation + 1
+                 where partner = $2 and kind = $3 and state = 'exhausted'",
+                args![now, partner, kind.code()],
+            )
+            .await?;
+        }
+        Ok(())
+    }
+
+    /// Makes a lease anew. False when it was lost.
+    pub async fn renew(&mut self, claimed: &Claimed, till: Timestamp) -> Result<bool, Error> {
+        let text = "update delivery set leased_till = $1 where id = $2 and lease = $3";
+        Ok(self.run(text, args![till, &claimed.id, &claimed.lease]).await? > 0)
+    }
+
+    /// Gives a lease back in the middle of a try, whose outcome nobody will know.
+    pub async fn let_go(&mut self, claimed: &Claimed) -> Result<(), Error> {
+        self.run(
+            "update delivery set lease = null, leased_till = 0, attempts = case when attempts > 1 then attempts - 1 else 1 end,
+             last_error = 'the gateway was stopped' where id = $1 and lease = $2",
+            args![&claimed.id, &claimed.lease],
+        )
+        .await?;
+        Ok(())
     }
 
     /// Gives a lease back unused: a gateway that shuts down.

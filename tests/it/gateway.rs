@@ -40,6 +40,8 @@ pub enum Fault {
     LoseAnswer,
     /// Nothing happens, and the answer is this status.
     Answer(u16),
+    /// Nothing happens, and the answer is this: status, headers, body.
+    Say(u16, &'static [(&'static str, &'static str)], &'static str),
 }
 
 /// Everybody else's servers, by base; hooks collect what they are sent.
@@ -52,7 +54,9 @@ struct Places {
     hooks: HashMap<String, Vec<Value>>,
     faults: HashMap<String, VecDeque<Fault>>,
     down: Vec<String>,
+    deaf: Vec<String>,
     requests: Vec<String>,
+    letters: Vec<Request>,
 }
 
 impl World {
@@ -87,6 +91,14 @@ impl World {
     pub fn requests(&self) -> Vec<String> {
         self.lock().requests.clone()
     }
+    /// The requests themselves.
+    pub fn letters(&self) -> Vec<Request> {
+        self.lock().letters.clone()
+    }
+    /// The server at this base ignores searches by identifier and shows everything.
+    pub fn deaf(&self, base: &str) {
+        self.lock().deaf.push(base.to_string());
+    }
     /// Sets everybody's clock.
     pub fn tell_time(&self, now: &str) {
         self.lock().houses.values_mut().for_each(|house| house.set_now(now));
@@ -95,6 +107,7 @@ impl World {
     fn answer(&self, request: Request) -> Result<Response, SendError> {
         let mut places = self.lock();
         places.requests.push(format!("{} {}", request.method, request.url));
+        places.letters.push(request.clone());
         let lost = || Err(SendError("no answer in time".into()));
         let house = places.houses.keys().find(|base| request.url.starts_with(base.as_str())).cloned();
         let place = house.clone().unwrap_or_else(|| request.url.clone());
@@ -105,7 +118,15 @@ impl World {
         match fault {
             Some(Fault::LoseRequest) => return lost(),
             Some(Fault::Answer(status)) => return Ok(Response { status, headers: vec![], body: b"{}".to_vec() }),
+            Some(Fault::Say(status, headers, body)) => {
+                let headers = headers.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
+                return Ok(Response { status, headers, body: body.as_bytes().to_vec() });
+            }
             Some(Fault::LoseAnswer | Fault::None) | None => {}
+        }
+        let mut request = request;
+        if places.deaf.iter().any(|base| request.url.starts_with(base.as_str())) {
+            request.url = request.url.split("?identifier=").next().unwrap_or_default().to_string();
         }
         let answer = match house.and_then(|base| places.houses.get_mut(&base)) {
             Some(house) => {
@@ -248,6 +269,22 @@ impl TestGateway {
             blocks.into_iter().filter(|block| !block.contains(&format!("id = \"{partner}\"\nname"))).collect();
         self.settings = kept.join("[[partner]]");
         self.restart().await;
+    }
+
+    /// One more gateway over the same database, in the same world.
+    pub async fn another(&self) -> Gateway {
+        open(&self.place, &self.settings, &self.world).await
+    }
+
+    /// A gateway over the same database with other settings.
+    pub async fn over(&self, settings: &str) -> Gateway {
+        open(&self.place, settings, &self.world).await
+    }
+
+    /// Forgets the first round of questions: what follows is about what a test does.
+    pub async fn settled(self) -> TestGateway {
+        self.deliver_due().await;
+        self
     }
 
     /// The worker's turn: everything due is sent.

@@ -139,7 +139,7 @@ on_both!(equal_origins_of_two_partners_do_not_collide, async |place: Place| {
     tx.commit().await.unwrap();
     let mut reader = store.read().await.unwrap();
     let mine = reader.link_from("clinic", origin).await.unwrap().unwrap();
-    assert_eq!((&mine.key, mine.etag.as_deref()), (&one, Some("W/\"2\"")));
+    assert_eq!((&mine.key, mine.mark.as_deref()), (&one, Some("W/\"2\"")));
     assert_eq!(reader.link_from("hospital", origin).await.unwrap().unwrap().key, two);
     assert_eq!(reader.link_from("pantry", origin).await.unwrap(), None);
     assert_eq!(reader.links_of(&one).await.unwrap(), [mine]);
