@@ -453,6 +453,14 @@ impl App {
         let stored = self.must(tx, key).await?;
         let from = status_of(&stored.resource()?);
         let wished = Task(&remote).status().and_then(Status::parse).unwrap_or(from);
+        if from == Status::Cancelled && !wished.is_terminal() {
+            // Given up while it was on its way, and it did arrive: nobody there shall work for nothing.
+            let mut relay = relay;
+            relay.withdrawn = true;
+            relay.remote = Some(reported.task.url);
+            tx.update_relay(&relay).await?;
+            return self.owe(tx, Owed::Deliver, &key.id, &partner.id).await;
+        }
         let (end, reason) = match (from.way_to(wished), wished) {
             (Some(_), _) => (wished, remote.at("statusReason").cloned()),
             // A refusal after the acceptance is a withdrawal; the diagram has no other word for it.

@@ -433,3 +433,22 @@ async fn what_was_given_up_while_a_source_was_away_is_made_up_for() {
     county.later(secs(3_600)).await;
     assert_eq!(statuses_at_the_ehr(&county), ["requested", "accepted", "completed"]);
 }
+
+// D8: given up, and it did arrive after all: nobody there works on for nothing.
+#[tokio::test]
+async fn a_task_that_arrived_and_was_given_up_is_called_off_when_it_is_found() {
+    let county = TestGateway::county().await;
+    let task = county.refers("sr1", "food-insecurity").await;
+    county.world.fault(PANTRY, &[Fault::LoseAnswer]);
+    county.deliver_due().await;
+    county.world.down(PANTRY);
+    for _ in 0..5 {
+        county.later(Duration::from_secs(600)).await;
+    }
+    assert_eq!(county.status(&task).await, "failed");
+    county.world.up(PANTRY);
+    county.poll("pantry").await;
+    let theirs = county.world.at(PANTRY, |pantry| pantry.all("Task").into_iter().cloned().collect::<Vec<_>>());
+    assert_eq!(theirs.len(), 1);
+    assert_eq!(theirs[0]["status"], "cancelled", "{}", theirs[0]);
+}
