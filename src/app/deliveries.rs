@@ -180,13 +180,18 @@ impl App {
             "given up"
         );
         match (claimed.kind, referral) {
+            // What was fetched once is kept; the next round that goes well tries again.
+            (Owed::Fetch, Some((referral, _))) if referral.fetched => {}
             (Owed::Fetch, Some((referral, _))) => {
                 let text = format!("What this referral refers to could not be read at the source: {why}.");
                 self.end_source(&mut tx, referral, concept(STATUS_REASON, "not-found", &text)).await?;
             }
-            (Owed::Deliver, Some((referral, Some(relay)))) => {
+            (Owed::Deliver, Some((referral, Some(mut relay)))) => {
                 let text = "The referral could not be delivered to the organization's server.";
                 self.call_off(&mut tx, &referral, &relay, text).await?;
+                // A lost answer may have left it there: it is called off there too, when the server can be reached.
+                relay.withdrawn = true;
+                tx.update_relay(&relay).await?;
                 self.aggregate(&mut tx, referral).await?;
             }
             (Owed::Notify, _) => self.subscription_failed(&mut tx, &claimed.subject, why).await?,
@@ -321,7 +326,10 @@ impl App {
         }
         relay.withdrawn = false;
         tx.update_relay(&relay).await?;
-        self.call_off(&mut tx, &referral, &relay, "The referral source called it off.").await?;
+        let ours = self.must(&mut tx, &Key::new(ResourceType::TASK, &relay.task)).await?.resource()?;
+        if !status_of(&ours).is_terminal() {
+            self.call_off(&mut tx, &referral, &relay, "The referral source called it off.").await?;
+        }
         self.done(tx, claimed).await
     }
 
@@ -523,6 +531,10 @@ impl App {
         let by_author = matches!(wished, Status::Cancelled | Status::EnteredInError)
             || (status == Status::Draft && wished == Status::Requested);
         if !by_author || !status.may_become(wished) {
+            if by_author && wished != status {
+                // Too late: it had ended otherwise here. Both stand, and that is on record.
+                self.note(tx, &referral, key, &partner.id, "ignored", "poll", stored.version).await?;
+            }
             sent.set("status", serde_json::json!(status.code()));
         }
         let meta = current.at("meta").cloned().unwrap_or(Value::Null);
@@ -803,6 +815,7 @@ impl App {
         }
         let cursor = server_time.map(|time| time.minus(OVERLAP).to_string());
         tx.followed(&claimed.partner, cursor.as_deref()).await?;
+        tx.try_again(&claimed.partner).await?;
         tx.finish(claimed, &Outcome::Again(next)).await?;
         self.commit(tx).await
     }

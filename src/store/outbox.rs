@@ -215,6 +215,19 @@ impl Tx {
         Ok(true)
     }
 
+    /// A partner's server answers again: what was given up there is due once more. Its tries stay counted, so that one
+    /// more failure gives it up again.
+    pub async fn try_again(&mut self, partner: &str) -> Result<(), Error> {
+        let stamp = self.stamp();
+        self.run(
+            "update delivery set state = 'due', due_at = $1
+             where partner = $2 and state = 'exhausted' and kind not in ('notify', 'poll')",
+            args![stamp, partner],
+        )
+        .await?;
+        Ok(())
+    }
+
     /// Gives a lease back unused: a gateway that shuts down.
     pub async fn hand_back(&mut self, claimed: &Claimed) -> Result<(), Error> {
         self.run(

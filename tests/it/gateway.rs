@@ -53,6 +53,7 @@ struct Places {
     faults: HashMap<String, VecDeque<Fault>>,
     down: Vec<String>,
     requests: Vec<String>,
+    bodies: Vec<(String, String)>,
 }
 
 impl World {
@@ -87,6 +88,20 @@ impl World {
     pub fn requests(&self) -> Vec<String> {
         self.lock().requests.clone()
     }
+    /// URL and body of every request with a body that the gateway sent, in order, whether it arrived or not.
+    pub fn bodies(&self) -> Vec<(String, String)> {
+        self.lock().bodies.clone()
+    }
+    /// How many requests the gateway has sent.
+    pub fn asked(&self) -> usize {
+        self.lock().requests.len()
+    }
+    /// No fault is left, and everybody is up.
+    pub fn heal(&self) {
+        let mut places = self.lock();
+        places.faults.clear();
+        places.down.clear();
+    }
     /// Sets everybody's clock.
     pub fn tell_time(&self, now: &str) {
         self.lock().houses.values_mut().for_each(|house| house.set_now(now));
@@ -95,6 +110,9 @@ impl World {
     fn answer(&self, request: Request) -> Result<Response, SendError> {
         let mut places = self.lock();
         places.requests.push(format!("{} {}", request.method, request.url));
+        if let Some(body) = &request.body {
+            places.bodies.push((request.url.clone(), body.clone()));
+        }
         let lost = || Err(SendError("no answer in time".into()));
         let house = places.houses.keys().find(|base| request.url.starts_with(base.as_str())).cloned();
         let place = house.clone().unwrap_or_else(|| request.url.clone());
@@ -144,6 +162,7 @@ pub struct TestGateway {
     pub world: World,
     /// The time.
     pub clock: Clock,
+    router: axum::Router,
     place: Place,
     settings: String,
 }
@@ -233,12 +252,14 @@ impl TestGateway {
             world.at(EHR, |ehr| ehr.put(resource));
         }
         let gateway = open(&place, settings, &world).await;
-        TestGateway { gateway, world, clock, place, settings: settings.to_string() }
+        let router = gateway.router();
+        TestGateway { gateway, world, clock, router, place, settings: settings.to_string() }
     }
 
     /// Stops the gateway where it stands and starts another on the same database, as after a crash.
     pub async fn restart(&mut self) {
         self.gateway = open(&self.place, &self.settings, &self.world).await;
+        self.router = self.gateway.router();
     }
 
     /// The same, after an operator has taken this partner out of the configuration.
@@ -298,7 +319,7 @@ impl TestGateway {
             }
             None => Body::empty(),
         };
-        let response = self.gateway.router().oneshot(request.body(body).unwrap()).await.unwrap();
+        let response = self.router.clone().oneshot(request.body(body).unwrap()).await.unwrap();
         let status = response.status().as_u16();
         let headers = response.headers().iter();
         let headers = headers.map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_string())).collect();

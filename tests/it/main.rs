@@ -12,6 +12,8 @@ mod intake;
 mod oracle;
 mod relaying;
 mod routing;
+mod simulation;
+mod simulation_checks;
 mod steps;
 mod store;
 mod store_commit;
