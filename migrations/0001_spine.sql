@@ -124,6 +124,7 @@ create table delivery (                     -- one thing owed; one row per kind 
 );
 create unique index delivery_subject on delivery (kind, subject);
 create index delivery_due on delivery (due_at) where state = 'due';
+create index delivery_given_up on delivery (partner) where state = 'exhausted';
 
 create table attempt (
     delivery text   not null,

@@ -115,7 +115,13 @@ impl App {
         if !tx.holds(claimed).await? || status_of(&task).is_terminal() {
             return self.done(tx, claimed).await;
         }
-        if let Some((url, why)) = missing.iter().find(|(url, _)| essential(self, &task, &copies, url)) {
+        let mut lacking = missing.iter().find(|(url, _)| essential(self, &task, &copies, url));
+        for one in missing {
+            // Once copied it is a reference to us; a change there that is not read would go unheard.
+            let copied = tx.link_from(&partner.id, &one.0).await?;
+            lacking = lacking.or(copied.filter(|link| is_essential(link.key.kind)).map(|_| one));
+        }
+        if let Some((url, why)) = lacking {
             let kind = reference::split_absolute(url).map_or("resource", |(_, key)| key.kind.name());
             drop(tx);
             return self.failed(claimed, &format!("{kind} could not be read: {why}"), None).await;
@@ -186,6 +192,10 @@ impl App {
         tx.grant(partner, key, "", Reason::Author).await?;
         tx.grant(self.gateway(), key, "", Reason::Author).await
     }
+}
+
+fn is_essential(kind: ResourceType) -> bool {
+    matches!(kind, ResourceType::SERVICE_REQUEST | ResourceType::PATIENT | ResourceType::CONSENT)
 }
 
 /// Whether a referral can't do without what stands at this URL: the ServiceRequest, the patient, the consents.

@@ -204,13 +204,18 @@ impl App {
             "given up"
         );
         match (claimed.kind, referral) {
+            // What was fetched once is kept; the next round that goes well tries again.
+            (Owed::Fetch, Some((referral, _))) if referral.fetched => {}
             (Owed::Fetch, Some((referral, _))) => {
                 let text = format!("What this referral refers to could not be read at the source: {why}.");
                 self.end_source(&mut tx, referral, concept(STATUS_REASON, "not-found", &text)).await?;
             }
-            (Owed::Deliver, Some((referral, Some(relay)))) => {
+            (Owed::Deliver, Some((referral, Some(mut relay)))) => {
                 let text = "The referral could not be delivered to the organization's server.";
                 self.call_off(&mut tx, &referral, &relay, text).await?;
+                // A lost answer may have left it there: it is called off there too, when the server can be reached.
+                relay.withdrawn = true;
+                tx.update_relay(&relay).await?;
                 self.aggregate(&mut tx, referral).await?;
             }
             (Owed::Notify, _) => self.subscription_failed(&mut tx, &claimed.subject, why, latest).await?,
@@ -345,7 +350,10 @@ impl App {
         }
         relay.withdrawn = false;
         tx.update_relay(&relay).await?;
-        self.call_off(&mut tx, &referral, &relay, "The referral source called it off.").await?;
+        let ours = self.must(&mut tx, &Key::new(ResourceType::TASK, &relay.task)).await?.resource()?;
+        if !status_of(&ours).is_terminal() {
+            self.call_off(&mut tx, &referral, &relay, "The referral source called it off.").await?;
+        }
         self.done(tx, claimed).await
     }
 
@@ -453,14 +461,6 @@ impl App {
         let stored = self.must(tx, key).await?;
         let from = status_of(&stored.resource()?);
         let wished = Task(&remote).status().and_then(Status::parse).unwrap_or(from);
-        if from == Status::Cancelled && !wished.is_terminal() {
-            // Given up while it was on its way, and it did arrive: nobody there shall work for nothing.
-            let mut relay = relay;
-            relay.withdrawn = true;
-            relay.remote = Some(reported.task.url);
-            tx.update_relay(&relay).await?;
-            return self.owe(tx, Owed::Deliver, &key.id, &partner.id).await;
-        }
         let (end, reason) = match (from.way_to(wished), wished) {
             (Some(_), _) => (wished, remote.at("statusReason").cloned()),
             // A refusal after the acceptance is a withdrawal; the diagram has no other word for it.
@@ -555,6 +555,10 @@ impl App {
         let by_author = matches!(wished, Status::Cancelled | Status::EnteredInError)
             || (status == Status::Draft && wished == Status::Requested);
         if !by_author || !status.may_become(wished) {
+            if by_author && wished != status {
+                // Too late: it had ended otherwise here. Both stand, and that is on record.
+                self.note(tx, &referral, key, &partner.id, "ignored", "poll", stored.version).await?;
+            }
             sent.set("status", serde_json::json!(status.code()));
         }
         let meta = current.at("meta").cloned().unwrap_or(Value::Null);
@@ -837,12 +841,9 @@ impl App {
                 }
             }
         }
-        if tx.following(&claimed.partner).await?.failures > 0 {
-            // It was away and is back: what was given up meanwhile can be made up for.
-            tx.owe_given_up(&claimed.partner, &[Owed::Collect, Owed::WriteBack], self.now()).await?;
-        }
         let cursor = server_time.map(|time| time.minus(OVERLAP).to_string());
         tx.followed(&claimed.partner, cursor.as_deref()).await?;
+        tx.try_again(&claimed.partner, self.now()).await?;
         tx.finish(claimed, &Outcome::Again(next)).await?;
         self.commit(tx).await
     }

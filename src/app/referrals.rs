@@ -517,7 +517,7 @@ impl App {
                 if from != to {
                     self.note(tx, &referral, &written.stored.key, by, to.code(), how, written.stored.version).await?;
                 }
-                self.after_source(tx, referral, written, (from, to), by).await
+                self.after_source(tx, referral, written, (from, to)).await
             }
         }
     }
@@ -529,7 +529,6 @@ impl App {
         mut referral: Referral,
         written: Written,
         (from, to): (Status, Status),
-        by: &str,
     ) -> Result<(), Error> {
         if from == Status::Draft && to == Status::Requested {
             let key = &written.stored.key;
@@ -544,7 +543,7 @@ impl App {
             let why = Task(&written.resource).reason_text().unwrap_or("Cancelled by the referral source.").to_string();
             self.withdraw(tx, &referral, &why).await?;
         }
-        self.owe_write_back(tx, &referral, by).await
+        self.owe_write_back(tx, &referral).await
     }
 
     /// Puts a step on record.
@@ -597,9 +596,10 @@ impl App {
         tx.make_due(kind, subject, self.now()).await
     }
 
-    /// A Task kept at the source's server has to be brought in line, unless the change came from there.
-    pub(super) async fn owe_write_back(&self, tx: &mut Tx, referral: &Referral, by: &str) -> Result<(), Error> {
-        if referral.kept_at.is_some() && by != referral.source {
+    /// A Task kept at the source's server has to be brought in line. Also when the source made the change: it may have
+    /// made it here; and where its own Task says so already, nothing is written and the source is known to know.
+    pub(super) async fn owe_write_back(&self, tx: &mut Tx, referral: &Referral) -> Result<(), Error> {
+        if referral.kept_at.is_some() {
             self.owe(tx, Owed::WriteBack, &referral.task, &referral.source).await?;
         }
         Ok(())

@@ -392,7 +392,7 @@ impl App {
                 tx.update_referral(&referral).await?;
             }
         }
-        self.owe_write_back(tx, &referral, self.gateway()).await
+        self.owe_write_back(tx, &referral).await
     }
 
     /// Adds to the source's Task what its relayed Tasks name as outputs; true if something was new. The source and the
@@ -572,7 +572,7 @@ impl App {
                 referral.informed_how = None;
                 tx.update_referral(&referral).await?;
                 self.note(tx, &referral, &key, self.gateway(), "outcome", "decided", written.stored.version).await?;
-                self.owe_write_back(tx, &referral, self.gateway()).await?;
+                self.owe_write_back(tx, &referral).await?;
             }
             return Ok(());
         }

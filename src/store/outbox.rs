@@ -235,19 +235,6 @@ impl Tx {
         Ok(())
     }
 
-    /// Owes a partner again what was given up.
-    pub async fn owe_given_up(&mut self, partner: &str, kinds: &[Kind], now: Timestamp) -> Result<(), Error> {
-        for kind in kinds {
-            self.run(
-                "update delivery set state = 'due', due_at = $1, attempts = 0, generation = generation + 1
-                 where partner = $2 and kind = $3 and state = 'exhausted'",
-                args![now, partner, kind.code()],
-            )
-            .await?;
-        }
-        Ok(())
-    }
-
     /// Makes a lease anew. False when it was lost.
     pub async fn renew(&mut self, claimed: &Claimed, till: Timestamp) -> Result<bool, Error> {
         let text = "update delivery set leased_till = $1 where id = $2 and lease = $3";
@@ -260,6 +247,18 @@ impl Tx {
             "update delivery set lease = null, leased_till = 0, attempts = case when attempts > 1 then attempts - 1 else 1 end,
              last_error = 'the gateway was stopped' where id = $1 and lease = $2",
             args![&claimed.id, &claimed.lease],
+        )
+        .await?;
+        Ok(())
+    }
+
+    /// A partner's server answers again: what was given up there is due once more. Its tries stay counted, so that one
+    /// more failure gives it up again.
+    pub async fn try_again(&mut self, partner: &str, now: Timestamp) -> Result<(), Error> {
+        self.run(
+            "update delivery set state = 'due', due_at = $1
+             where partner = $2 and state = 'exhausted' and kind not in ('notify', 'poll')",
+            args![now, partner],
         )
         .await?;
         Ok(())

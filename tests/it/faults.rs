@@ -437,7 +437,7 @@ async fn what_was_given_up_while_a_source_was_away_is_made_up_for() {
 // D8: given up, and it did arrive after all: nobody there works on for nothing.
 #[tokio::test]
 async fn a_task_that_arrived_and_was_given_up_is_called_off_when_it_is_found() {
-    let county = TestGateway::county().await;
+    let county = TestGateway::county().await.settled().await;
     let task = county.refers("sr1", "food-insecurity").await;
     county.world.fault(PANTRY, &[Fault::LoseAnswer]);
     county.deliver_due().await;

@@ -99,6 +99,20 @@ impl World {
     pub fn deaf(&self, base: &str) {
         self.lock().deaf.push(base.to_string());
     }
+    /// URL and body of every request with a body that the gateway sent, in order, whether it arrived or not.
+    pub fn bodies(&self) -> Vec<(String, String)> {
+        self.letters().into_iter().filter_map(|letter| Some((letter.url, letter.body?))).collect()
+    }
+    /// How many requests the gateway has sent.
+    pub fn asked(&self) -> usize {
+        self.lock().requests.len()
+    }
+    /// No fault is left, and everybody is up.
+    pub fn heal(&self) {
+        let mut places = self.lock();
+        places.faults.clear();
+        places.down.clear();
+    }
     /// Sets everybody's clock.
     pub fn tell_time(&self, now: &str) {
         self.lock().houses.values_mut().for_each(|house| house.set_now(now));
@@ -165,6 +179,7 @@ pub struct TestGateway {
     pub world: World,
     /// The time.
     pub clock: Clock,
+    router: axum::Router,
     place: Place,
     settings: String,
 }
@@ -254,12 +269,14 @@ impl TestGateway {
             world.at(EHR, |ehr| ehr.put(resource));
         }
         let gateway = open(&place, settings, &world).await;
-        TestGateway { gateway, world, clock, place, settings: settings.to_string() }
+        let router = gateway.router();
+        TestGateway { gateway, world, clock, router, place, settings: settings.to_string() }
     }
 
     /// Stops the gateway where it stands and starts another on the same database, as after a crash.
     pub async fn restart(&mut self) {
         self.gateway = open(&self.place, &self.settings, &self.world).await;
+        self.router = self.gateway.router();
     }
 
     /// The same, after an operator has taken this partner out of the configuration.
@@ -335,7 +352,7 @@ impl TestGateway {
             }
             None => Body::empty(),
         };
-        let response = self.gateway.router().oneshot(request.body(body).unwrap()).await.unwrap();
+        let response = self.router.clone().oneshot(request.body(body).unwrap()).await.unwrap();
         let status = response.status().as_u16();
         let headers = response.headers().iter();
         let headers = headers.map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_string())).collect();

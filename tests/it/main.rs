@@ -18,6 +18,8 @@ mod oracle;
 mod program;
 mod relaying;
 mod routing;
+mod simulation;
+mod simulation_checks;
 mod steps;
 mod store;
 mod store_commit;
