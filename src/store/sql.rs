@@ -173,11 +173,10 @@ impl Writer {
 
     async fn begin(&mut self) -> Result<(), sqlx::Error> {
         self.clean().await?;
-        if !self.open {
-            self.run("begin immediate").await?;
-            self.open = true;
-        }
-        self.run("savepoint one").await
+        // One walk to the connection's thread. If only half of it was done, whoever commits finds out.
+        let text = if self.open { "savepoint one" } else { "begin immediate; savepoint one" };
+        self.open = true;
+        self.run(text).await
     }
 
     /// Takes back what a dropped transaction left.
@@ -236,8 +235,11 @@ impl Held {
 
     /// Joins the group, and commits it unless somebody waits who will. What comes out is told after the commit.
     async fn commit(mut self, stamped: Stamped) -> Result<oneshot::Receiver<Result<(), String>>, Error> {
+        let alone = self.waiting.load(Ordering::SeqCst) == 0;
         let writer = self.writer()?;
-        if let Err(error) = writer.run("release one").await {
+        let last = alone || writer.group.len() + 1 >= GROUP;
+        // A commit releases the savepoint as well.
+        if !last && let Err(error) = writer.run("release one").await {
             writer.dirty = true;
             writer.commit_group().await;
             self.writer = None;
@@ -245,8 +247,7 @@ impl Held {
         }
         let (done, wait) = oneshot::channel();
         writer.group.push((stamped, done));
-        let full = writer.group.len() >= GROUP;
-        if full || self.waiting.load(Ordering::SeqCst) == 0 {
+        if last || self.waiting.load(Ordering::SeqCst) == 0 {
             self.writer()?.commit_group().await;
         }
         if let Some(writer) = self.writer.take() {
@@ -473,6 +474,8 @@ impl Embedded {
         let readers = SqlitePoolOptions::new()
             .max_connections(READERS)
             .acquire_timeout(PATIENCE)
+            // Asking a file whether it lives costs a walk to its thread.
+            .test_before_acquire(false)
             .connect_lazy_with(options.clone().pragma("query_only", "on"));
         let writer = Writer { connection, open: false, dirty: false, group: Vec::new() };
         Ok(Embedded { writer: Arc::new(Mutex::new(writer)), waiting: Arc::default(), readers })
