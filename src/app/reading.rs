@@ -28,11 +28,9 @@ impl App {
         self.check_scope(context, key.kind, 'r')?;
         let mut tx = self.store().read().await?;
         let viewer = self.viewer(context);
-        let stored = tx.resource(key).await?;
-        let visible = tx.may_see(&viewer, key).await?;
-        let stored = match stored {
-            Some(stored) if visible => stored,
-            Some(stored) => self.partial_view(&mut tx, &viewer, stored).await?,
+        let stored = match tx.resource_seen_by(key, &viewer).await? {
+            Some((stored, true)) => stored,
+            Some((stored, false)) => self.partial_view(&mut tx, &viewer, stored).await?,
             None => return Err(not_found(key)),
         };
         drop(tx);

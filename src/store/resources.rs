@@ -3,7 +3,8 @@
 use crate::error::Error;
 use crate::fhir::search_index::Row as IndexRow;
 use crate::fhir::{Key, Resource};
-use crate::store::{Arg, Tx};
+use crate::store::grants::visible;
+use crate::store::{Arg, Tx, Viewer};
 use crate::time::Timestamp;
 
 /// A stored version.
@@ -56,6 +57,17 @@ const COLUMNS: &str = "v.version, v.updated, r.author, v.method, v.content";
 impl Tx {
     /// The current version, also when it is a deletion.
     pub async fn resource(&mut self, key: &Key) -> Result<Option<Stored>, Error> {
+        if let Some(stored) = self.known.get(key) {
+            return Ok(Some(stored.clone()));
+        }
+        let stored = self.current(key).await?;
+        if self.is_alone() {
+            self.known.extend(stored.clone().map(|stored| (key.clone(), stored)));
+        }
+        Ok(stored)
+    }
+
+    async fn current(&mut self, key: &Key) -> Result<Option<Stored>, Error> {
         let text = format!(
             "select {COLUMNS} from resource r join resource_version v
              on v.type = r.type and v.id = r.id and v.version = r.version where r.type = $1 and r.id = $2"
@@ -63,14 +75,30 @@ impl Tx {
         self.stored(key, &text, args![key.kind.name(), &key.id]).await
     }
 
+    /// The current version, also when it is a deletion, and whether the viewer may see it.
+    pub async fn resource_seen_by(&mut self, key: &Key, viewer: &Viewer) -> Result<Option<(Stored, bool)>, Error> {
+        let mut args = args![key.kind.name(), &key.id];
+        let seen = visible(viewer, key.kind.is_directory(), &mut args);
+        let text = format!(
+            "select {COLUMNS}, cast(case when 1 = 1{seen} then 1 else 0 end as bigint) from resource r
+             join resource_version v on v.type = r.type and v.id = r.id and v.version = r.version
+             where r.type = $1 and r.id = $2"
+        );
+        let Some(row) = self.one(text, args).await? else { return Ok(None) };
+        Ok(Some((stored_of(key, &row)?, row.flag(5)?)))
+    }
+
     /// The current version, locked until the end of this transaction: whoever decides on it decides alone.
     pub async fn resource_for_update(&mut self, key: &Key) -> Result<Option<Stored>, Error> {
         let lock = self.for_update();
-        if !lock.is_empty() {
-            let text = format!("select id from resource where type = $1 and id = $2{lock}");
-            self.one(text, args![key.kind.name(), &key.id]).await?;
+        if lock.is_empty() || self.known.contains_key(key) {
+            return self.resource(key).await;
         }
-        self.resource(key).await
+        let text = format!("select id from resource where type = $1 and id = $2{lock}");
+        self.one(text, args![key.kind.name(), &key.id]).await?;
+        let stored = self.current(key).await?;
+        self.known.extend(stored.clone().map(|stored| (key.clone(), stored)));
+        Ok(stored)
     }
 
     /// One version.
@@ -157,6 +185,7 @@ impl Tx {
                 args![to, at, deleted, key.kind.name(), &key.id, from],
             )
             .await?;
+        self.known.remove(key);
         if changed == 0 {
             return Err(Error::conflict(format!("{key} has just changed. Read it again and decide again.")));
         }
@@ -193,6 +222,7 @@ impl Tx {
             method: method.to_string(),
             content,
         };
+        self.known.insert(stored.key.clone(), stored.clone());
         Ok(Written { stored, resource, rows })
     }
 

@@ -9,6 +9,7 @@
 //! on a task of its own, to its end. A transaction in which a statement failed, or was given up, can't be committed:
 //! PostgreSQL would take the commit for a rollback and say that all is well.
 
+use std::collections::HashMap;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -22,6 +23,8 @@ use sqlx::{AssertSqlSafe, Connection, PgPool, Postgres, Row as _, Sqlite, Sqlite
 use tokio::sync::{Mutex, OwnedMutexGuard, oneshot};
 
 use crate::error::Error;
+use crate::fhir::Key;
+use crate::store::Stored;
 use crate::time::{Clock, Timestamp};
 
 /// Most transactions in one commit.
@@ -423,7 +426,12 @@ impl Store {
         stamps.last = stamp;
         stamps.open.push(stamp);
         let stamped = Some(Stamped { stamp, stamps: self.stamps.clone() });
-        Ok(Tx { connection, stamp: Timestamp(stamp), stamped, state: State::Sound, clock: self.clock.clone() })
+        Ok(self.tx(connection, Timestamp(stamp), stamped))
+    }
+
+    fn tx(&self, connection: Connected, stamp: Timestamp, stamped: Option<Stamped>) -> Tx {
+        let (state, clock) = (State::Sound, self.clock.clone());
+        Tx { connection, stamp, stamped, state, clock, known: HashMap::new(), owes: false }
     }
 
     /// A connection for reading; sees what is committed.
@@ -434,7 +442,7 @@ impl Store {
             }
             Database::Postgres(pool) => Connected::PostgresReader(pool.acquire().await.map_err(Error::unavailable)?),
         };
-        Ok(Tx { connection, stamp: self.clock.now(), stamped: None, state: State::Sound, clock: self.clock.clone() })
+        Ok(self.tx(connection, self.clock.now(), None))
     }
 
     /// Everything stamped up to here is visible, and nothing more will be stamped so: a poller that goes on from it
@@ -527,6 +535,10 @@ pub struct Tx {
     stamped: Option<Stamped>,
     state: State,
     clock: Clock,
+    /// What this transaction wrote, or read and can't change under it: no statement twice for one resource.
+    pub(super) known: HashMap<Key, Stored>,
+    /// It has owed something that a worker may want to look at.
+    pub(super) owes: bool,
 }
 
 impl std::fmt::Debug for Tx {
@@ -551,6 +563,17 @@ macro_rules! bound {
 }
 
 impl Tx {
+    /// Whether this transaction owes something that a worker may want to look at.
+    pub fn owes(&self) -> bool {
+        self.owes
+    }
+
+    /// Whether what was read in this transaction stays so until its end, locked or not: the embedded database's one
+    /// writer.
+    pub(super) fn is_alone(&self) -> bool {
+        matches!(self.connection, Connected::Writer(_))
+    }
+
     /// The time of this transaction: what it writes carries it. Stamps of one gateway always rise.
     pub fn stamp(&self) -> Timestamp {
         self.stamp
