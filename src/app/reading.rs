@@ -82,6 +82,9 @@ impl App {
         let viewer = self.viewer(context);
         // Taken before looking: what is stamped later may be missing, what is stamped earlier is there.
         let horizon = self.store().horizon();
+        if self.store().finds_nothing(query, &viewer) {
+            return Ok(Found { hits: Vec::new(), total: query.total.then_some(0), next: None, horizon });
+        }
         let mut tx = self.store().read().await?;
         let query = self.with_copies(&mut tx, context, query).await?;
         let page = tx.search(&query, &viewer).await?;

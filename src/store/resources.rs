@@ -186,6 +186,11 @@ impl Tx {
             )
             .await?;
         self.known.remove(key);
+        if self.marks.are_kept() {
+            for grantee in self.grantees(key).await? {
+                self.marks.changed_for(&grantee, key.kind, at);
+            }
+        }
         if changed == 0 {
             return Err(Error::conflict(format!("{key} has just changed. Read it again and decide again.")));
         }
@@ -223,6 +228,7 @@ impl Tx {
             content,
         };
         self.known.insert(stored.key.clone(), stored.clone());
+        self.marks.changed(stored.key.kind, stamp);
         Ok(Written { stored, resource, rows })
     }
 

@@ -8,7 +8,7 @@ use crate::fhir::search::{Cursor, Filter, Order, Prefix, Query, Test};
 use crate::fhir::{Key, ResourceType};
 use crate::store::grants::{once_visible, visible};
 use crate::store::resources::indexable;
-use crate::store::{Arg, Tx, Viewer};
+use crate::store::{Arg, Store, Tx, Viewer};
 use crate::time::Timestamp;
 
 /// A search hit.
@@ -52,6 +52,23 @@ impl Text {
     }
 }
 
+/// A time that everything asked for is later than, if there is one.
+fn since(query: &Query) -> Option<i64> {
+    query.filters.iter().find_map(|filter| match filter {
+        Filter::Updated(Prefix::Gt, _, to) => Some(to - 1),
+        Filter::Updated(Prefix::Ge, from, _) => Some(from - 1),
+        _ => None,
+    })
+}
+
+impl Store {
+    /// Whether this search can find nothing, known without looking: a poll since a time after which nothing changed
+    /// that the viewer may see. False says nothing.
+    pub fn finds_nothing(&self, query: &Query, viewer: &Viewer) -> bool {
+        since(query).is_some_and(|since| self.marks.nothing_after(since, query.kind, viewer))
+    }
+}
+
 impl Tx {
     /// Answers a search for a viewer.
     pub async fn search(&mut self, query: &Query, viewer: &Viewer) -> Result<Page, Error> {
@@ -60,12 +77,7 @@ impl Tx {
         text.sql.push_str("r.type = $1 and r.deleted = 0");
         let seen = visible(viewer, directory, &mut text.args);
         text.sql.push_str(&seen);
-        // A time that everything asked for is later than, if there is one.
-        let since = query.filters.iter().find_map(|filter| match filter {
-            Filter::Updated(Prefix::Gt, _, to) => Some(to - 1),
-            Filter::Updated(Prefix::Ge, from, _) => Some(from - 1),
-            _ => None,
-        });
+        let since = since(query);
         for filter in &query.filters {
             let condition = condition(filter, since, &mut text);
             text.sql.push_str(" and ");

@@ -25,6 +25,7 @@ use tokio::sync::{Mutex, OwnedMutexGuard, oneshot};
 use crate::error::Error;
 use crate::fhir::Key;
 use crate::store::Stored;
+use crate::store::marks::Marks;
 use crate::time::{Clock, Timestamp};
 
 /// Most transactions in one commit.
@@ -345,6 +346,7 @@ pub struct Store {
     database: Arc<Database>,
     clock: Clock,
     stamps: Arc<std::sync::Mutex<Stamps>>,
+    pub(super) marks: Arc<Marks>,
 }
 
 impl Store {
@@ -366,7 +368,7 @@ impl Store {
                 });
             Database::Postgres(pool.connect_with(options).await.map_err(Error::unavailable)?)
         };
-        Ok(Store { database: Arc::new(database), clock, stamps: Arc::default() })
+        Ok(Store { database: Arc::new(database), clock, stamps: Arc::default(), marks: Arc::default() })
     }
 
     /// Brings the schema up to date. Safe to run from several gateways at once.
@@ -395,6 +397,9 @@ impl Store {
         let newest = newest.map(|row| row.int_or_null(0)).transpose()?.flatten().unwrap_or(0);
         let mut stamps = locked(&self.stamps);
         stamps.last = stamps.last.max(newest);
+        if self.is_embedded() {
+            self.marks.begin(stamps.last);
+        }
         Ok(())
     }
 
@@ -430,8 +435,8 @@ impl Store {
     }
 
     fn tx(&self, connection: Connected, stamp: Timestamp, stamped: Option<Stamped>) -> Tx {
-        let (state, clock) = (State::Sound, self.clock.clone());
-        Tx { connection, stamp, stamped, state, clock, known: HashMap::new(), owes: false }
+        let (clock, marks) = (self.clock.clone(), self.marks.clone());
+        Tx { connection, stamp, stamped, state: State::Sound, clock, known: HashMap::new(), owes: false, marks }
     }
 
     /// A connection for reading; sees what is committed.
@@ -539,6 +544,7 @@ pub struct Tx {
     pub(super) known: HashMap<Key, Stored>,
     /// It has owed something that a worker may want to look at.
     pub(super) owes: bool,
+    pub(super) marks: Arc<Marks>,
 }
 
 impl std::fmt::Debug for Tx {
