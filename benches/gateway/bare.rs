@@ -25,7 +25,7 @@ create table res (type text not null, id text not null, version integer not null
 create table hist (type text not null, id text not null, version integer not null, updated integer not null,
     content text not null, primary key (type, id, version));
 create table idx (type text not null, id text not null, parameter text not null, value text not null, updated integer not null);
-create index idx_resource on idx (type, id);
+create index idx_resource on idx (type, id, parameter, value);
 create index idx_value on idx (type, parameter, value, updated, id);
 create table outbox (id text not null primary key, subject text not null, due_at integer not null);
 create table audit (id text not null primary key, at integer not null, type text not null, resource text not null,

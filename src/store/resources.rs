@@ -1,7 +1,7 @@
 //! Resources, their versions and their index rows: one stored copy per version, and sent back as stored.
 
 use crate::error::Error;
-use crate::fhir::search_index::Row as IndexRow;
+use crate::fhir::search_index::{ParameterType, Row as IndexRow, parameter};
 use crate::fhir::{Key, Resource};
 use crate::store::grants::visible;
 use crate::store::{Arg, Tx, Viewer};
@@ -236,14 +236,20 @@ impl Tx {
     async fn index(&mut self, key: &Key, rows: &[IndexRow], updated: Timestamp) -> Result<(), Error> {
         for chunk in rows.chunks(100) {
             let mut text = String::from(
-                "insert into search_index (type, id, updated, parameter, value, system, low, high) values ",
+                "insert into search_index (type, id, updated, parameter, value, system, low, high, created) values ",
             );
             let mut args = args![key.kind.name(), &key.id, updated];
             for (index, row) in chunk.iter().enumerate() {
                 let first = args.len() + 1;
                 let comma = if index == 0 { "" } else { ", " };
+                let ordered =
+                    parameter(key.kind, row.parameter).is_some_and(|one| one.kind == ParameterType::Reference);
+                let created = match ordered {
+                    true => "(select r.created from resource r where r.type = $1 and r.id = $2)",
+                    false => "null",
+                };
                 text.push_str(&format!(
-                    "{comma}($1, $2, $3, ${first}, ${}, ${}, ${}, ${})",
+                    "{comma}($1, $2, $3, ${first}, ${}, ${}, ${}, ${}, {created})",
                     first + 1,
                     first + 2,
                     first + 3,
