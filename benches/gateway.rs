@@ -41,6 +41,7 @@ fn main() {
     }
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let quick = arguments.iter().any(|argument| argument == "--quick");
+    let large = arguments.iter().any(|argument| argument == "--large");
     let chosen: Vec<String> = arguments.into_iter().filter(|argument| !argument.starts_with("--")).collect();
-    runtime.block_on(goals::run(quick, &chosen));
+    runtime.block_on(goals::run(quick, large, &chosen));
 }

@@ -31,7 +31,7 @@ impl Size {
         Size { rounds: 1, time: Duration::from_millis(700), writes: 240, large: 5_000 }
     }
     fn full() -> Size {
-        Size { rounds: 3, time: Duration::from_millis(1_000), writes: 400, large: 100_000 }
+        Size { rounds: 3, time: Duration::from_millis(1_000), writes: 400, large: 10_000 }
     }
     /// A round that lasts a time.
     fn lasting(&self) -> Until {
@@ -44,8 +44,11 @@ impl Size {
 }
 
 /// Measures all goals, or those chosen.
-pub async fn run(quick: bool, chosen: &[String]) {
-    let size = if quick { Size::quick() } else { Size::full() };
+pub async fn run(quick: bool, large: bool, chosen: &[String]) {
+    let mut size = if quick { Size::quick() } else { Size::full() };
+    if large {
+        size.large = 100_000;
+    }
     let wanted = |goals: &[&str]| chosen.is_empty() || goals.iter().any(|goal| chosen.iter().any(|one| one == goal));
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
