@@ -117,10 +117,13 @@ impl App {
         rights::holder(&self.0.partners, token)
     }
 
-    /// Commits, then lets the worker look.
+    /// Commits, then lets the worker look, if there is something to look at.
     async fn commit(&self, tx: Tx) -> Result<(), Error> {
+        let owes = tx.owes();
         tx.commit().await?;
-        self.wake();
+        if owes {
+            self.wake();
+        }
         Ok(())
     }
 

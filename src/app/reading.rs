@@ -28,11 +28,9 @@ impl App {
         self.check_scope(context, key.kind, 'r')?;
         let mut tx = self.store().read().await?;
         let viewer = self.viewer(context);
-        let stored = tx.resource(key).await?;
-        let visible = tx.may_see(&viewer, key).await?;
-        let stored = match stored {
-            Some(stored) if visible => stored,
-            Some(stored) => self.partial_view(&mut tx, &viewer, stored).await?,
+        let stored = match tx.resource_seen_by(key, &viewer).await? {
+            Some((stored, true)) => stored,
+            Some((stored, false)) => self.partial_view(&mut tx, &viewer, stored).await?,
             None => return Err(not_found(key)),
         };
         drop(tx);
@@ -84,6 +82,9 @@ impl App {
         let viewer = self.viewer(context);
         // Taken before looking: what is stamped later may be missing, what is stamped earlier is there.
         let horizon = self.store().horizon();
+        if self.store().finds_nothing(query, &viewer) {
+            return Ok(Found { hits: Vec::new(), total: query.total.then_some(0), next: None, horizon });
+        }
         let mut tx = self.store().read().await?;
         let query = self.with_copies(&mut tx, context, query).await?;
         let page = tx.search(&query, &viewer).await?;

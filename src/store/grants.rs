@@ -87,6 +87,9 @@ impl Tx {
         // In order, so that two transactions lock alike; and each once, for PostgreSQL refuses to upsert a row twice.
         let keys: BTreeSet<&Key> = keys.iter().collect();
         let keys: Vec<&Key> = keys.into_iter().collect();
+        for key in &keys {
+            self.marks.changed_for(partner, key.kind, stamp);
+        }
         for chunk in keys.chunks(100) {
             let mut text = String::from("insert into resource_grant (partner, task, reason, since, type, id) values ");
             let mut args = args![partner, task, reason.code(), stamp];

@@ -15,6 +15,7 @@ macro_rules! args {
 mod audit;
 mod grants;
 mod links;
+mod marks;
 mod outbox;
 mod partners;
 mod referrals;

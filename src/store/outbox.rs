@@ -113,6 +113,7 @@ impl Tx {
     /// try is kept, because it is the endpoint that needs it.
     pub async fn enqueue(&mut self, delivery: &Delivery) -> Result<(), Error> {
         let stamp = self.stamp();
+        self.owes = true;
         self.run(
             "insert into delivery (id, kind, subject, partner, generation, due_at, attempts, state, leased_till, created)
              values ($1, $2, $3, $4, 1, $5, 0, 'due', 0, $6)
@@ -185,6 +186,7 @@ impl Tx {
     /// Records how a try ended. False when the lease was lost, and then nothing is recorded.
     pub async fn finish(&mut self, claimed: &Claimed, outcome: &Outcome) -> Result<bool, Error> {
         let stamp = self.stamp();
+        self.owes = true;
         let (state, due, name, detail) = match outcome {
             Outcome::Done => ("done", stamp, "done", None),
             Outcome::Again(at) => ("due", *at, "done", None),
@@ -276,12 +278,10 @@ impl Tx {
 
     /// When the next delivery is due or its lease ends.
     pub async fn next_due(&mut self) -> Result<Option<Timestamp>, Error> {
-        let row = self
-            .one(
-                "select min(case when leased_till > due_at then leased_till else due_at end) from delivery where state = 'due'",
-                args![],
-            )
-            .await?;
+        // Those under way stand first and are few; a backlog behind them need not be looked through.
+        let text = "select min(case when leased_till > due_at then leased_till else due_at end) from
+             (select due_at, leased_till from delivery where state = 'due' order by due_at limit 256) as first";
+        let row = self.one(text, args![]).await?;
         row.map_or(Ok(None), |row| row.time_or_null(0))
     }
 

@@ -1,9 +1,10 @@
 //! Resources, their versions and their index rows: one stored copy per version, and sent back as stored.
 
 use crate::error::Error;
-use crate::fhir::search_index::Row as IndexRow;
+use crate::fhir::search_index::{ParameterType, Row as IndexRow, parameter};
 use crate::fhir::{Key, Resource};
-use crate::store::{Arg, Tx};
+use crate::store::grants::visible;
+use crate::store::{Arg, Tx, Viewer};
 use crate::time::Timestamp;
 
 /// A stored version.
@@ -56,6 +57,17 @@ const COLUMNS: &str = "v.version, v.updated, r.author, v.method, v.content";
 impl Tx {
     /// The current version, also when it is a deletion.
     pub async fn resource(&mut self, key: &Key) -> Result<Option<Stored>, Error> {
+        if let Some(stored) = self.known.get(key) {
+            return Ok(Some(stored.clone()));
+        }
+        let stored = self.current(key).await?;
+        if self.is_alone() {
+            self.known.extend(stored.clone().map(|stored| (key.clone(), stored)));
+        }
+        Ok(stored)
+    }
+
+    async fn current(&mut self, key: &Key) -> Result<Option<Stored>, Error> {
         let text = format!(
             "select {COLUMNS} from resource r join resource_version v
              on v.type = r.type and v.id = r.id and v.version = r.version where r.type = $1 and r.id = $2"
@@ -63,14 +75,30 @@ impl Tx {
         self.stored(key, &text, args![key.kind.name(), &key.id]).await
     }
 
+    /// The current version, also when it is a deletion, and whether the viewer may see it.
+    pub async fn resource_seen_by(&mut self, key: &Key, viewer: &Viewer) -> Result<Option<(Stored, bool)>, Error> {
+        let mut args = args![key.kind.name(), &key.id];
+        let seen = visible(viewer, key.kind.is_directory(), &mut args);
+        let text = format!(
+            "select {COLUMNS}, cast(case when 1 = 1{seen} then 1 else 0 end as bigint) from resource r
+             join resource_version v on v.type = r.type and v.id = r.id and v.version = r.version
+             where r.type = $1 and r.id = $2"
+        );
+        let Some(row) = self.one(text, args).await? else { return Ok(None) };
+        Ok(Some((stored_of(key, &row)?, row.flag(5)?)))
+    }
+
     /// The current version, locked until the end of this transaction: whoever decides on it decides alone.
     pub async fn resource_for_update(&mut self, key: &Key) -> Result<Option<Stored>, Error> {
         let lock = self.for_update();
-        if !lock.is_empty() {
-            let text = format!("select id from resource where type = $1 and id = $2{lock}");
-            self.one(text, args![key.kind.name(), &key.id]).await?;
+        if lock.is_empty() || self.known.contains_key(key) {
+            return self.resource(key).await;
         }
-        self.resource(key).await
+        let text = format!("select id from resource where type = $1 and id = $2{lock}");
+        self.one(text, args![key.kind.name(), &key.id]).await?;
+        let stored = self.current(key).await?;
+        self.known.extend(stored.clone().map(|stored| (key.clone(), stored)));
+        Ok(stored)
     }
 
     /// One version.
@@ -157,6 +185,12 @@ impl Tx {
                 args![to, at, deleted, key.kind.name(), &key.id, from],
             )
             .await?;
+        self.known.remove(key);
+        if self.marks.are_kept() {
+            for grantee in self.grantees(key).await? {
+                self.marks.changed_for(&grantee, key.kind, at);
+            }
+        }
         if changed == 0 {
             return Err(Error::conflict(format!("{key} has just changed. Read it again and decide again.")));
         }
@@ -193,6 +227,8 @@ impl Tx {
             method: method.to_string(),
             content,
         };
+        self.known.insert(stored.key.clone(), stored.clone());
+        self.marks.changed(stored.key.kind, stamp);
         Ok(Written { stored, resource, rows })
     }
 
@@ -200,14 +236,20 @@ impl Tx {
     async fn index(&mut self, key: &Key, rows: &[IndexRow], updated: Timestamp) -> Result<(), Error> {
         for chunk in rows.chunks(100) {
             let mut text = String::from(
-                "insert into search_index (type, id, updated, parameter, value, system, low, high) values ",
+                "insert into search_index (type, id, updated, parameter, value, system, low, high, created) values ",
             );
             let mut args = args![key.kind.name(), &key.id, updated];
             for (index, row) in chunk.iter().enumerate() {
                 let first = args.len() + 1;
                 let comma = if index == 0 { "" } else { ", " };
+                let ordered =
+                    parameter(key.kind, row.parameter).is_some_and(|one| one.kind == ParameterType::Reference);
+                let created = match ordered {
+                    true => "(select r.created from resource r where r.type = $1 and r.id = $2)",
+                    false => "null",
+                };
                 text.push_str(&format!(
-                    "{comma}($1, $2, $3, ${first}, ${}, ${}, ${}, ${})",
+                    "{comma}($1, $2, $3, ${first}, ${}, ${}, ${}, ${}, {created})",
                     first + 1,
                     first + 2,
                     first + 3,

@@ -8,7 +8,7 @@ use crate::fhir::search::{Cursor, Filter, Order, Prefix, Query, Test};
 use crate::fhir::{Key, ResourceType};
 use crate::store::grants::{once_visible, visible};
 use crate::store::resources::indexable;
-use crate::store::{Arg, Tx, Viewer};
+use crate::store::{Arg, Store, Tx, Viewer};
 use crate::time::Timestamp;
 
 /// A search hit.
@@ -52,6 +52,68 @@ impl Text {
     }
 }
 
+/// A time that everything asked for is later than, if there is one.
+fn since(query: &Query) -> Option<i64> {
+    query.filters.iter().find_map(|filter| match filter {
+        Filter::Updated(Prefix::Gt, _, to) => Some(to - 1),
+        Filter::Updated(Prefix::Ge, from, _) => Some(from - 1),
+        _ => None,
+    })
+}
+
+/// The reference whose index rows stand in the order of the page: whoever reads along them stops when the page is full,
+/// however many there are. A poll by creation goes by the time it asks for instead.
+fn leading(query: &Query, since: Option<i64>) -> Option<&Filter> {
+    let ordered = match query.order {
+        Order::Created => since.is_none(),
+        Order::Updated => true,
+        Order::Date(_) | Order::Value(_) => false,
+    };
+    let leads = |filter: &&Filter| match filter {
+        Filter::Indexed { test: Test::References(list), not: false, .. } => list.len() == 1,
+        _ => false,
+    };
+    query.filters.iter().find(leads).filter(|_| ordered && !query.total)
+}
+
+/// The page of a query along the index rows of its leading reference.
+fn led(query: &Query, leading: &Filter, since: Option<i64>, mut text: Text) -> (String, Vec<Arg>) {
+    let (way, compare) = if query.descending { ("desc", "<") } else { ("asc", ">") };
+    let key = if query.order == Order::Created { "l.created" } else { "l.updated" };
+    if let Filter::Indexed { name, test: Test::References(list), .. } = leading {
+        let (parameter, value) =
+            (text.arg(*name), text.any_of(&list.iter().map(|one| indexable(one)).collect::<Vec<_>>()));
+        text.sql.push_str(&format!(
+            " and l.type = $1 and l.parameter = {parameter} and l.value = {value} and l.created is not null"
+        ));
+    }
+    if let (Some(since), Order::Updated) = (since, query.order) {
+        let since = text.arg(since);
+        text.sql.push_str(&format!(" and l.updated > {since}"));
+    }
+    if let Some(cursor) = &query.cursor {
+        let (at, id) = (text.arg(cursor.key), text.arg(&cursor.id));
+        text.sql.push_str(&format!(" and ({key}, l.id) {compare} ({at}, {id})"));
+    }
+    let limit = text.arg(i64::try_from(query.count + 1).unwrap_or(i64::MAX));
+    // A cross join is taken in this order by SQLite.
+    let sql = format!(
+        "select r.id, r.version, r.updated, v.content, {key} from search_index l cross join resource r
+         join resource_version v on v.type = r.type and v.id = r.id and v.version = r.version
+         where r.id = l.id and {} order by {key} {way}, l.id {way} limit {limit}",
+        text.sql
+    );
+    (sql, text.args)
+}
+
+impl Store {
+    /// Whether this search can find nothing, known without looking: a poll since a time after which nothing changed
+    /// that the viewer may see. False says nothing.
+    pub fn finds_nothing(&self, query: &Query, viewer: &Viewer) -> bool {
+        since(query).is_some_and(|since| self.marks.nothing_after(since, query.kind, viewer))
+    }
+}
+
 impl Tx {
     /// Answers a search for a viewer.
     pub async fn search(&mut self, query: &Query, viewer: &Viewer) -> Result<Page, Error> {
@@ -60,13 +122,11 @@ impl Tx {
         text.sql.push_str("r.type = $1 and r.deleted = 0");
         let seen = visible(viewer, directory, &mut text.args);
         text.sql.push_str(&seen);
-        // A time that everything asked for is later than, if there is one.
-        let since = query.filters.iter().find_map(|filter| match filter {
-            Filter::Updated(Prefix::Gt, _, to) => Some(to - 1),
-            Filter::Updated(Prefix::Ge, from, _) => Some(from - 1),
-            _ => None,
-        });
-        for filter in &query.filters {
+        let since = since(query);
+        let leading = leading(query, since);
+        for filter in
+            query.filters.iter().filter(|filter| leading.is_none_or(|leading| !std::ptr::eq(leading, *filter)))
+        {
             let condition = condition(filter, since, &mut text);
             text.sql.push_str(" and ");
             text.sql.push_str(&condition);
@@ -81,7 +141,10 @@ impl Tx {
         if query.count == 0 {
             return Ok(Page { hits: Vec::new(), next: None, total });
         }
-        let (sql, args) = paged(query, viewer, text);
+        let (sql, args) = match leading {
+            Some(filter) => led(query, filter, since, text),
+            None => paged(query, viewer, text),
+        };
         let rows = self.all(sql, args).await?;
         let more = rows.len() > query.count;
         let mut hits = Vec::with_capacity(rows.len());

@@ -9,6 +9,7 @@
 //! on a task of its own, to its end. A transaction in which a statement failed, or was given up, can't be committed:
 //! PostgreSQL would take the commit for a rollback and say that all is well.
 
+use std::collections::HashMap;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -22,6 +23,9 @@ use sqlx::{AssertSqlSafe, Connection, PgPool, Postgres, Row as _, Sqlite, Sqlite
 use tokio::sync::{Mutex, OwnedMutexGuard, oneshot};
 
 use crate::error::Error;
+use crate::fhir::Key;
+use crate::store::Stored;
+use crate::store::marks::Marks;
 use crate::time::{Clock, Timestamp};
 
 /// Most transactions in one commit.
@@ -173,11 +177,10 @@ impl Writer {
 
     async fn begin(&mut self) -> Result<(), sqlx::Error> {
         self.clean().await?;
-        if !self.open {
-            self.run("begin immediate").await?;
-            self.open = true;
-        }
-        self.run("savepoint one").await
+        // One walk to the connection's thread. If only half of it was done, whoever commits finds out.
+        let text = if self.open { "savepoint one" } else { "begin immediate; savepoint one" };
+        self.open = true;
+        self.run(text).await
     }
 
     /// Takes back what a dropped transaction left.
@@ -236,8 +239,11 @@ impl Held {
 
     /// Joins the group, and commits it unless somebody waits who will. What comes out is told after the commit.
     async fn commit(mut self, stamped: Stamped) -> Result<oneshot::Receiver<Result<(), String>>, Error> {
+        let alone = self.waiting.load(Ordering::SeqCst) == 0;
         let writer = self.writer()?;
-        if let Err(error) = writer.run("release one").await {
+        let last = alone || writer.group.len() + 1 >= GROUP;
+        // A commit releases the savepoint as well.
+        if !last && let Err(error) = writer.run("release one").await {
             writer.dirty = true;
             writer.commit_group().await;
             self.writer = None;
@@ -245,8 +251,7 @@ impl Held {
         }
         let (done, wait) = oneshot::channel();
         writer.group.push((stamped, done));
-        let full = writer.group.len() >= GROUP;
-        if full || self.waiting.load(Ordering::SeqCst) == 0 {
+        if last || self.waiting.load(Ordering::SeqCst) == 0 {
             self.writer()?.commit_group().await;
         }
         if let Some(writer) = self.writer.take() {
@@ -341,6 +346,7 @@ pub struct Store {
     database: Arc<Database>,
     clock: Clock,
     stamps: Arc<std::sync::Mutex<Stamps>>,
+    pub(super) marks: Arc<Marks>,
 }
 
 impl Store {
@@ -362,7 +368,7 @@ impl Store {
                 });
             Database::Postgres(pool.connect_with(options).await.map_err(Error::unavailable)?)
         };
-        Ok(Store { database: Arc::new(database), clock, stamps: Arc::default() })
+        Ok(Store { database: Arc::new(database), clock, stamps: Arc::default(), marks: Arc::default() })
     }
 
     /// Brings the schema up to date. Safe to run from several gateways at once.
@@ -391,6 +397,9 @@ impl Store {
         let newest = newest.map(|row| row.int_or_null(0)).transpose()?.flatten().unwrap_or(0);
         let mut stamps = locked(&self.stamps);
         stamps.last = stamps.last.max(newest);
+        if self.is_embedded() {
+            self.marks.begin(stamps.last);
+        }
         Ok(())
     }
 
@@ -422,7 +431,12 @@ impl Store {
         stamps.last = stamp;
         stamps.open.push(stamp);
         let stamped = Some(Stamped { stamp, stamps: self.stamps.clone() });
-        Ok(Tx { connection, stamp: Timestamp(stamp), stamped, state: State::Sound, clock: self.clock.clone() })
+        Ok(self.tx(connection, Timestamp(stamp), stamped))
+    }
+
+    fn tx(&self, connection: Connected, stamp: Timestamp, stamped: Option<Stamped>) -> Tx {
+        let (clock, marks) = (self.clock.clone(), self.marks.clone());
+        Tx { connection, stamp, stamped, state: State::Sound, clock, known: HashMap::new(), owes: false, marks }
     }
 
     /// A connection for reading; sees what is committed.
@@ -433,7 +447,7 @@ impl Store {
             }
             Database::Postgres(pool) => Connected::PostgresReader(pool.acquire().await.map_err(Error::unavailable)?),
         };
-        Ok(Tx { connection, stamp: self.clock.now(), stamped: None, state: State::Sound, clock: self.clock.clone() })
+        Ok(self.tx(connection, self.clock.now(), None))
     }
 
     /// Everything stamped up to here is visible, and nothing more will be stamped so: a poller that goes on from it
@@ -473,6 +487,8 @@ impl Embedded {
         let readers = SqlitePoolOptions::new()
             .max_connections(READERS)
             .acquire_timeout(PATIENCE)
+            // Asking a file whether it lives costs a walk to its thread.
+            .test_before_acquire(false)
             .connect_lazy_with(options.clone().pragma("query_only", "on"));
         let writer = Writer { connection, open: false, dirty: false, group: Vec::new() };
         Ok(Embedded { writer: Arc::new(Mutex::new(writer)), waiting: Arc::default(), readers })
@@ -524,6 +540,11 @@ pub struct Tx {
     stamped: Option<Stamped>,
     state: State,
     clock: Clock,
+    /// What this transaction wrote, or read and can't change under it: no statement twice for one resource.
+    pub(super) known: HashMap<Key, Stored>,
+    /// It has owed something that a worker may want to look at.
+    pub(super) owes: bool,
+    pub(super) marks: Arc<Marks>,
 }
 
 impl std::fmt::Debug for Tx {
@@ -548,6 +569,17 @@ macro_rules! bound {
 }
 
 impl Tx {
+    /// Whether this transaction owes something that a worker may want to look at.
+    pub fn owes(&self) -> bool {
+        self.owes
+    }
+
+    /// Whether what was read in this transaction stays so until its end, locked or not: the embedded database's one
+    /// writer.
+    pub(super) fn is_alone(&self) -> bool {
+        matches!(self.connection, Connected::Writer(_))
+    }
+
     /// The time of this transaction: what it writes carries it. Stamps of one gateway always rise.
     pub fn stamp(&self) -> Timestamp {
         self.stamp

@@ -25,6 +25,7 @@ mod store;
 mod store_commit;
 mod store_events;
 mod store_grants;
+mod store_marks;
 mod store_outbox;
 mod store_search;
 mod tls;
