@@ -148,7 +148,7 @@ impl App {
         }
         match self.proceed(&mut tx, referral.clone(), &request).await {
             Ok(()) => {}
-            Err(refusal) if super::relaying::is_refusal(&refusal) => {
+            Err(refusal) if super::routing::is_refusal(&refusal) => {
                 let no_consent = refusal
                     .issues
                     .iter()

@@ -3,17 +3,24 @@
 //! What a use case owes to others is saved in that transaction as deliveries and sent later by `delivery`. Nothing here
 //! knows HTTP; nothing here waits for a network. The rules of the loop are `referral`'s; here they meet the store.
 
+mod answers;
 mod bundles;
+mod calling_off;
 mod copies;
 mod deliveries;
+mod intake;
 mod loop_status;
 mod notifications;
+mod polls;
 mod reading;
 mod referrals;
 mod relaying;
 mod resources;
 mod rights;
+mod routing;
+mod sources;
 mod startup;
+mod targets;
 
 use std::sync::Arc;
 
@@ -28,9 +35,12 @@ use crate::time::{Clock, Timestamp};
 
 pub use crate::store::{Claimed, Kind as Owed, Outcome, Stored, Viewer};
 pub use copies::Copy;
-pub use deliveries::{CollectPlan, DeliverPlan, FetchPlan, NotifyPlan, PollPlan, Reported, WriteBackPlan};
+pub use notifications::NotifyPlan;
+pub use polls::PollPlan;
 pub use reading::Found;
 pub use resources::Answer;
+pub use sources::{FetchPlan, WriteBackPlan};
+pub use targets::{CollectPlan, DeliverPlan, Reported};
 
 /// Who asks, and under which request id.
 #[derive(Debug, Clone)]

@@ -3,9 +3,7 @@
 //! A first version of the guide's Task topic over rest-hook. Who is told is decided twice: by grant when it happens and
 //! by grant again when it is sent (design D15, D15a).
 
-use serde_json::{Value, json};
-
-use super::{Answer, App, Context, Stored};
+use super::{Answer, App, Claimed, Context, Stored};
 use crate::config::{PartnerAddresses, Role};
 use crate::error::{Error, Kind};
 use crate::fhir::search::satisfies;
@@ -14,6 +12,25 @@ use crate::fhir::{Key, Resource, ResourceType};
 use crate::referral::Status;
 use crate::referral::decide::status_of;
 use crate::store::{Kind as Owed, Reason, Subscription, Tx, Written};
+use serde_json::{Value, json};
+
+/// Send this to a subscriber.
+#[derive(Debug, Clone)]
+pub struct NotifyPlan {
+    /// Where.
+    pub endpoint: String,
+    /// With these headers.
+    pub headers: Vec<(String, String)>,
+    /// The Bundle.
+    pub body: String,
+    /// The last event in it; nothing in a handshake.
+    pub upto: Option<i64>,
+    /// The number of events it tells of.
+    count: i64,
+}
+
+/// Most events in one notification.
+const EVENTS: usize = 100;
 
 impl App {
     /// Tells the subscribers of a Task that it has a new version: each gets an event with its own next number.
@@ -67,7 +84,7 @@ impl App {
         Ok(Answer { stored: Stored { content: shown.to_text(), ..written.stored }, created: true })
     }
 
-    async fn room_for_one_more(&self, tx: &mut Tx, context: &Context) -> Result<(), Error> {
+    pub(super) async fn room_for_one_more(&self, tx: &mut Tx, context: &Context) -> Result<(), Error> {
         let most = i64::from(self.config().subscriptions.per_partner);
         if tx.subscription_count(&context.partner.id).await? >= most {
             return Err(Error::refused("Subscription", format!("A partner has at most {most} subscriptions here.")));
@@ -111,7 +128,7 @@ impl App {
     }
 
     /// What only the configuration can judge: the end, and how open the wire is.
-    fn check_subscription(&self, resource: &mut Resource) -> Result<(), Error> {
+    pub(super) fn check_subscription(&self, resource: &mut Resource) -> Result<(), Error> {
         let asked = subscription::parse(resource, self.own())?;
         let tests = self.config().delivery.partner_addresses == PartnerAddresses::AllowPrivateForTestsOnly;
         if asked.endpoint.starts_with("http://") && !tests {
@@ -129,7 +146,7 @@ impl App {
         Ok(())
     }
 
-    async fn stand(
+    pub(super) async fn stand(
         &self,
         tx: &mut Tx,
         context: &Context,
@@ -263,6 +280,79 @@ impl App {
         let forgotten = tx.forget_events(before).await?;
         tx.commit().await?;
         Ok(forgotten > 0)
+    }
+
+    /// What to send to a subscriber next.
+    pub async fn notify_plan(&self, claimed: &Claimed) -> Result<Option<NotifyPlan>, Error> {
+        let mut tx = self.store().read().await?;
+        let Some(one) = tx.subscription(&claimed.subject).await? else { return Ok(None) };
+        let resource = Resource::stored(&one.resource)?;
+        let asked = subscription::parse(&resource, self.own())?;
+        let standing = |status| Standing { id: &one.id, status, count: one.events, content: asked.content };
+        let now = self.now();
+        let (body, upto) = match one.status.as_str() {
+            "requested" => {
+                (subscription::notification(self.own(), standing("requested"), Notice::Handshake, &[], now), None)
+            }
+            "active" => {
+                let events = tx.events(&one.id, one.sent + 1, one.events, EVENTS).await?;
+                let Some(last) = events.last().map(|event| event.number) else { return Ok(None) };
+                // Only what the subscriber may see at the moment of sending is named (S privacy).
+                let mut named = Vec::new();
+                for event in events {
+                    if self.subscriber_sees(&mut tx, &one, &event.focus).await? {
+                        named.push(event);
+                    }
+                }
+                let standing = Standing { count: last, ..standing("active") };
+                (subscription::notification(self.own(), standing, Notice::Events, &named, now), Some(last))
+            }
+            _ => return Ok(None),
+        };
+        let count = upto.unwrap_or(one.events);
+        let headers = std::iter::once(("content-type".to_string(), asked.payload)).chain(asked.headers).collect();
+        Ok(Some(NotifyPlan { endpoint: asked.endpoint, headers, body: body.to_string(), upto, count }))
+    }
+
+    /// A subscriber has taken a notification.
+    pub async fn notified(&self, claimed: &Claimed, plan: &NotifyPlan) -> Result<(), Error> {
+        let mut tx = self.store().begin().await?;
+        let Some(mut one) = tx.subscription(&claimed.subject).await? else { return self.done(tx, claimed).await };
+        if !tx.holds(claimed).await? {
+            return Ok(());
+        }
+        let mut told = Vec::new();
+        match plan.upto {
+            // Switched off, or asked for anew, while its handshake was on the way: that answer is about nothing now.
+            None if one.status != "requested" || !tx.is_latest(claimed).await? => {}
+            None => {
+                one.begun = true;
+                one.sent = plan.count;
+                self.subscription_becomes(&mut tx, &mut one, "active", None).await?;
+            }
+            Some(upto) => {
+                told = tx.events(&one.id, one.sent + 1, upto, EVENTS).await?;
+                one.sent = one.sent.max(upto);
+                tx.update_subscription(&one).await?;
+            }
+        }
+        if one.status == "active" && one.sent < one.events {
+            self.owe(&mut tx, Owed::Notify, &one.id, &one.partner).await?;
+        }
+        self.done(tx, claimed).await?;
+        let tasks: Vec<(String, i64)> = told.into_iter().map(|event| (event.focus.id, event.version)).collect();
+        self.source_saw(&one.partner, &tasks, "notification").await
+    }
+
+    pub(super) async fn subscriber_sees(
+        &self,
+        tx: &mut Tx,
+        one: &crate::store::Subscription,
+        key: &Key,
+    ) -> Result<bool, Error> {
+        let Some(partner) = self.partner(&one.partner) else { return Ok(false) };
+        let context = super::Context { partner: partner.clone(), request: String::new() };
+        tx.may_see(&self.viewer(&context), key).await
     }
 }
 

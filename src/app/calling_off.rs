@@ -1,0 +1,176 @@
+//! Calling off: a cancelled Task, a revoked or changed request, a consent taken back reach every target (design D7, D15c).
+
+use super::App;
+use crate::error::Error;
+use crate::fhir::views::{STATUS_REASON, ServiceRequest, concept};
+use crate::fhir::{Key, Resource, ResourceType, search};
+use crate::referral::Status;
+use crate::referral::decide::{moved, status_of};
+use crate::referral::relay::{self, Target};
+use crate::store::{Kind as Owed, Reason, Referral, Relay, Tx, Viewer};
+use serde_json::{Value, json};
+
+impl App {
+    /// Calls off what is still open at the targets: at once where the Task is here, else owed to the target's server.
+    pub(super) async fn withdraw(&self, tx: &mut Tx, referral: &Referral, why: &str) -> Result<(), Error> {
+        for mut relay in tx.relays(&referral.task).await? {
+            let key = Key::new(ResourceType::TASK, &relay.task);
+            let stored = self.must(tx, &key).await?;
+            let status = status_of(&stored.resource()?);
+            if status.is_terminal() || relay.withdrawn {
+                continue;
+            }
+            self.mirror_request(tx, &relay, "revoked").await?;
+            if relay.channel == "fhir" && status != Status::Draft {
+                relay.withdrawn = true;
+                tx.update_relay(&relay).await?;
+                let partner = relay.partner.clone().unwrap_or_default();
+                self.owe(tx, Owed::Deliver, &relay.task, &partner).await?;
+            } else {
+                self.call_off(tx, referral, &relay, why).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Our Task to a target becomes cancelled, by us.
+    pub(super) async fn call_off(
+        &self,
+        tx: &mut Tx,
+        referral: &Referral,
+        relay: &Relay,
+        why: &str,
+    ) -> Result<(), Error> {
+        let key = Key::new(ResourceType::TASK, &relay.task);
+        let mut stored = self.must(tx, &key).await?;
+        let way = status_of(&stored.resource()?).way_to(Status::Cancelled).unwrap_or_default();
+        let ended = !way.is_empty();
+        for status in way {
+            let reason = (status == Status::Cancelled).then(|| concept(STATUS_REASON, "cancelled-by-source", why));
+            let task = moved(&stored.resource()?, status, reason);
+            self.save(tx, &stored, task, self.gateway()).await?;
+            stored = self.must(tx, &key).await?;
+        }
+        if ended {
+            self.note(tx, referral, &key, self.gateway(), "cancelled", "decided", stored.version).await?;
+        }
+        for other in tx.grantees_for(&relay.task, Reason::Claim).await? {
+            tx.end_grants(&other, &relay.task, Some(Reason::Claim)).await?;
+        }
+        if let Some(partner) = &relay.partner {
+            tx.end_grants(partner, &relay.task, Some(Reason::Context)).await?;
+        }
+        Ok(())
+    }
+
+    /// Our ServiceRequest takes on this status, if it is not there yet.
+    pub(super) async fn mirror_request(&self, tx: &mut Tx, relay: &Relay, status: &str) -> Result<(), Error> {
+        let key = Key::new(ResourceType::SERVICE_REQUEST, &relay.request);
+        let Some(stored) = tx.resource(&key).await? else { return Ok(()) };
+        let mut request = stored.resource()?;
+        if request.text_at("status") != Some(status) {
+            request.set("status", json!(status));
+            self.save(tx, &stored, request, self.gateway()).await?;
+        }
+        Ok(())
+    }
+
+    /// What a source changed of something a referral rests on reaches the targets: a revoked request or consent calls
+    /// it off, a request on hold or with other content changes ours (design D2, D7).
+    pub(super) async fn origin_changed(&self, tx: &mut Tx, key: &Key, resource: &Resource) -> Result<(), Error> {
+        match key.kind {
+            ResourceType::SERVICE_REQUEST => {
+                for referral in tx.referrals_by_request(&key.id).await? {
+                    self.request_changed(tx, referral, resource).await?;
+                }
+                Ok(())
+            }
+            ResourceType::CONSENT => self.consent_changed(tx, key).await,
+            _ => Ok(()),
+        }
+    }
+
+    pub(super) async fn request_changed(
+        &self,
+        tx: &mut Tx,
+        referral: Referral,
+        request: &Resource,
+    ) -> Result<(), Error> {
+        let Some(referral) = tx.referral(&referral.task).await? else { return Ok(()) };
+        let status = ServiceRequest(request).status().unwrap_or("");
+        if matches!(status, "revoked" | "entered-in-error") {
+            let reason =
+                concept(STATUS_REASON, "cancelled-by-source", "The referral source revoked the ServiceRequest.");
+            return self.cancel_source(tx, referral, reason).await;
+        }
+        let source = self.must(tx, &Key::new(ResourceType::TASK, &referral.task)).await?.resource()?;
+        if status_of(&source).is_terminal() {
+            return Ok(());
+        }
+        let relays = tx.relays(&referral.task).await?;
+        if relays.is_empty() && referral.held && status == "active" {
+            // It was waiting for this.
+            return self.route(tx, referral, request).await;
+        }
+        for relay in relays {
+            let ours = Key::new(ResourceType::SERVICE_REQUEST, &relay.request);
+            let Some(stored) = tx.resource(&ours).await? else { continue };
+            let task = self.must(tx, &Key::new(ResourceType::TASK, &relay.task)).await?.resource()?;
+            if status_of(&task).is_terminal() {
+                continue;
+            }
+            let before = stored.resource()?;
+            let target = relay.partner.clone().map(|partner| Target { partner, service: relay.service.clone() });
+            let mut after = relay::service_request(request, target.as_ref(), tx.stamp());
+            for name in ["authoredOn", "meta", "identifier"] {
+                after.set(name, before.at(name).cloned().unwrap_or(Value::Null));
+            }
+            after.set("status", json!(if status == "on-hold" { "on-hold" } else { "active" }));
+            if !before.same_content(&after) {
+                self.save(tx, &stored, after, self.gateway()).await?;
+                if let Some(partner) = &relay.partner {
+                    self.grant_target(tx, partner, &task, &relay).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The source called its referral off by other means than its Task.
+    pub(super) async fn cancel_source(&self, tx: &mut Tx, referral: Referral, reason: Value) -> Result<(), Error> {
+        let key = Key::new(ResourceType::TASK, &referral.task);
+        let status = status_of(&self.must(tx, &key).await?.resource()?);
+        if status.is_terminal() {
+            return Ok(());
+        }
+        let why = reason.get("text").and_then(Value::as_str).unwrap_or("").to_string();
+        self.move_source(tx, referral.clone(), Status::Cancelled, Some(reason)).await?;
+        self.withdraw(tx, &referral, &why).await
+    }
+
+    /// A consent that no longer allows: the referrals that rest on it end, and the targets see nothing more (D15c).
+    pub(super) async fn consent_changed(&self, tx: &mut Tx, consent: &Key) -> Result<(), Error> {
+        let pair = ("supporting-info".to_string(), consent.to_string());
+        let mut query = search::parse(ResourceType::SERVICE_REQUEST, &[pair], self.own(), true)?;
+        query.count = search::MAX_PAGE;
+        for hit in tx.search(&query, &Viewer::Operator).await?.hits {
+            let request = Resource::stored(&hit.content)?;
+            if self.check_consent(tx, &request).await.is_ok() {
+                continue;
+            }
+            for referral in tx.referrals_by_request(&hit.key.id).await? {
+                let relays = tx.relays(&referral.task).await?;
+                let reason = concept(STATUS_REASON, "no-consent", "The consent no longer allows this referral.");
+                if let Some(referral) = tx.referral(&referral.task).await? {
+                    self.cancel_source(tx, referral, reason).await?;
+                }
+                for relay in relays {
+                    if let Some(partner) = &relay.partner {
+                        tx.end_grants(partner, &relay.task, None).await?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}

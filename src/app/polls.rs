@@ -1,0 +1,99 @@
+//! Following a partner's server by polling: what to ask, and what the answer makes us owe (design D15b).
+
+use super::{App, Claimed, Copy};
+use crate::config::{Partner, Role};
+use crate::error::Error;
+use crate::fhir::ResourceType;
+use crate::store::{Kind as Owed, Outcome};
+use crate::time::Timestamp;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Ask a partner's server what has changed.
+#[derive(Debug, Clone)]
+pub struct PollPlan {
+    /// Whose server.
+    pub partner: Arc<Partner>,
+    /// Searches below its base, each to be read to its last page.
+    pub searches: Vec<String>,
+}
+
+/// How far a cursor overlaps with what was read before (design D15b).
+const OVERLAP: Duration = Duration::from_secs(2);
+
+/// Ids in one search for changed copies.
+const IDS: usize = 40;
+
+impl App {
+    /// What to ask a partner's server. One Task search; for a source also what we hold copies of.
+    pub async fn poll_plan(&self, claimed: &Claimed) -> Result<Option<PollPlan>, Error> {
+        let Some(partner) = self.partner(&claimed.partner).cloned() else { return Ok(None) };
+        let Some(fhir) = &partner.fhir else { return Ok(None) };
+        let mut tx = self.store().read().await?;
+        let following = tx.following(&partner.id).await?;
+        let since = following.cursor.map_or(String::new(), |cursor| format!("&_lastUpdated=ge{cursor}"));
+        let mut searches = Vec::new();
+        if partner.roles.contains(&Role::Source) {
+            let ours = fhir.our_reference.strip_prefix(&format!("{}/", fhir.base)).unwrap_or(&fhir.our_reference);
+            searches.push(format!("Task?owner={ours}{since}"));
+            if !since.is_empty() {
+                let mut by_type: Vec<(ResourceType, Vec<String>)> = Vec::new();
+                for key in tx.open_copies(&partner.id, self.gateway()).await? {
+                    match by_type.iter_mut().find(|(kind, ids)| *kind == key.kind && ids.len() < IDS) {
+                        Some((_, ids)) => ids.push(key.id),
+                        None => by_type.push((key.kind, vec![key.id])),
+                    }
+                }
+                searches.extend(by_type.into_iter().map(|(kind, ids)| format!("{kind}?_id={}{since}", ids.join(","))));
+            }
+        }
+        if partner.roles.contains(&Role::Target) {
+            searches.push(format!("Task?requester={}/Organization/{}{since}", self.own(), self.gateway()));
+        }
+        Ok(Some(PollPlan { partner, searches }))
+    }
+
+    /// A round brought these resources; the server's own time was this. What changed is owed to be read.
+    pub async fn polled(
+        &self,
+        claimed: &Claimed,
+        found: Vec<Copy>,
+        server_time: Option<Timestamp>,
+    ) -> Result<(), Error> {
+        let next = self.now().plus(self.poll_every(&claimed.partner));
+        let mut tx = self.store().begin().await?;
+        if !tx.holds(claimed).await? {
+            return Ok(());
+        }
+        for copy in found {
+            let link = tx.link_from(&claimed.partner, &copy.url).await?;
+            if link.as_ref().is_some_and(|link| copy.mark.is_some() && link.mark == copy.mark) {
+                continue;
+            }
+            if copy.resource.kind() == ResourceType::TASK {
+                self.owe(&mut tx, Owed::Collect, &copy.url, &claimed.partner).await?;
+            } else if let Some(link) = link {
+                for task in tx.open_referrals_with(&claimed.partner, &link.key, self.gateway()).await? {
+                    self.owe(&mut tx, Owed::Fetch, &task, &claimed.partner).await?;
+                }
+            }
+        }
+        let cursor = server_time.map(|time| time.minus(OVERLAP).to_string());
+        tx.followed(&claimed.partner, cursor.as_deref()).await?;
+        tx.try_again(&claimed.partner, self.now()).await?;
+        tx.finish(claimed, &Outcome::Again(next)).await?;
+        self.commit(tx).await
+    }
+
+    pub(super) fn poll_every(&self, partner: &str) -> Duration {
+        let fhir = self.partner(partner).and_then(|partner| partner.fhir.as_ref());
+        fhir.map_or(Duration::from_secs(3_600), |fhir| fhir.poll_every)
+    }
+
+    /// Owes a poll of this partner now: an operator, a test, a coordinator who can't wait.
+    pub async fn poll_now(&self, partner: &str) -> Result<(), Error> {
+        let mut tx = self.store().begin().await?;
+        self.owe_afresh(&mut tx, Owed::Poll, partner, partner).await?;
+        self.commit(tx).await
+    }
+}

@@ -1,0 +1,180 @@
+//! Where a referral goes, once everything it refers to is here: may it be passed on, and to whom (design D9, D12).
+
+use super::{App, Stored};
+use crate::config::{Role, Routing};
+use crate::directory::matching::{Offer, candidates};
+use crate::error::{Error, Kind};
+use crate::fhir::reference::{self};
+use crate::fhir::views::{SDOHCC, STATUS_REASON, ServiceRequest, Task, capacity, concept, reference_of};
+use crate::fhir::{Key, Resource, ResourceType, search};
+use crate::referral::consent::{self, Refusal};
+use crate::referral::relay::Target;
+use crate::store::{Reason, Referral, Tx, Viewer};
+
+impl App {
+    /// Everything the referral refers to is here: check consent, then route. A refusal is an error; nothing is stored.
+    pub(super) async fn proceed(&self, tx: &mut Tx, mut referral: Referral, request: &Key) -> Result<(), Error> {
+        let stored = self.must(tx, request).await?.resource()?;
+        let view = ServiceRequest(&stored);
+        referral.request = Some(request.id.clone());
+        referral.patient = view.subject().map(str::to_string);
+        referral.fetched = true;
+        if let Some((partner, service)) = self.named_performer(tx, view.performers()).await? {
+            referral.performer = referral.performer.or(Some(partner));
+            referral.service = referral.service.or(service);
+        }
+        if matches!(view.status(), Some("revoked" | "entered-in-error" | "completed" | "draft" | "unknown")) {
+            return Err(Error::refused("ServiceRequest.status", "Only an active ServiceRequest can be referred."));
+        }
+        self.check_own(tx, &referral, &stored).await?;
+        self.check_consent(tx, &stored)
+            .await
+            .map_err(|refusal| Error::refused("ServiceRequest.supportingInfo", refusal.text()))?;
+        let reach: Vec<Key> =
+            self.reach(tx, &referral.source, &stored).await?.into_iter().chain([request.clone()]).collect();
+        tx.grant(self.gateway(), &reach, &referral.task, Reason::Party).await?;
+        tx.update_referral(&referral).await?;
+        // What a coordinator asked for before everything was here.
+        let waiting = tx.relays(&referral.task).await?;
+        if !waiting.is_empty() {
+            for relay in waiting {
+                self.finish_relay(tx, &referral, relay).await?;
+            }
+            return self.accept_source(tx, referral).await;
+        }
+        self.route(tx, referral, &stored).await
+    }
+
+    /// A referral is about one patient, and about nothing that is another party's.
+    pub(super) async fn check_own(&self, tx: &mut Tx, referral: &Referral, request: &Resource) -> Result<(), Error> {
+        for text in reference::all(request) {
+            let Some(key) = self.local(&text) else { continue };
+            let there = tx.resource(&key).await?.filter(|stored| !stored.deleted);
+            let Some(stored) = there else { continue };
+            if !self.may_refer(tx, &referral.source, &stored).await? {
+                let text = format!("The ServiceRequest refers to a {} that is not here.", key.kind);
+                return Err(Error::refused("ServiceRequest", text).code("not-found"));
+            }
+        }
+        let task = self.must(tx, &Key::new(ResourceType::TASK, &referral.task)).await?.resource()?;
+        let patient =
+            |text: Option<&str>| text.and_then(|text| self.local(text)).filter(|key| key.kind.name() == "Patient");
+        match (patient(Task(&task).patient()), patient(ServiceRequest(request).subject())) {
+            (Some(asked), Some(subject)) if asked != subject => {
+                Err(Error::refused("Task.for", "Task.for is another patient than ServiceRequest.subject."))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether a referral of this source may lead to a resource: its own, or one that a coordinator added.
+    pub(super) async fn may_refer(&self, tx: &mut Tx, source: &str, stored: &Stored) -> Result<bool, Error> {
+        let by_gateway = stored.author == self.gateway()
+            || self.partner(&stored.author).is_some_and(|partner| partner.roles.contains(&Role::Coordinator));
+        Ok(by_gateway || tx.may_see(&Viewer::Grantees(vec![source.to_string()]), &stored.key).await?)
+    }
+
+    pub(super) async fn check_consent(&self, tx: &mut Tx, request: &Resource) -> Result<(), Refusal> {
+        if !self.config().consent.required {
+            return Ok(());
+        }
+        let mut consents = Vec::new();
+        for key in ServiceRequest(request).supporting_info().filter_map(|text| self.local(text)) {
+            if key.kind == ResourceType::CONSENT {
+                let stored = tx.resource(&key).await.ok().flatten().filter(|stored| !stored.deleted);
+                consents.extend(stored.and_then(|stored| stored.resource().ok()));
+            }
+        }
+        let patient = ServiceRequest(request).subject().unwrap_or("");
+        consent::allows(consents.iter(), patient, self.now())
+    }
+
+    /// Where does it go? To who was named, else to the best match, else to whoever claims it, else to a coordinator.
+    pub(super) async fn route(&self, tx: &mut Tx, referral: Referral, request: &Resource) -> Result<(), Error> {
+        let by_hand = self.partner(&referral.source).is_some_and(|partner| partner.routing == Routing::Coordinator);
+        if by_hand {
+            return self.hold(tx, referral, "The source's referrals are routed by a coordinator.").await;
+        }
+        if request.text_at("status") == Some("on-hold") {
+            return self.hold(tx, referral, "The source has put the ServiceRequest on hold.").await;
+        }
+        if let Some(partner) = referral.performer.clone() {
+            let target = Target { partner, service: referral.service.clone() };
+            if self.can_be_reached(&target.partner) {
+                return self.relay_to(tx, referral, &[Some(target)]).await;
+            }
+            return self.unroutable(tx, referral, "The named performer can't be reached through this gateway.").await;
+        }
+        let task = self.must(tx, &Key::new(ResourceType::TASK, &referral.task)).await?.resource()?;
+        let open = Task(&task).owner().is_none();
+        let offers = self.candidates(tx, request, &[]).await?;
+        match (offers.as_slice(), open) {
+            ([], _) => {
+                self.unroutable(tx, referral, "No organization at this gateway offers this with capacity.").await
+            }
+            ([only], _) => {
+                let target = Target { partner: only.partner.clone(), service: Some(only.service.clone()) };
+                self.relay_to(tx, referral, &[Some(target)]).await
+            }
+            (_, true) => self.relay_to(tx, referral, &[None]).await,
+            ([best, ..], false) => {
+                let target = Target { partner: best.partner.clone(), service: Some(best.service.clone()) };
+                self.relay_to(tx, referral, &[Some(target)]).await
+            }
+        }
+    }
+
+    /// Nobody offers it: a coordinator looks, and where there is none the source is told.
+    pub(super) async fn unroutable(&self, tx: &mut Tx, referral: Referral, text: &str) -> Result<(), Error> {
+        if self.partners().iter().any(|partner| partner.roles.contains(&Role::Coordinator)) {
+            return self.hold(tx, referral, text).await;
+        }
+        self.end_source(tx, referral, concept(STATUS_REASON, "unroutable", text)).await
+    }
+
+    pub(super) async fn hold(&self, tx: &mut Tx, mut referral: Referral, why: &str) -> Result<(), Error> {
+        referral.held = true;
+        referral.held_why = Some(why.to_string());
+        tx.update_referral(&referral).await?;
+        let key = Key::new(ResourceType::TASK, &referral.task);
+        let version = self.must(tx, &key).await?.version;
+        self.note(tx, &referral, &key, self.gateway(), "held", "decided", version).await
+    }
+
+    pub(super) fn can_be_reached(&self, partner: &str) -> bool {
+        self.partner(partner).is_some_and(|partner| partner.roles.contains(&Role::Target) && partner.channel.is_some())
+    }
+
+    /// The targets with a service in the request's category, best first, but those already asked.
+    pub(super) async fn candidates(
+        &self,
+        tx: &mut Tx,
+        request: &Resource,
+        asked: &[String],
+    ) -> Result<Vec<Offer>, Error> {
+        let domains: Vec<String> = ServiceRequest(request).domains().map(|code| format!("{SDOHCC}|{code}")).collect();
+        if domains.is_empty() {
+            return Ok(Vec::new());
+        }
+        let pairs = [("service-category".to_string(), domains.join(",")), ("active".to_string(), "true".to_string())];
+        let mut query = search::parse(ResourceType::HEALTHCARE_SERVICE, &pairs, self.own(), true)?;
+        query.count = search::MAX_PAGE;
+        let mut offers = Vec::new();
+        for hit in tx.search(&query, &Viewer::Operator).await?.hits {
+            let service = Resource::stored(&hit.content)?;
+            let provider = reference_of(service.at("providedBy")).and_then(|text| self.local(text));
+            let Some(provider) = provider.filter(|provider| self.can_be_reached(&provider.id)) else { continue };
+            offers.push(Offer {
+                partner: provider.id,
+                service: hit.key.id,
+                capacity: capacity(&service).map(str::to_string),
+            });
+        }
+        Ok(candidates(&offers, asked))
+    }
+}
+
+/// An outcome that can't be stored is refused with a kind the caller can act on.
+pub(super) fn is_refusal(error: &Error) -> bool {
+    matches!(error.kind, Kind::Refused | Kind::Invalid | Kind::Malformed)
+}
