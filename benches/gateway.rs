@@ -34,10 +34,10 @@ mod world;
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-    if let [first, what, file] = arguments.as_slice() {
-        if first == "--bare" {
-            return runtime.block_on(bare::serve(what, file));
-        }
+    if let [first, what, file] = arguments.as_slice()
+        && first == "--bare"
+    {
+        return runtime.block_on(bare::serve(what, file));
     }
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let quick = arguments.iter().any(|argument| argument == "--quick");

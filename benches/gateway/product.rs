@@ -61,10 +61,10 @@ impl Product {
         let server = Server::of(child, address.clone());
         let ask = request("GET", "/health/ready", "", &[], "");
         while began.elapsed() < Duration::from_secs(30) {
-            if let Ok(mut connection) = Connection::open(&address).await {
-                if matches!(connection.ask(&ask).await, Ok((200, _))) {
-                    break;
-                }
+            if let Ok(mut connection) = Connection::open(&address).await
+                && matches!(connection.ask(&ask).await, Ok((200, _)))
+            {
+                break;
             }
             tokio::time::sleep(Duration::from_millis(1)).await;
         }

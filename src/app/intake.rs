@@ -353,17 +353,17 @@ impl App {
             }
         }
         // The source's own record of an organization (a copy here) carries the identifiers that tell who it is.
-        if let Some(key) = reference_of(Some(reference)).and_then(|text| self.local(text)) {
-            if let Some(copy) = tx.resource(&key).await?.filter(|stored| !stored.deleted) {
-                let copy = copy.resource()?;
-                let known = |partner: &&std::sync::Arc<crate::config::Partner>| {
-                    identifiers(&copy).any(|(system, value)| {
-                        partner.identifiers.iter().any(|one| one.value == value && one.system == system)
-                    })
-                };
-                if let Some(partner) = self.partners().iter().find(known) {
-                    return Ok(Some(Meant::Partner(partner.id.clone(), None)));
-                }
+        if let Some(key) = reference_of(Some(reference)).and_then(|text| self.local(text))
+            && let Some(copy) = tx.resource(&key).await?.filter(|stored| !stored.deleted)
+        {
+            let copy = copy.resource()?;
+            let known = |partner: &&std::sync::Arc<crate::config::Partner>| {
+                identifiers(&copy).any(|(system, value)| {
+                    partner.identifiers.iter().any(|one| one.value == value && one.system == system)
+                })
+            };
+            if let Some(partner) = self.partners().iter().find(known) {
+                return Ok(Some(Meant::Partner(partner.id.clone(), None)));
             }
         }
         let text = |name: &str| reference.get("identifier").and_then(|one| one.get(name)).and_then(Value::as_str);

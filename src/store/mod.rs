@@ -22,7 +22,10 @@ mod referrals;
 mod resources;
 mod search;
 mod sql;
+mod stamps;
 mod subscriptions;
+mod values;
+mod writer;
 
 pub use audit::{Access, Evidence, Recorder};
 pub use grants::{Reason, Viewer};
@@ -32,5 +35,6 @@ pub use partners::Following;
 pub use referrals::{Referral, Relay};
 pub use resources::{Stored, Written};
 pub use search::{Found, Page};
-pub use sql::{Arg, Row, Store, Tx};
+pub use sql::{Store, Tx};
 pub use subscriptions::Subscription;
+pub use values::{Arg, Row};

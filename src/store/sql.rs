@@ -1,10 +1,5 @@
 //! Connections, transactions and the two dialects behind one text.
 //!
-//! SQLite group commit: a transaction is a savepoint inside an outer transaction. Whoever ends while others wait for the
-//! writer leaves the outer one open for them; whoever ends last, or as the sixty-fourth, commits it for all. `commit`
-//! returns when that has happened and is on disk (`synchronous = full`). A transaction that is dropped is rolled back
-//! to its savepoint, alone.
-//!
 //! A caller may give up at any await. What moves a connection from one state to the next (begin, commit) therefore runs
 //! on a task of its own, to its end. A transaction in which a statement failed, or was given up, can't be committed:
 //! PostgreSQL would take the commit for a rollback and say that all is well.
@@ -12,327 +7,32 @@
 use std::collections::HashMap;
 use std::str::FromStr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use sqlx::postgres::{PgConnectOptions, PgPoolOptions, PgRow};
-use sqlx::sqlite::{
-    SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqlitePoolOptions, SqliteRow, SqliteSynchronous,
-};
-use sqlx::{AssertSqlSafe, Connection, PgPool, Postgres, Row as _, Sqlite, SqlitePool};
-use tokio::sync::{Mutex, OwnedMutexGuard, oneshot};
+use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
+use sqlx::{AssertSqlSafe, Connection, PgPool, Postgres, Sqlite};
 
 use crate::error::Error;
 use crate::fhir::Key;
 use crate::store::Stored;
 use crate::store::marks::Marks;
+use crate::store::stamps::{Stamped, Stamps, locked};
+use crate::store::values::{Arg, Row};
+use crate::store::writer::{Embedded, Held, PATIENCE, Waiting, to_the_end};
 use crate::time::{Clock, Timestamp};
 
-/// Most transactions in one commit.
-const GROUP: usize = 64;
-/// Readers of the embedded database.
-const READERS: u32 = 4;
 /// Connections to PostgreSQL per gateway.
 const CONNECTIONS: u32 = 16;
-/// Longest anybody waits for the writer or a connection.
-const PATIENCE: Duration = Duration::from_secs(10);
+
 /// Longest a PostgreSQL write transaction may take before it commits.
 const LONGEST: Duration = Duration::from_secs(5);
+
 /// What was stamped longer ago at any gateway is visible or never will be: the longest transaction, and as much again
 /// for the commit itself and for clocks that differ.
 const LAG: Duration = Duration::from_secs(10);
 
 /// The migrations, in order; append only.
 const MIGRATIONS: &[(i64, &str, &str)] = &[(1, "spine", include_str!("../../migrations/0001_spine.sql"))];
-
-/// A value for a placeholder.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Arg {
-    /// text
-    Text(String),
-    /// bigint
-    Int(i64),
-    /// text that is null
-    NoText,
-    /// bigint that is null
-    NoInt,
-}
-
-impl From<&str> for Arg {
-    fn from(text: &str) -> Self {
-        Arg::from(text.to_string())
-    }
-}
-/// PostgreSQL's text can't hold the zero character; both databases get its replacement instead of one an error.
-impl From<String> for Arg {
-    fn from(text: String) -> Self {
-        Arg::Text(if text.contains('\0') { text.replace('\0', "\u{fffd}") } else { text })
-    }
-}
-impl From<&String> for Arg {
-    fn from(text: &String) -> Self {
-        Arg::from(text.clone())
-    }
-}
-impl From<i64> for Arg {
-    fn from(number: i64) -> Self {
-        Arg::Int(number)
-    }
-}
-impl From<bool> for Arg {
-    fn from(flag: bool) -> Self {
-        Arg::Int(i64::from(flag))
-    }
-}
-impl From<Timestamp> for Arg {
-    fn from(time: Timestamp) -> Self {
-        Arg::Int(time.0)
-    }
-}
-impl From<Option<String>> for Arg {
-    fn from(text: Option<String>) -> Self {
-        text.map_or(Arg::NoText, Arg::from)
-    }
-}
-impl From<Option<&str>> for Arg {
-    fn from(text: Option<&str>) -> Self {
-        text.map_or(Arg::NoText, Arg::from)
-    }
-}
-impl From<Option<i64>> for Arg {
-    fn from(number: Option<i64>) -> Self {
-        number.map_or(Arg::NoInt, Arg::Int)
-    }
-}
-impl From<Option<Timestamp>> for Arg {
-    fn from(time: Option<Timestamp>) -> Self {
-        time.map_or(Arg::NoInt, Arg::from)
-    }
-}
-
-/// A row of either database.
-#[derive(Debug)]
-pub enum Row {
-    /// of SQLite
-    Sqlite(SqliteRow),
-    /// of PostgreSQL
-    Postgres(PgRow),
-}
-
-impl Row {
-    /// A text column that is not null.
-    pub fn text(&self, index: usize) -> Result<String, Error> {
-        self.text_or_null(index)?.ok_or_else(|| Error::internal(format!("column {index} is null")))
-    }
-    /// A text column.
-    pub fn text_or_null(&self, index: usize) -> Result<Option<String>, Error> {
-        match self {
-            Row::Sqlite(row) => row.try_get(index),
-            Row::Postgres(row) => row.try_get(index),
-        }
-        .map_err(Error::internal)
-    }
-    /// A bigint column that is not null.
-    pub fn int(&self, index: usize) -> Result<i64, Error> {
-        self.int_or_null(index)?.ok_or_else(|| Error::internal(format!("column {index} is null")))
-    }
-    /// A bigint column.
-    pub fn int_or_null(&self, index: usize) -> Result<Option<i64>, Error> {
-        match self {
-            Row::Sqlite(row) => row.try_get(index),
-            Row::Postgres(row) => row.try_get(index),
-        }
-        .map_err(Error::internal)
-    }
-    /// A time column that is not null.
-    pub fn time(&self, index: usize) -> Result<Timestamp, Error> {
-        self.int(index).map(Timestamp)
-    }
-    /// A time column.
-    pub fn time_or_null(&self, index: usize) -> Result<Option<Timestamp>, Error> {
-        Ok(self.int_or_null(index)?.map(Timestamp))
-    }
-    /// A flag column.
-    pub fn flag(&self, index: usize) -> Result<bool, Error> {
-        Ok(self.int(index)? != 0)
-    }
-}
-
-/// The one writer of the embedded database.
-#[derive(Debug)]
-struct Writer {
-    connection: SqliteConnection,
-    /// An outer transaction is open.
-    open: bool,
-    /// A transaction was dropped in the middle; its savepoint is still there.
-    dirty: bool,
-    /// Who waits for the commit.
-    group: Vec<(Stamped, oneshot::Sender<Result<(), String>>)>,
-}
-
-impl Writer {
-    async fn run(&mut self, text: &'static str) -> Result<(), sqlx::Error> {
-        sqlx::raw_sql(text).execute(&mut self.connection).await.map(|_| ())
-    }
-
-    async fn begin(&mut self) -> Result<(), sqlx::Error> {
-        self.clean().await?;
-        // One walk to the connection's thread. If only half of it was done, whoever commits finds out.
-        let text = if self.open { "savepoint one" } else { "begin immediate; savepoint one" };
-        self.open = true;
-        self.run(text).await
-    }
-
-    /// Takes back what a dropped transaction left.
-    async fn clean(&mut self) -> Result<(), sqlx::Error> {
-        if self.dirty {
-            self.run("rollback to one; release one").await?;
-            self.dirty = false;
-        }
-        Ok(())
-    }
-
-    /// Commits for everybody in the group and tells them.
-    async fn commit_group(&mut self) {
-        if !self.open {
-            return;
-        }
-        let result = match self.clean().await {
-            Ok(()) => self.run("commit").await,
-            Err(error) => Err(error),
-        };
-        let result = result.map_err(|error| error.to_string());
-        if result.is_err() {
-            // Nothing of the group is stored: the next one starts afresh.
-            let _ = self.run("rollback").await;
-            self.dirty = false;
-        }
-        self.open = false;
-        for (stamped, waiting) in self.group.drain(..) {
-            drop(stamped);
-            let _ = waiting.send(result.clone());
-        }
-    }
-}
-
-/// The writer in the hands of one transaction. Let go without a commit, it takes the transaction back.
-#[derive(Debug)]
-struct Held {
-    writer: Option<OwnedMutexGuard<Writer>>,
-    waiting: Arc<AtomicUsize>,
-}
-
-impl Held {
-    fn writer(&mut self) -> Result<&mut Writer, Error> {
-        self.writer.as_deref_mut().ok_or_else(|| Error::internal("the transaction has ended"))
-    }
-
-    async fn begin(mut self) -> Result<Held, Error> {
-        let begun = self.writer()?.begin().await;
-        if let Err(error) = begun {
-            self.writer()?.commit_group().await;
-            self.writer = None;
-            return Err(Error::unavailable(error));
-        }
-        Ok(self)
-    }
-
-    /// Joins the group, and commits it unless somebody waits who will. What comes out is told after the commit.
-    async fn commit(mut self, stamped: Stamped) -> Result<oneshot::Receiver<Result<(), String>>, Error> {
-        let alone = self.waiting.load(Ordering::SeqCst) == 0;
-        let writer = self.writer()?;
-        let last = alone || writer.group.len() + 1 >= GROUP;
-        // A commit releases the savepoint as well.
-        if !last && let Err(error) = writer.run("release one").await {
-            writer.dirty = true;
-            writer.commit_group().await;
-            self.writer = None;
-            return Err(failed(error));
-        }
-        let (done, wait) = oneshot::channel();
-        writer.group.push((stamped, done));
-        if last || self.waiting.load(Ordering::SeqCst) == 0 {
-            self.writer()?.commit_group().await;
-        }
-        if let Some(writer) = self.writer.take() {
-            let_go(writer, &self.waiting);
-        }
-        Ok(wait)
-    }
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        if let Some(mut writer) = self.writer.take() {
-            writer.dirty = true;
-            let_go(writer, &self.waiting);
-        }
-    }
-}
-
-/// Whoever lets the writer go looks, after that, whether anybody is left to commit an open group.
-fn let_go(guard: OwnedMutexGuard<Writer>, waiting: &AtomicUsize) {
-    let writer = OwnedMutexGuard::mutex(&guard).clone();
-    drop(guard);
-    if waiting.load(Ordering::SeqCst) == 0 {
-        settle(&writer);
-    }
-}
-
-/// Commits an open group that nobody is left to commit. Whoever has the writer now will look for himself.
-fn settle(writer: &Arc<Mutex<Writer>>) {
-    let free = writer.clone().try_lock_owned();
-    if let (Ok(mut writer), Ok(runtime)) = (free, tokio::runtime::Handle::try_current())
-        && writer.open
-    {
-        runtime.spawn(async move { writer.commit_group().await });
-    }
-}
-
-/// Does this to its end, also when whoever waits for it gives up.
-async fn to_the_end<T: Send + 'static>(
-    work: impl Future<Output = Result<T, Error>> + Send + 'static,
-) -> Result<T, Error> {
-    tokio::spawn(work).await.map_err(Error::unavailable)?
-}
-
-/// The stamps of one gateway: they always rise.
-#[derive(Debug, Default)]
-struct Stamps {
-    /// The last one given out.
-    last: i64,
-    /// Up to here was said that nothing more would come.
-    promised: i64,
-    /// Given out, and what they stand on is not visible yet.
-    open: Vec<i64>,
-}
-
-/// A stamp until what it stands on is visible, or never will be.
-#[derive(Debug)]
-struct Stamped {
-    stamp: i64,
-    stamps: Arc<std::sync::Mutex<Stamps>>,
-}
-
-impl Drop for Stamped {
-    fn drop(&mut self) {
-        let mut stamps = locked(&self.stamps);
-        if let Some(index) = stamps.open.iter().position(|stamp| *stamp == self.stamp) {
-            stamps.open.swap_remove(index);
-        }
-    }
-}
-
-fn locked(stamps: &std::sync::Mutex<Stamps>) -> std::sync::MutexGuard<'_, Stamps> {
-    stamps.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
-}
-
-#[derive(Debug)]
-struct Embedded {
-    writer: Arc<Mutex<Writer>>,
-    waiting: Arc<AtomicUsize>,
-    readers: SqlitePool,
-}
 
 #[derive(Debug)]
 enum Database {
@@ -467,53 +167,6 @@ impl Store {
     /// The newest stamp given out.
     pub fn newest(&self) -> Timestamp {
         Timestamp(locked(&self.stamps).last)
-    }
-}
-
-impl Embedded {
-    async fn open(url: &str) -> Result<Embedded, Error> {
-        let options = SqliteConnectOptions::from_str(url)
-            .map_err(Error::internal)?
-            .create_if_missing(true)
-            .journal_mode(SqliteJournalMode::Wal)
-            .synchronous(SqliteSynchronous::Full)
-            .foreign_keys(true)
-            .busy_timeout(PATIENCE)
-            .statement_cache_capacity(256)
-            // The checkpoint copies pages inside somebody's commit; rarer and larger is cheaper.
-            .pragma("wal_autocheckpoint", "8000")
-            .pragma("cache_size", "-65536");
-        let connection = SqliteConnection::connect_with(&options).await.map_err(Error::unavailable)?;
-        let readers = SqlitePoolOptions::new()
-            .max_connections(READERS)
-            .acquire_timeout(PATIENCE)
-            // Asking a file whether it lives costs a walk to its thread.
-            .test_before_acquire(false)
-            .connect_lazy_with(options.clone().pragma("query_only", "on"));
-        let writer = Writer { connection, open: false, dirty: false, group: Vec::new() };
-        Ok(Embedded { writer: Arc::new(Mutex::new(writer)), waiting: Arc::default(), readers })
-    }
-}
-
-/// Counts those who wait for the writer, also when they give up.
-struct Waiting<'a> {
-    embedded: &'a Embedded,
-}
-
-impl<'a> Waiting<'a> {
-    fn new(embedded: &'a Embedded) -> Self {
-        embedded.waiting.fetch_add(1, Ordering::SeqCst);
-        Waiting { embedded }
-    }
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        if self.embedded.waiting.fetch_sub(1, Ordering::SeqCst) == 1 {
-            // If I gave up waiting and was the one the group waited for, somebody must commit it. (If I got the writer
-            // this finds it locked by me, and my own end commits.)
-            settle(&self.embedded.writer);
-        }
     }
 }
 
@@ -702,7 +355,7 @@ impl Tx {
 }
 
 /// A unique constraint is somebody being faster; anything else is the database's trouble.
-fn failed(error: sqlx::Error) -> Error {
+pub(super) fn failed(error: sqlx::Error) -> Error {
     match &error {
         sqlx::Error::Database(fault) if fault.is_unique_violation() => {
             let mut conflict = Error::conflict("Somebody else has just done this. Read again and decide again.");

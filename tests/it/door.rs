@@ -55,6 +55,9 @@ fn is_outcome(answer: &Answered) -> bool {
         && answer.headers["content-type"].starts_with("application/fhir+json")
 }
 
+/// Method, path, headers, body, status.
+type Case<'a> = (&'a str, &'a str, &'a [(&'a str, &'a str)], &'a str, u16);
+
 // Design §6: one table of errors, and each answer tells the way out.
 #[tokio::test]
 async fn every_error_is_an_operation_outcome() {
@@ -64,7 +67,7 @@ async fn every_error_is_an_operation_outcome() {
     let many: Vec<Value> = (0..4).map(|_| json!({"request": {"method": "GET", "url": "Task"}})).collect();
     let many = json!({"resourceType": "Bundle", "type": "batch", "entry": many}).to_string();
     let deep = format!("{}1{}", "[".repeat(60), "]".repeat(60));
-    let cases: &[(&str, &str, &[(&str, &str)], &str, u16)] = &[
+    let cases: &[Case] = &[
         ("GET", "/fhir/Task", &[], "", 401),
         ("GET", "/fhir/Task", &[("authorization", "Bearer nobody")], "", 401),
         ("GET", "/fhir/Task", &[("authorization", "Basic Y2xpbmljOg==")], "", 401),

@@ -1,5 +1,5 @@
 //! The gateway against real databases: one test program, every test on its own fresh database.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr)]
 
 mod acts;
 mod back;

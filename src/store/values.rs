@@ -1,0 +1,130 @@
+//! Values for placeholders, and rows of either database: text and bigint, nothing else.
+
+use sqlx::Row as _;
+use sqlx::postgres::PgRow;
+use sqlx::sqlite::SqliteRow;
+
+use crate::error::Error;
+use crate::time::Timestamp;
+
+/// A value for a placeholder.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Arg {
+    /// text
+    Text(String),
+    /// bigint
+    Int(i64),
+    /// text that is null
+    NoText,
+    /// bigint that is null
+    NoInt,
+}
+
+impl From<&str> for Arg {
+    fn from(text: &str) -> Self {
+        Arg::from(text.to_string())
+    }
+}
+
+/// PostgreSQL's text can't hold the zero character; both databases get its replacement instead of one an error.
+impl From<String> for Arg {
+    fn from(text: String) -> Self {
+        Arg::Text(if text.contains('\0') { text.replace('\0', "\u{fffd}") } else { text })
+    }
+}
+
+impl From<&String> for Arg {
+    fn from(text: &String) -> Self {
+        Arg::from(text.clone())
+    }
+}
+
+impl From<i64> for Arg {
+    fn from(number: i64) -> Self {
+        Arg::Int(number)
+    }
+}
+
+impl From<bool> for Arg {
+    fn from(flag: bool) -> Self {
+        Arg::Int(i64::from(flag))
+    }
+}
+
+impl From<Timestamp> for Arg {
+    fn from(time: Timestamp) -> Self {
+        Arg::Int(time.0)
+    }
+}
+
+impl From<Option<String>> for Arg {
+    fn from(text: Option<String>) -> Self {
+        text.map_or(Arg::NoText, Arg::from)
+    }
+}
+
+impl From<Option<&str>> for Arg {
+    fn from(text: Option<&str>) -> Self {
+        text.map_or(Arg::NoText, Arg::from)
+    }
+}
+
+impl From<Option<i64>> for Arg {
+    fn from(number: Option<i64>) -> Self {
+        number.map_or(Arg::NoInt, Arg::Int)
+    }
+}
+
+impl From<Option<Timestamp>> for Arg {
+    fn from(time: Option<Timestamp>) -> Self {
+        time.map_or(Arg::NoInt, Arg::from)
+    }
+}
+
+/// A row of either database.
+#[derive(Debug)]
+pub enum Row {
+    /// of SQLite
+    Sqlite(SqliteRow),
+    /// of PostgreSQL
+    Postgres(PgRow),
+}
+
+impl Row {
+    /// A text column that is not null.
+    pub fn text(&self, index: usize) -> Result<String, Error> {
+        self.text_or_null(index)?.ok_or_else(|| Error::internal(format!("column {index} is null")))
+    }
+    /// A text column.
+    pub fn text_or_null(&self, index: usize) -> Result<Option<String>, Error> {
+        match self {
+            Row::Sqlite(row) => row.try_get(index),
+            Row::Postgres(row) => row.try_get(index),
+        }
+        .map_err(Error::internal)
+    }
+    /// A bigint column that is not null.
+    pub fn int(&self, index: usize) -> Result<i64, Error> {
+        self.int_or_null(index)?.ok_or_else(|| Error::internal(format!("column {index} is null")))
+    }
+    /// A bigint column.
+    pub fn int_or_null(&self, index: usize) -> Result<Option<i64>, Error> {
+        match self {
+            Row::Sqlite(row) => row.try_get(index),
+            Row::Postgres(row) => row.try_get(index),
+        }
+        .map_err(Error::internal)
+    }
+    /// A time column that is not null.
+    pub fn time(&self, index: usize) -> Result<Timestamp, Error> {
+        self.int(index).map(Timestamp)
+    }
+    /// A time column.
+    pub fn time_or_null(&self, index: usize) -> Result<Option<Timestamp>, Error> {
+        Ok(self.int_or_null(index)?.map(Timestamp))
+    }
+    /// A flag column.
+    pub fn flag(&self, index: usize) -> Result<bool, Error> {
+        Ok(self.int(index)? != 0)
+    }
+}
