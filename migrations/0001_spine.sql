@@ -43,13 +43,13 @@ create table search_index (                 -- of a deleted resource: what stood
     system    text   not null,
     low       bigint not null,
     high      bigint not null,
-    updated   bigint not null,              -- of the resource: a poll by owner and _lastUpdated is one range scan
+    updated   bigint not null,              -- of the resource, for references: a poll by owner and _lastUpdated is one range scan
     created   bigint                        -- of the resource, for references: a page by owner is one range scan
 );
 create index search_index_resource on search_index (type, id, parameter, value);
 create index search_index_value on search_index (type, parameter, value, updated, id);
 create index search_index_created on search_index (type, parameter, value, created, id) where created is not null;
-create index search_index_date on search_index (type, parameter, low, id);
+create index search_index_date on search_index (type, parameter, low, id) where value = '';
 
 create table link (                         -- a copy's origin (design D2)
     partner  text   not null,

@@ -144,7 +144,7 @@ impl Tx {
             args![key.kind.name(), id, stamp, author],
         )
         .await?;
-        self.version(key, 1, resource, author, author, method, own).await
+        self.version(key, 1, resource, author, author, (method, Some(Vec::new())), own).await
     }
 
     /// Stores a new version on top of `current`; somebody who was faster makes it a conflict.
@@ -160,8 +160,41 @@ impl Tx {
         let stamp = self.stamp();
         resource.stamp(&key.id, version, stamp);
         self.move_version(&key, current.version, version, stamp, false).await?;
-        self.run("delete from search_index where type = $1 and id = $2", args![key.kind.name(), &key.id]).await?;
-        self.version(key, version, resource, &current.author, by, "PUT", own).await
+        let before = match current.deleted {
+            true => None,
+            false => Some(crate::fhir::search_index::rows(&current.resource()?, own)),
+        };
+        self.version(key, version, resource, &current.author, by, ("PUT", before), own).await
+    }
+
+    /// Takes out of the index what a new version changes; answers what has to be put in. Most of a Task stays the same
+    /// from step to step: only the time of its references is renewed, which polls go by.
+    async fn unindex(&mut self, key: &Key, before: &[IndexRow], rows: &[IndexRow]) -> Result<Vec<IndexRow>, Error> {
+        fn of<'a>(list: &'a [IndexRow], name: &str) -> Vec<&'a IndexRow> {
+            list.iter().filter(|row| row.parameter == name).collect()
+        }
+        let stamp = self.stamp();
+        let mut names: Vec<&'static str> = before.iter().chain(rows).map(|row| row.parameter).collect();
+        names.sort_unstable();
+        names.dedup();
+        names.retain(|name| of(before, name) != of(rows, name));
+        if !names.is_empty() {
+            let mut args = args![key.kind.name(), &key.id];
+            let marks: Vec<String> = names
+                .iter()
+                .map(|name| {
+                    args.push((*name).into());
+                    format!("${}", args.len())
+                })
+                .collect();
+            let marks = marks.join(", ");
+            let text = format!("delete from search_index where type = $1 and id = $2 and parameter in ({marks})");
+            self.run(text, args).await?;
+        }
+        // References alone have a `created`; said so that no planner takes the index of all of them.
+        let text = "update search_index set updated = $1 where type = $2 and id = $3 and coalesce(created, 0) <> 0";
+        self.run(text, args![stamp, key.kind.name(), &key.id]).await?;
+        Ok(rows.iter().filter(|row| names.contains(&row.parameter)).cloned().collect())
     }
 
     /// Stores a deletion on top of `current`. Its index rows stay until it is made anew: searches look at what is there,
@@ -205,7 +238,7 @@ impl Tx {
         resource: Resource,
         author: &str,
         by: &str,
-        method: &str,
+        (method, before): (&str, Option<Vec<IndexRow>>),
         own: &str,
     ) -> Result<Written, Error> {
         let stamp = self.stamp();
@@ -217,7 +250,19 @@ impl Tx {
         )
         .await?;
         let rows = crate::fhir::search_index::rows(&resource, own);
-        self.index(&key, &rows, stamp).await?;
+        match before {
+            Some(before) if version > 1 => {
+                let new = self.unindex(&key, &before, &rows).await?;
+                self.index(&key, &new, stamp).await?;
+            }
+            Some(_) => self.index(&key, &rows, stamp).await?,
+            // Made anew after a deletion: what stood last goes.
+            None => {
+                let text = "delete from search_index where type = $1 and id = $2";
+                self.run(text, args![key.kind.name(), &key.id]).await?;
+                self.index(&key, &rows, stamp).await?;
+            }
+        }
         let stored = Stored {
             key,
             version,
