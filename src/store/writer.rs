@@ -184,14 +184,15 @@ impl Embedded {
             .statement_cache_capacity(256)
             // The checkpoint copies pages inside somebody's commit; rarer and larger is cheaper.
             .pragma("wal_autocheckpoint", "8000")
-            .pragma("cache_size", "-65536");
+            // In KiB: what is read at start or by one large page must not stay in memory five times.
+            .pragma("cache_size", "-16384");
         let connection = SqliteConnection::connect_with(&options).await.map_err(Error::unavailable)?;
         let readers = SqlitePoolOptions::new()
             .max_connections(READERS)
             .acquire_timeout(PATIENCE)
             // Asking a file whether it lives costs a walk to its thread.
             .test_before_acquire(false)
-            .connect_lazy_with(options.clone().pragma("query_only", "on"));
+            .connect_lazy_with(options.clone().pragma("cache_size", "-8192").pragma("query_only", "on"));
         let writer = Writer { connection, open: false, dirty: false, group: Vec::new() };
         Ok(Embedded { writer: Arc::new(Mutex::new(writer)), waiting: Arc::default(), readers })
     }
