@@ -142,21 +142,10 @@ impl App {
         }
         let (performer, service) = meant.performer();
         let referral = Referral {
-            task: key.id.clone(),
-            source: source.to_string(),
-            focus,
             performer,
             service,
             kept_at: kept_at.map(str::to_string),
-            request: None,
-            patient: None,
-            fetched: false,
-            held: false,
-            held_why: None,
-            closing: None,
-            informed_at: None,
-            informed_how: None,
-            created: tx.stamp(),
+            ..Referral::new(&key.id, source, focus, tx.stamp())
         };
         tx.insert_referral(&referral).await?;
         let how = if kept_at.is_some() { "poll" } else { "post" };
@@ -183,23 +172,8 @@ impl App {
         let key = written.stored.key.clone();
         tx.grant(source, std::slice::from_ref(&key), "", Reason::Author).await?;
         tx.grant(self.gateway(), std::slice::from_ref(&key), &key.id, Reason::Party).await?;
-        let referral = Referral {
-            task: key.id.clone(),
-            source: source.to_string(),
-            focus,
-            performer: None,
-            service: None,
-            kept_at: Some(kept_at.to_string()),
-            request: None,
-            patient: None,
-            fetched: false,
-            held: false,
-            held_why: None,
-            closing: None,
-            informed_at: None,
-            informed_how: None,
-            created: tx.stamp(),
-        };
+        let referral =
+            Referral { kept_at: Some(kept_at.to_string()), ..Referral::new(&key.id, source, focus, tx.stamp()) };
         tx.insert_referral(&referral).await?;
         self.note(tx, &referral, &key, source, "received", "poll", 1).await?;
         self.end_source(tx, referral, concept(STATUS_REASON, "other", why)).await?;

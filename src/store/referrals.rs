@@ -41,6 +41,29 @@ pub struct Referral {
     pub created: Timestamp,
 }
 
+impl Referral {
+    /// A referral that has just arrived: nothing of it is fetched, and nobody was named.
+    pub fn new(task: &str, source: &str, focus: String, created: Timestamp) -> Referral {
+        Referral {
+            task: task.to_string(),
+            source: source.to_string(),
+            focus,
+            performer: None,
+            service: None,
+            kept_at: None,
+            request: None,
+            patient: None,
+            fetched: false,
+            held: false,
+            held_why: None,
+            closing: None,
+            informed_at: None,
+            informed_how: None,
+            created,
+        }
+    }
+}
+
 /// Our Task to one target.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Relay {
