@@ -1,20 +1,40 @@
 //! What the gateway makes known at start: configured partners, their Organizations and services, and the polls it owes.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
 use super::App;
 use crate::config::{Follow, Partner, Role};
-use crate::error::Error;
+use crate::error::{Error, Kind as ErrorKind};
 use crate::fhir::views::SDOHCC;
 use crate::fhir::{Key, Resource, ResourceType};
 use crate::store::{Delivery, Kind, Tx};
+
+/// Times the start is tried while other gateways are in the way, and the pause between.
+const TRIES: usize = 10;
+const PAUSE: Duration = Duration::from_millis(100);
 
 /// The Organization type that marks a community organization for the public clients (reference-clients §2.3).
 const ORGANIZATION_TYPE: &str = "http://hl7.org/gravity/CodeSystem/sdohcc-temporary-organization-type-codes";
 
 impl App {
     /// Makes the configuration's partners the ones that exist. Safe at every start and from several gateways.
+    /// Another gateway that starts or works at the same moment may be in the way; then it is tried again.
     pub(super) async fn introduce(&self) -> Result<(), Error> {
+        for _ in 1..TRIES {
+            match self.introduce_once().await {
+                Err(error) if matches!(error.kind, ErrorKind::Unavailable | ErrorKind::Conflict) => {
+                    tracing::info!(cause = error.cause.as_deref().unwrap_or(""), "starting is tried again");
+                    tokio::time::sleep(PAUSE).await;
+                }
+                result => return result,
+            }
+        }
+        self.introduce_once().await
+    }
+
+    async fn introduce_once(&self) -> Result<(), Error> {
         let mut tx = self.store().begin().await?;
         let names: Vec<(String, String)> =
             self.partners().iter().map(|partner| (partner.id.clone(), partner.name.clone())).collect();
@@ -40,18 +60,25 @@ impl App {
                     "follow = \"subscribe\" comes with a later version; the partner is polled"
                 );
             }
-            if partner.fhir.is_some() {
-                // A gateway that starts again and again asks nobody more often for it (design D15b).
-                let heard = tx.following(&partner.id).await?.heard_at;
-                let next = heard.map(|heard| heard.plus(self.poll_every(&partner.id)));
-                let poll = Delivery {
-                    kind: Kind::Poll,
-                    subject: partner.id.clone(),
-                    partner: partner.id.clone(),
-                    due_at: next.unwrap_or(tx.stamp()).max(tx.stamp()),
-                };
-                tx.enqueue(&poll).await?;
-            }
+        }
+        tx.commit().await?;
+        self.owe_polls().await
+    }
+
+    /// In a transaction of its own: a round of polling takes its delivery first and its partner second.
+    async fn owe_polls(&self) -> Result<(), Error> {
+        let mut tx = self.store().begin().await?;
+        for partner in self.partners().iter().filter(|partner| partner.fhir.is_some()) {
+            // A gateway that starts again and again asks nobody more often for it (design D15b).
+            let heard = tx.following(&partner.id).await?.heard_at;
+            let next = heard.map(|heard| heard.plus(self.poll_every(&partner.id)));
+            let poll = Delivery {
+                kind: Kind::Poll,
+                subject: partner.id.clone(),
+                partner: partner.id.clone(),
+                due_at: next.unwrap_or(tx.stamp()).max(tx.stamp()),
+            };
+            tx.enqueue(&poll).await?;
         }
         self.commit(tx).await
     }
