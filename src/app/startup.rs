@@ -76,7 +76,7 @@ impl App {
                 kind: Kind::Poll,
                 subject: partner.id.clone(),
                 partner: partner.id.clone(),
-                due_at: next.unwrap_or(tx.stamp()).max(tx.stamp()),
+                due_at: next.unwrap_or(self.now()).max(self.now()),
             };
             tx.enqueue(&poll).await?;
         }
