@@ -66,7 +66,8 @@ fn granted(viewer: &Viewer, directory: bool, when: &str, args: &mut Vec<Arg>) ->
     }
 }
 
-fn marks(list: &[String], args: &mut Vec<Arg>) -> String {
+/// Placeholders for a list, its values appended to the arguments.
+pub(super) fn marks(list: &[String], args: &mut Vec<Arg>) -> String {
     if list.is_empty() {
         return "null".to_string(); // `in ()` is no SQL to PostgreSQL
     }

@@ -3,6 +3,7 @@
 use crate::error::Error;
 use crate::fhir::Key;
 use crate::fhir::reference::split_absolute;
+use crate::store::grants::marks;
 use crate::store::{Row, Tx};
 use crate::time::Timestamp;
 
@@ -201,20 +202,14 @@ impl Tx {
     /// Those of these Tasks that are ended referrals of this source it is not known to know about.
     pub async fn uninformed(&mut self, source: &str, tasks: &[String]) -> Result<Vec<Referral>, Error> {
         let mut args = args![source];
-        let marks: Vec<String> = tasks
-            .iter()
-            .map(|task| {
-                args.push(task.into());
-                format!("${}", args.len())
-            })
-            .collect();
-        if marks.is_empty() {
+        if tasks.is_empty() {
             return Ok(Vec::new());
         }
+        let marks = marks(tasks, &mut args);
         let text = format!(
             "select {REFERRAL} from referral where source = $1 and closing is not null and informed_at is null
              and task in ({})",
-            marks.join(", ")
+            marks
         );
         self.all(text, args).await?.iter().map(referral_of).collect()
     }
