@@ -1,0 +1,296 @@
+//! The tables of the file, one function each: what a table's values are and how they bound each other.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use toml::de::DeValue;
+
+use super::reader::Section;
+use super::values::*;
+use super::*;
+
+/// What partners are checked against: the general settings, and each other.
+pub(super) struct Surroundings {
+    private_allowed: bool,
+    our_reference: String,
+    ids: BTreeMap<String, String>,
+    services: BTreeMap<String, String>,
+    bases: BTreeMap<String, String>,
+    tokens: BTreeMap<String, String>,
+}
+
+// Each function below reads every value before its first `?`: a `?` further up would hide faults.
+
+pub(super) fn config(root: &Section<'_, '_>) -> Option<Config> {
+    let server = server(&root.within("server"));
+    let gateway = root.within("gateway").within("organization");
+    let (id, name) = (gateway.read("id", fhir_id), gateway.read("name", text));
+    let url = root.within("store").read("url", database);
+    let delivery = delivery(&root.within("delivery"));
+    let limits = limits(&root.within("limits"));
+    let email = root.table("email");
+    let email = email.map(|s| (s.read("smtp", mail_server), s.read("from", mailbox)));
+    let required = root.within("consent").flag("required");
+    let lifetime = |t: &str| between(t, SECOND..=DAY, "must be between 1s and 24h");
+    let token_lifetime = root.within("auth").read("token_lifetime", lifetime);
+    let section = root.within("subscriptions");
+    let per_partner = section.number("per_partner");
+    let accept_past_end = section.flag("accept_past_end");
+    let keep_events = section.read("keep_events", duration);
+    let retries = delivery.as_ref().map(|d| d.backoff.iter().sum::<Duration>());
+    if keep_events.is_some() && keep_events < retries {
+        section.fault("keep_events", "must be at least the sum of delivery.backoff");
+    }
+
+    let addresses = delivery.as_ref().map(|d| d.partner_addresses);
+    let mut around = Surroundings {
+        // With a fault in that setting itself, no fault may follow from its default.
+        private_allowed: addresses != Some(PartnerAddresses::PublicOnly),
+        our_reference: String::new(),
+        ids: BTreeMap::new(),
+        services: BTreeMap::new(),
+        bases: BTreeMap::new(),
+        tokens: BTreeMap::new(),
+    };
+    if let Some(id) = &id {
+        gateway.unique(&mut around.ids, "id", id.clone());
+    }
+    if let (Some(server), Some(id)) = (&server, &id) {
+        let base = format!("{}/fhir", server.public_url);
+        around.our_reference = format!("{base}/Organization/{id}");
+        let own = "the gateway's own base".to_owned();
+        around.bases.insert(base.to_ascii_lowercase(), own);
+    }
+    let partners = root.tables("partner").into_iter();
+    let partners: Vec<_> = partners.map(|s| partner(s, &mut around)).collect();
+
+    let email = match email {
+        Some((smtp, from)) => Some(Email { smtp: smtp?, from: from? }),
+        None => None,
+    };
+    Some(Config {
+        server: server?,
+        gateway: Organization { id: id?, name: name? },
+        store: Store { url: url? },
+        delivery: delivery?,
+        limits: limits?,
+        email,
+        consent: Consent { required: required? },
+        auth: Auth { token_lifetime: token_lifetime? },
+        subscriptions: Subscriptions {
+            per_partner: per_partner?,
+            accept_past_end: accept_past_end?,
+            keep_events: keep_events?,
+        },
+        partners: partners.into_iter().collect::<Option<_>>()?,
+    })
+}
+
+pub(super) fn server(s: &Section<'_, '_>) -> Option<Server> {
+    let listen = s.read("listen", socket);
+    let public_url = s.read("public_url", http_url);
+    let metrics_listen = s.read("metrics_listen", socket);
+    let tls = s.table("tls").map(|s| {
+        let file = |key| s.read(key, |t| text(t).map(|path| s.reader.folder.join(path)));
+        (file("cert"), file("key"), file("client_ca"))
+    });
+    let scheme = if tls.is_some() { "https" } else { "http" };
+    let tls = match tls {
+        Some((cert, key, client_ca)) => Some(Tls { cert: cert?, key: key?, client_ca }),
+        None => None,
+    };
+    let listen = listen?;
+    let public_url = public_url.unwrap_or_else(|| format!("{scheme}://{listen}"));
+    Some(Server { listen, public_url, tls, metrics_listen })
+}
+
+pub(super) fn delivery(s: &Section<'_, '_>) -> Option<Delivery> {
+    const ADDRESSES: &[(&str, PartnerAddresses)] = &[
+        ("public_only", PartnerAddresses::PublicOnly),
+        ("allow_private_for_tests_only", PartnerAddresses::AllowPrivateForTestsOnly),
+    ];
+    let backoff = s.list("backoff", duration);
+    if backoff.as_ref().is_some_and(|b| b.is_empty() || b.len() > 20) {
+        s.fault("backoff", "must have 1 to 20 pauses");
+    }
+    let limited = |t: &str| between(t, SECOND..=MINUTE * 5, "must be between 1s and 5m");
+    let timeout = s.read("timeout", limited);
+    let partner_addresses = s.read("partner_addresses", one_of(ADDRESSES));
+    Some(Delivery { backoff: backoff?, timeout: timeout?, partner_addresses: partner_addresses? })
+}
+
+pub(super) fn limits(s: &Section<'_, '_>) -> Option<Limits> {
+    let (body, string) = (s.read("body", size), s.read("string", size));
+    let (depth, bundle_entries) = (s.number("depth"), s.number("bundle_entries"));
+    let (requests, needs) = (s.number("requests_per_minute"), s.number("needs_per_request"));
+    Some(Limits {
+        body: body?,
+        depth: usize::try_from(depth?).ok()?,
+        bundle_entries: usize::try_from(bundle_entries?).ok()?,
+        string: string?,
+        requests_per_minute: requests?,
+        needs_per_request: needs?,
+    })
+}
+
+pub(super) fn partner(s: Section<'_, '_>, around: &mut Surroundings) -> Option<Partner> {
+    const ROLES: &[(&str, Role)] = &[
+        ("source", Role::Source),
+        ("target", Role::Target),
+        ("coordinator", Role::Coordinator),
+        ("operator", Role::Operator),
+    ];
+    const ROUTINGS: &[(&str, Routing)] = &[("automatic", Routing::Automatic), ("coordinator", Routing::Coordinator)];
+    const CHANNELS: &[(&str, Channel)] =
+        &[("fhir", Channel::Fhir), ("light", Channel::Light), ("mapped", Channel::Mapped), ("email", Channel::Email)];
+    let id = s.read("id", fhir_id);
+    if let Some(id) = &id {
+        s.unique(&mut around.ids, "id", id.clone());
+    }
+    let name = s.read("name", text);
+    let roles = s.list("roles", one_of(ROLES));
+    let routing = s.read("routing", one_of(ROUTINGS));
+    let require_if_match = s.flag("require_if_match");
+    let identifiers: Vec<_> = s.tables("identifiers").iter().map(identifier).collect();
+    let credentials = s.table("credentials").map(|s| credentials(&s, around));
+    let scopes = s.list("scopes", scope);
+    let fhir = s.table("fhir").map(|s| fhir(&s, around));
+    let channel = s.read("channel", one_of(CHANNELS));
+    let services = s.tables("services");
+    let services: Vec<_> = services.iter().map(|s| service(s, around)).collect();
+
+    if let Some(roles) = &roles {
+        if roles.is_empty() {
+            s.fault("roles", "must name at least one role");
+        }
+        if s.has("routing") && !roles.contains(&Role::Source) {
+            s.fault("routing", "is for sources only");
+        }
+        if s.has("services") && !roles.contains(&Role::Target) {
+            s.fault("services", "are for targets only");
+        }
+        if !s.has("channel") && roles.contains(&Role::Target) {
+            s.fault("channel", "is required for a target");
+        }
+    }
+    match channel {
+        Some(Channel::Fhir) if !s.has("fhir") => s.fault("channel", "\"fhir\" needs fhir.base"),
+        Some(Channel::Mapped | Channel::Email) => {
+            s.fault("channel", "not available in this version (use \"fhir\" or \"light\")");
+        }
+        Some(Channel::Fhir | Channel::Light) | None => {}
+    }
+    Some(Partner {
+        id: id?,
+        name: name?,
+        roles: roles?,
+        routing: routing?,
+        require_if_match: require_if_match?,
+        identifiers: identifiers.into_iter().collect::<Option<_>>()?,
+        credentials: credentials.flatten(),
+        scopes,
+        fhir: fhir.flatten(),
+        channel,
+        services: services.into_iter().collect::<Option<_>>()?,
+    })
+}
+
+pub(super) fn identifier(s: &Section<'_, '_>) -> Option<Identifier> {
+    let (system, value) = (s.read("system", text), s.read("value", text));
+    let (system, value) = (system?, value?);
+    Some(Identifier { system, value })
+}
+
+pub(super) fn credentials(s: &Section<'_, '_>, around: &mut Surroundings) -> Option<Credentials> {
+    if ["bearer_sha256", "jwks", "jwks_url"].iter().filter(|key| s.has(key)).count() != 1 {
+        s.reader.fault(&s.at, "must have exactly one of bearer_sha256, jwks, jwks_url");
+    }
+    let hash = s.read("bearer_sha256", sha256);
+    if let Some(hash) = &hash {
+        s.unique(&mut around.tokens, "bearer_sha256", format!("{hash:?}"));
+    }
+    let key_set = |text: &str| match text.contains("\"keys\"") {
+        true => Ok(text.to_owned()),
+        false => fault("must be a JWK Set"),
+    };
+    let direct = |v: &DeValue<'_>| match v {
+        DeValue::String(text) => Some(key_set(text)),
+        // To be rendered as JSON when key sets are used; until then the fault below is all it leads to.
+        DeValue::Table(table) if table.contains_key("keys") => Some(Ok(String::new())),
+        DeValue::Table(_) => Some(key_set("")),
+        _ => None,
+    };
+    let jwks = s.item("jwks");
+    let jwks = jwks.and_then(|item| s.check(item, "a table or a string", direct, key_set));
+    let jwks_url = s.read("jwks_url", |t| partner_url(t, around.private_allowed));
+    for key in ["jwks", "jwks_url"].iter().filter(|key| s.has(key)) {
+        s.fault(key, "not available in this version (use bearer_sha256)");
+    }
+    let (jwks, jwks_url) = (jwks.map(Credentials::Jwks), jwks_url.map(Credentials::JwksUrl));
+    hash.map(Credentials::BearerSha256).or(jwks).or(jwks_url)
+}
+
+pub(super) fn fhir(s: &Section<'_, '_>, around: &mut Surroundings) -> Option<Fhir> {
+    const FOLLOWS: &[(&str, Follow)] =
+        &[("subscribe", Follow::Subscribe), ("poll", Follow::Poll), ("auto", Follow::Auto)];
+    const OUTCOMES: &[(&str, WriteOutcomes)] =
+        &[("reference", WriteOutcomes::Reference), ("create", WriteOutcomes::Create)];
+    let base = s.read("base", |t| partner_url(t, around.private_allowed));
+    if let Some(base) = &base {
+        s.unique(&mut around.bases, "base", base.to_ascii_lowercase());
+    }
+    let follow = s.read("follow", one_of(FOLLOWS));
+    let poll_every = s.read("poll_every", |t| match duration(t)? {
+        pause if pause < MINUTE * 15 && !around.private_allowed => fault("must be at least 15m"),
+        pause => Ok(pause),
+    });
+    let auth = outbound(&s.within("auth"), around);
+    let our_reference = s.read("our_reference", visible);
+    let write_outcomes = s.read("write_outcomes", one_of(OUTCOMES));
+    Some(Fhir {
+        base: base?,
+        follow: follow?,
+        poll_every: poll_every?,
+        auth: auth?,
+        our_reference: our_reference.unwrap_or_else(|| around.our_reference.clone()),
+        write_outcomes: write_outcomes?,
+    })
+}
+
+pub(super) fn outbound(s: &Section<'_, '_>, around: &Surroundings) -> Option<OutboundAuth> {
+    // A kind and its own keys: required with that kind, wrong with any other.
+    const KINDS: &[(&str, &[&str])] =
+        &[("none", &[]), ("bearer", &["token"]), ("backend-services", &["client_id", "token_url", "key"])];
+    let kind = s.read("kind", one_of(KINDS));
+    let token = s.read("token", |t| visible(t).map(Secret));
+    let client_id = s.read("client_id", text);
+    let token_url = s.read("token_url", |t| partner_url(t, around.private_allowed));
+    let key = s.read("key", |t| text(t).map(Secret));
+    let wanted = kind?;
+    for (name, own) in KINDS {
+        for key in own.iter().filter(|key| s.has(key) != wanted.contains(key)) {
+            let rule = if s.has(key) { "is only for" } else { "is required with" };
+            s.fault(key, format!("{rule} kind = \"{name}\""));
+        }
+    }
+    if wanted.contains(&"client_id") {
+        s.fault("kind", "not available in this version (use \"bearer\")");
+        Some(OutboundAuth::BackendServices { client_id: client_id?, token_url: token_url?, key: key? })
+    } else if wanted.contains(&"token") {
+        Some(OutboundAuth::Bearer(token?))
+    } else {
+        Some(OutboundAuth::None)
+    }
+}
+
+pub(super) fn service(s: &Section<'_, '_>, around: &mut Surroundings) -> Option<HealthcareService> {
+    let (id, name) = (s.read("id", fhir_id), s.read("name", text));
+    if let Some(id) = &id {
+        s.unique(&mut around.services, "id", id.clone());
+    }
+    let categories = s.list("categories", |code| match CATEGORIES.split(' ').any(|c| c == code) {
+        true => Ok(code.to_owned()),
+        false => fault("must be one of the guide's SDOH category codes, such as food-insecurity"),
+    });
+    Some(HealthcareService { id: id?, name: name?, categories: categories? })
+}
