@@ -132,6 +132,7 @@ mod tests {
         parse(text.as_bytes(), Bounds::default())
     }
 
+    // R-015
     #[test]
     fn numbers_keep_their_text() {
         let text = r#"{"a":1.00,"b":0.010000000000000000000000001,"c":-7,"d":[null,true,"x"]}"#;
@@ -147,6 +148,7 @@ mod tests {
         assert!(read(r#"{"a":1,"a":2}"#).unwrap_err().text().contains("twice"));
     }
 
+    // R-015
     #[test]
     fn depth_and_length_are_bounded() {
         let nested = |n: usize| format!("{}1{}", "[".repeat(n), "]".repeat(n));

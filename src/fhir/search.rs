@@ -449,6 +449,7 @@ mod tests {
         ask(text, true).unwrap().filters.iter().all(|filter| satisfies(filter, "t1", updated, &rows))
     }
 
+    // G-136
     #[test]
     fn references_are_found_in_every_spelling_clients_use() {
         for text in [
@@ -467,6 +468,7 @@ mod tests {
         }
     }
 
+    // G-137
     #[test]
     fn tokens_follow_the_bar_rules_and_not_finds_the_rest() {
         for text in [
@@ -487,6 +489,7 @@ mod tests {
         }
     }
 
+    // G-136
     #[test]
     fn a_poller_never_loses_the_rest_of_a_second() {
         // the resource is at …10:00:00.5

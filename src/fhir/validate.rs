@@ -457,6 +457,7 @@ mod tests {
     }
 
     // G-038 to G-050: each rule broken alone names its element.
+    // G-039, G-040, G-041, G-042, G-044, G-046
     #[test]
     fn each_broken_rule_names_its_element() {
         for (name, value, expression) in [
@@ -502,6 +503,7 @@ mod tests {
         }
     }
 
+    // G-083
     #[test]
     fn all_faults_come_at_once() {
         assert_eq!(

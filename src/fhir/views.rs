@@ -168,6 +168,7 @@ mod tests {
         );
     }
 
+    // G-192
     #[test]
     fn capacity_reads_both_spellings() {
         let service = |code: &str| {

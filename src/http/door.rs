@@ -172,6 +172,7 @@ mod tests {
         door(path, &[]).allowed()
     }
 
+    //
     #[test]
     fn slashes_are_forgiven_and_nothing_else() {
         for path in ["/fhir/metadata", "/fhir//metadata", "//fhir/metadata/", "/fhir/metadata//"] {

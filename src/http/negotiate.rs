@@ -107,6 +107,7 @@ mod tests {
         acceptable(&headers, &pairs).is_ok()
     }
 
+    //
     #[test]
     fn whoever_can_take_json_gets_it() {
         for accept in [
@@ -143,6 +144,7 @@ mod tests {
         }
     }
 
+    //
     #[test]
     fn the_format_parameter_overrides_the_header() {
         for format in ["json", "application/json", "application/fhir+json", "application/fhir json", "text/json", ""] {
@@ -153,6 +155,7 @@ mod tests {
         }
     }
 
+    //
     #[test]
     fn bodies_are_json_in_utf_8() {
         let check = |text: &str, expected| {

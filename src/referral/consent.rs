@@ -81,6 +81,7 @@ mod tests {
         allows(std::iter::once(&consent), "Patient/1", Timestamp::parse("2026-12-31T23:00:00Z").unwrap())
     }
 
+    // G-158
     #[test]
     fn only_an_active_permitting_consent_of_the_patient_in_its_period_counts() {
         assert_eq!(judged(|_| {}), Ok(()));

@@ -331,6 +331,7 @@ mod tests {
         assert!(update(&task("completed"), &task("entered-in-error"), Standing::Author, FRESH).is_ok());
     }
 
+    // G-062
     #[test]
     fn a_negative_ending_says_why_unless_it_is_the_sources_cancellation() {
         for (from, to) in [("requested", "rejected"), ("accepted", "failed"), ("accepted", "cancelled")] {

@@ -103,6 +103,7 @@ async fn a_full_house_under_a_coordinators_routing_waits_for_the_coordinator() {
 }
 
 // G-036, D5: either order, and later still.
+// G-193
 #[tokio::test]
 async fn a_procedure_counts_whether_it_comes_before_or_after_the_completion() {
     for order in ["first", "last", "named"] {
@@ -144,6 +145,7 @@ async fn a_procedure_counts_whether_it_comes_before_or_after_the_completion() {
 }
 
 // D5, G-025, G-026: an outcome at the target's own server, also one that comes late.
+// G-037, G-085, G-193
 #[tokio::test]
 async fn an_outcome_at_the_targets_server_is_copied_for_the_source() {
     let county = TestGateway::county().await;
@@ -366,6 +368,7 @@ async fn a_coordinator_who_declines_says_why_and_the_source_is_told() {
 }
 
 // Outputs other than Procedures, with their own details (G-053).
+// G-086
 #[tokio::test]
 async fn an_observation_and_what_it_rests_on_reach_the_source() {
     let county = TestGateway::county().await;

@@ -59,6 +59,7 @@ fn is_outcome(answer: &Answered) -> bool {
 type Case<'a> = (&'a str, &'a str, &'a [(&'a str, &'a str)], &'a str, u16);
 
 // Design §6: one table of errors, and each answer tells the way out.
+//
 #[tokio::test]
 async fn every_error_is_an_operation_outcome() {
     let settings = format!("[limits]\nbody = \"64KiB\"\nbundle_entries = 3\ndepth = 20\n{}", partners());
@@ -170,6 +171,7 @@ async fn what_public_clients_send_is_understood() {
 }
 
 // D8: a conditional create, and the same one again.
+//
 #[tokio::test]
 async fn a_conditional_create_creates_once() {
     let county = TestGateway::county().await;
@@ -203,6 +205,7 @@ async fn a_partner_that_left_the_configuration_is_nobody() {
 }
 
 // R4 http.html#transaction: a batch's entries stand alone; a transaction is one.
+// G-003, R-071
 #[tokio::test]
 async fn a_batch_is_many_and_a_transaction_is_one() {
     let county = TestGateway::county().await;

@@ -9,6 +9,7 @@ use crate::gateway::{EHR, Fault, PANTRY, TestGateway, county};
 use crate::on_both;
 
 // G-015…G-026: indirect, both sides with servers.
+// G-019, G-023, G-024
 #[tokio::test]
 async fn a_referral_goes_round_through_a_target_with_a_server() {
     let county = TestGateway::county().await;
@@ -42,6 +43,7 @@ async fn a_referral_goes_round_through_a_target_with_a_server() {
 }
 
 // G-035: indirect light.
+// G-019, G-024
 #[tokio::test]
 async fn a_light_target_works_on_our_api() {
     let county = TestGateway::county().await;
@@ -112,6 +114,7 @@ async fn a_task_kept_at_the_ehr_is_found_and_written_back_step_by_step() {
 }
 
 // 412 in between
+// G-067
 #[tokio::test]
 async fn a_version_that_changed_under_the_write_is_read_again() {
     let (county, task) = kept(&county(), "https://hub.test/fhir/Organization/hub").await;
@@ -221,6 +224,7 @@ async fn all_around(place: Place) {
     }
 }
 
+// G-032, G-035
 on_both!(everything_goes_round, async |place| all_around(place).await);
 
 // reference-clients §2.7: one transaction posts the Procedure and completes the Task with it.

@@ -40,6 +40,7 @@ fn sets(county: &TestGateway, id: &str, status: &str) {
     county.world.at(PANTRY, |pantry| pantry.update("Task", id, |task| task["status"] = json!(status)));
 }
 
+// G-003, G-033, G-132
 #[tokio::test]
 async fn a_quiet_round_is_one_request() {
     let county = TestGateway::county().await.settled().await;

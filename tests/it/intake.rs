@@ -10,6 +10,7 @@ use crate::databases::Place;
 use crate::gateway::{EHR, Fault, PANTRY, TestGateway, county};
 
 // G-015, G-022, G-030, D2
+// G-074
 #[tokio::test]
 async fn what_a_referral_refers_to_is_copied_under_our_own_ids_and_says_where_it_came_from() {
     let county = TestGateway::county().await;
@@ -138,6 +139,7 @@ async fn the_public_ehr_client_posts_a_request_and_then_a_task_with_relative_ref
 }
 
 // reference-clients §2.2 row 21
+// G-031
 #[tokio::test]
 async fn a_draft_does_nothing_until_it_is_requested() {
     let county = TestGateway::county().await;
@@ -206,6 +208,7 @@ async fn a_missing_condition_does_not_hold_a_referral_up() {
 }
 
 // D6: what a referral can't do without is asked for again, then named.
+// G-023
 #[tokio::test]
 async fn what_stays_missing_is_named_in_the_rejection() {
     for (kind, change) in [
@@ -363,6 +366,7 @@ async fn at_most_so_many_needs_are_sent_together() {
 }
 
 // G-038…G-046, G-050
+// G-030, G-039, G-040, G-041, G-042, G-044
 #[tokio::test]
 async fn bad_input_is_named_by_its_element_and_not_stored() {
     let county = TestGateway::county().await;

@@ -69,6 +69,7 @@ fn up_to(last: i64) -> Vec<i64> {
 }
 
 // S-020…S-023, S-036, G-127, G-128, D15: the whole life of one subscription that goes well.
+// G-111, G-115, G-126
 #[tokio::test]
 async fn a_subscriber_is_told_each_step_once_and_in_order() {
     let county = TestGateway::county().await.settled().await;
@@ -140,6 +141,7 @@ async fn headers_are_never_read_back() {
 }
 
 // D11, D15a: each house hears of its own Tasks and of nothing else; drafts and bare grants are no events.
+// G-131
 #[tokio::test]
 async fn each_house_hears_of_its_own_tasks_only() {
     let county = TestGateway::county().await.settled().await;
@@ -192,6 +194,7 @@ async fn two_subscriptions_count_apart() {
 }
 
 // D15a, S-107…S-110: a failing hook is tried as configured, then `error`; counting goes on; a PUT reactivates.
+// G-126, G-129
 #[tokio::test]
 async fn a_failing_hook_ends_in_error_and_comes_back_by_put() {
     let county = TestGateway::county().await.settled().await;
@@ -389,6 +392,7 @@ async fn a_subscription_ends_at_its_end() {
 }
 
 // S-024…S-035: what can't be served is refused and nothing is stored.
+// G-125
 #[tokio::test]
 async fn what_cannot_be_served_is_refused() {
     let county = TestGateway::county().await.settled().await;

@@ -9,6 +9,7 @@ use crate::acts::{by_hand, reference, relay_to, there, without_coordinator};
 use crate::gateway::{EHR, TestGateway};
 
 // G-016, G-017, G-018, G-021, G-075, D12a
+// G-048
 #[tokio::test]
 async fn our_request_and_task_are_the_intermediarys() {
     let county = TestGateway::county().await;
@@ -129,6 +130,7 @@ fn service(provider: &str, category: &str, capacity: &str) -> Value {
 }
 
 // G-094; reference-clients §2.4 row 6
+// G-097
 #[tokio::test]
 async fn the_best_match_has_room_and_targets_say_themselves_whether_they_have() {
     let county = TestGateway::county().await;
@@ -216,6 +218,7 @@ async fn an_open_task_is_seen_by_targets_in_its_category_alone_and_tells_no_name
 }
 
 // D9: one wins, whoever comes when.
+// G-045
 #[tokio::test]
 async fn of_two_claims_at_once_exactly_one_wins() {
     for round in 0..4 {
@@ -261,6 +264,7 @@ async fn what_nobody_offers_waits_for_a_coordinator_and_without_one_the_source_i
 }
 
 // D12, interface §3
+// G-028
 #[tokio::test]
 async fn a_coordinator_relays_what_is_held_to_one_or_several() {
     let county = by_hand().await;
@@ -379,6 +383,7 @@ async fn a_coordinators_own_task_waits_until_the_source_has_been_read() {
 }
 
 // D11, D11a
+// G-027, G-185, G-186, R-028, R-103, R-122
 #[tokio::test]
 async fn a_target_sees_its_own_referral_and_nobody_elses() {
     let county = TestGateway::county().await;

@@ -37,6 +37,7 @@ async fn what_an_owner_changes_beyond_its_own_elements_is_ignored_and_the_answer
 }
 
 // D3, G-055, G-061
+// G-058
 #[tokio::test]
 async fn a_source_changes_what_it_asked_for_but_not_what_the_owner_decides() {
     let (county, task, _) = at_the_agency().await;
@@ -124,6 +125,7 @@ async fn a_targets_negative_ending_needs_a_reason() {
 }
 
 // D4: public EHR clients send no reason.
+// G-062
 #[tokio::test]
 async fn a_source_cancels_without_a_reason_and_a_standard_one_is_given() {
     let (county, task, theirs) = at_the_agency().await;
@@ -178,6 +180,7 @@ async fn an_update_from_an_older_version_does_not_undo_a_newer_one() {
 }
 
 // D10: a partner can be bound to send If-Match.
+//
 #[tokio::test]
 async fn where_if_match_is_required_an_update_without_it_is_refused() {
     let settings = county().replace("id = \"agency\"", "id = \"agency\"\nrequire_if_match = true");
