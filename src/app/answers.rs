@@ -14,7 +14,7 @@ use crate::referral::relay::Target;
 use crate::store::{Kind as Owed, Reason, Referral, Relay, Tx, Viewer, Written};
 use serde_json::{Value, json};
 
-use super::relaying::MOST;
+use super::relaying::REFERRAL;
 
 impl App {
     /// What follows from a target's step on its Task.
@@ -83,7 +83,7 @@ impl App {
     pub(super) async fn link_done(&self, tx: &mut Tx, relay: &Relay, key: &Key) -> Result<(), Error> {
         let pair = ("based-on".to_string(), format!("ServiceRequest/{}", relay.request));
         let mut query = search::parse(ResourceType::PROCEDURE, &[pair], self.own(), true)?;
-        query.count = MOST;
+        query.count = REFERRAL.most;
         let found: Vec<Key> = tx.search(&query, &Viewer::Operator).await?.hits.into_iter().map(|hit| hit.key).collect();
         self.add_outputs(tx, relay, key, &found).await.map(|_| ())
     }

@@ -38,6 +38,7 @@ pub use copies::Copy;
 pub use notifications::NotifyPlan;
 pub use polls::PollPlan;
 pub use reading::Found;
+pub use relaying::Reach;
 pub use resources::Answer;
 pub use sources::{FetchPlan, WriteBackPlan};
 pub use targets::{CollectPlan, DeliverPlan, Reported};

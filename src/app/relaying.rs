@@ -12,12 +12,21 @@ use crate::referral::relay::{self, Parts, Target};
 use crate::store::{Kind as Owed, Reason, Referral, Relay, Tx, Written};
 use serde_json::{Value, json};
 
-/// How deep a referral's references are followed, and how many: enough for a Condition's evidence and a role's
-/// practitioner, too little to drain a record.
-pub(super) const DEPTH: usize = 3;
+/// How far references are followed from where a referral begins.
+#[derive(Debug, Clone, Copy)]
+pub struct Reach {
+    /// Steps from the start.
+    pub depth: usize,
+    /// Resources in all.
+    pub most: usize,
+}
 
-/// See [`DEPTH`].
-pub(super) const MOST: usize = 60;
+/// What is read of a referral at its source, and what a target is granted of it: enough for a Condition's evidence and
+/// a role's practitioner, too little to drain a record.
+pub(super) const REFERRAL: Reach = Reach { depth: 3, most: 60 };
+
+/// What is read with a Task at a target's server: what its output names, no more.
+pub(super) const OUTCOMES: Reach = Reach { depth: 0, most: 60 };
 
 impl App {
     /// Relays to these targets (none: an open Task), and accepts the source's Task.
@@ -172,13 +181,13 @@ impl App {
     pub(super) async fn reach(&self, tx: &mut Tx, source: &str, from: &Resource) -> Result<Vec<Key>, Error> {
         let mut found: Vec<Key> = Vec::new();
         let mut level = vec![from.clone()];
-        for _ in 0..DEPTH {
+        for _ in 0..REFERRAL.depth {
             let mut next = Vec::new();
             for resource in &level {
                 for text in reference::all(resource) {
                     let Reference::Local(key) = Reference::parse(&text, self.own()) else { continue };
                     // A Task leads to other parties' business, and the directory is everybody's.
-                    if key.kind == ResourceType::TASK || found.contains(&key) || found.len() >= MOST {
+                    if key.kind == ResourceType::TASK || found.contains(&key) || found.len() >= REFERRAL.most {
                         continue;
                     }
                     if let Some(stored) = tx.resource(&key).await?.filter(|stored| !stored.deleted) {

@@ -1,6 +1,7 @@
 //! A source's server: what a referral refers to is read from it, Tasks kept there are found and followed, and our status is
 //! written back to them (design D2, D12a).
 
+use super::relaying::{REFERRAL, Reach};
 use super::rights::Place;
 use super::{App, Claimed, Copy};
 use crate::config::{Partner, WriteOutcomes};
@@ -21,6 +22,8 @@ pub struct FetchPlan {
     pub partner: Arc<Partner>,
     /// Absolute URLs below its base.
     pub starts: Vec<String>,
+    /// How far to follow what they refer to.
+    pub reach: Reach,
 }
 
 /// Bring a Task kept at the source's server in line with ours: each status a legal step, and nothing else but reason,
@@ -73,7 +76,7 @@ impl App {
                 crate::fhir::reference::all(&stored.resource()?).iter().for_each(|text| add(text));
             }
         }
-        Ok(Some(FetchPlan { partner, starts }))
+        Ok(Some(FetchPlan { partner, starts, reach: REFERRAL }))
     }
 
     /// A source's Task kept at its own server has changed there: only what an author may change counts.

@@ -1,5 +1,6 @@
 //! A target's server: our Task brought there or called off there, and what its Task says read from there.
 
+use super::relaying::{OUTCOMES, Reach};
 use super::rights::Place;
 use super::{App, Claimed, Copy};
 use crate::config::{Partner, Role};
@@ -37,8 +38,8 @@ pub struct CollectPlan {
     pub partner: Arc<Partner>,
     /// The Task's URL.
     pub url: String,
-    /// Whether outcomes are to be read with it.
-    pub outcomes: bool,
+    /// Whether outcomes are to be read with it, and how far.
+    pub outcomes: Option<Reach>,
 }
 
 /// A Task as it stands at a partner's server, and what was read with it.
@@ -163,7 +164,7 @@ impl App {
             return Ok(None);
         };
         let outcomes = partner.roles.contains(&Role::Target);
-        Ok(Some(CollectPlan { partner, url: claimed.subject.clone(), outcomes }))
+        Ok(Some(CollectPlan { partner, url: claimed.subject.clone(), outcomes: outcomes.then_some(OUTCOMES) }))
     }
 
     /// A Task at a partner's server says this: a target's answer, or a source's wish.

@@ -20,7 +20,7 @@ pub(super) async fn run(
         Err(failure) => return Ok(Err(failure)),
     };
     let mut outcomes = Vec::new();
-    if plan.outcomes {
+    if let Some(reach) = plan.outcomes {
         let mut named = read.resource.clone();
         // Only the outputs are followed; what the Task itself refers to is ours already.
         let output = named.at("output").cloned().unwrap_or_default();
@@ -29,7 +29,7 @@ pub(super) async fn run(
         let patient = claimed.attempts <= PATIENT_TRIES;
         // A target's own patient record stays where it is.
         let starts = below(app, server.base(), &named).into_iter().filter(|url| !url.contains("/Patient/")).collect();
-        match read_all(app, server, starts, 0, patient).await {
+        match read_all(app, server, starts, reach, patient).await {
             Ok((_, missing)) if patient && !missing.is_empty() => {
                 return Ok(Err(Failure::new("an outcome could not be read")));
             }

@@ -1,15 +1,12 @@
 //! Reading what a referral refers to: the start URLs, and what those refer to at the same server, a few steps deep.
 
-use crate::app::{App, Claimed, Copy, FetchPlan};
+use crate::app::{App, Claimed, Copy, FetchPlan, Reach};
 use crate::error::Error;
 use crate::fhir::Resource;
 use crate::fhir::reference::{Reference, all, lies_under, split_absolute};
 
 use super::client::{Failure, Server, mark_of};
 
-/// Steps from the start, and resources in all (the same bounds as for grants).
-const DEPTH: usize = 3;
-const MOST: usize = 60;
 /// Tries in which a passing fault of anything stops the whole round; after that only the essential does.
 const PATIENT_TRIES: i64 = 2;
 
@@ -19,7 +16,7 @@ pub(super) async fn run(
     claimed: &Claimed,
     plan: FetchPlan,
 ) -> Result<Result<(), Failure>, Error> {
-    match read_all(app, server, plan.starts, DEPTH, claimed.attempts <= PATIENT_TRIES).await {
+    match read_all(app, server, plan.starts, plan.reach, claimed.attempts <= PATIENT_TRIES).await {
         Ok((copies, missing)) => app.fetched(claimed, copies, &missing).await.map(Ok),
         Err(failure) => Ok(Err(failure)),
     }
@@ -27,26 +24,26 @@ pub(super) async fn run(
 
 type Gathered = (Vec<Copy>, Vec<(String, String)>);
 
-/// Reads URLs and what they refer to below the server's base. `strict`: a passing fault ends the round.
+/// Reads URLs and what they refer to below the server's base, as far as the plan says. `strict`: a passing fault ends the round.
 pub(super) async fn read_all(
     app: &App,
     server: &Server<'_>,
     starts: Vec<String>,
-    depth: usize,
+    reach: Reach,
     strict: bool,
 ) -> Result<Gathered, Failure> {
     let mut copies: Vec<Copy> = Vec::new();
     let mut missing: Vec<(String, String)> = Vec::new();
     let mut seen: Vec<String> = starts.clone();
     let mut level = starts;
-    for step in 0..=depth {
+    for step in 0..=reach.depth {
         let mut next = Vec::new();
         for url in level {
             match server.read(&url).await {
                 Ok(read) => {
-                    if step < depth {
+                    if step < reach.depth {
                         for found in below(app, server.base(), &read.resource) {
-                            if !seen.contains(&found) && seen.len() < MOST {
+                            if !seen.contains(&found) && seen.len() < reach.most {
                                 seen.push(found.clone());
                                 next.push(found);
                             }
