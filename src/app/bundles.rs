@@ -7,8 +7,9 @@ use serde_json::json;
 use super::{Answer, App, Context};
 use crate::error::{Error, Kind};
 use crate::fhir::bundle::{self, Asked, Entry, Method, inside};
+use crate::fhir::precondition::Precondition;
 use crate::fhir::reference::{Reference, rewrite};
-use crate::fhir::{Key, Resource, ResourceType, outcome, search, validate};
+use crate::fhir::{Key, Resource, ResourceType, outcome, query, search, validate};
 use crate::store::Tx;
 
 /// Whether the door offers this on a type: entries of a Bundle get no more than single requests.
@@ -66,12 +67,13 @@ impl App {
                 Ok(self.entry_of(&answer))
             }
             Method::Put => {
-                let (key, if_match) = (key_of(&entry.url)?, version_of(entry.if_match.as_deref())?);
+                let (key, demand) = (key_of(&entry.url)?, Precondition::read(entry.if_match.as_deref(), None)?);
                 let resource = entry.resource.ok_or_else(|| Error::malformed("A PUT entry has a resource."))?;
-                Ok(self.entry_of(&self.update(context, &key, resource, if_match).await?))
+                Ok(self.entry_of(&self.update(context, &key, resource, &demand).await?))
             }
             Method::Delete => {
-                self.delete(context, &key_of(&entry.url)?).await?;
+                self.delete(context, &key_of(&entry.url)?, &Precondition::read(entry.if_match.as_deref(), None)?)
+                    .await?;
                 Ok(json!({"response": {"status": "204"}}).to_string())
             }
         }
@@ -81,7 +83,7 @@ impl App {
     async fn get(&self, context: &Context, url: &str) -> Result<String, Error> {
         let (path, query) = url.split_once('?').unwrap_or((url, ""));
         if let Some(kind) = ResourceType::parse(path.trim_end_matches('/')) {
-            let query = search::parse(kind, &pairs(query)?, self.own(), false)?;
+            let query = search::parse(kind, &query::pairs(Some(query))?, self.own(), false)?;
             let found = self.search(context, &query).await?;
             let mut links = vec![("self", format!("{}/{kind}", self.own()))];
             if let Some(next) = found.next {
@@ -124,7 +126,7 @@ impl App {
             let entry = &entries[index];
             match entry.method {
                 Method::Delete => {
-                    self.delete_in(&mut tx, context, &key_of(&entry.url)?)
+                    self.delete_in(&mut tx, context, &key_of(&entry.url)?, &Precondition::Nothing)
                         .await
                         .map_err(|error| inside(error, index))?;
                     answers[index] = Some(json!({"response": {"status": "204"}}).to_string());
@@ -172,8 +174,8 @@ impl App {
         validate::check(&resource)?;
         let answer = match entry.method {
             Method::Put => {
-                let (key, if_match) = (key_of(&entry.url)?, version_of(entry.if_match.as_deref())?);
-                self.update_in(tx, context, &key, resource, if_match).await?
+                let (key, demand) = (key_of(&entry.url)?, Precondition::read(entry.if_match.as_deref(), None)?);
+                self.update_in(tx, context, &key, resource, &demand).await?
             }
             _ => self.create_in(tx, context, resource, entry.if_none_exist.as_deref()).await?,
         };
@@ -209,13 +211,6 @@ fn key_of(url: &str) -> Result<Key, Error> {
     }
 }
 
-/// `W/"3"` or `"3"`.
-fn version_of(if_match: Option<&str>) -> Result<Option<i64>, Error> {
-    let Some(text) = if_match else { return Ok(None) };
-    let bare = text.trim().trim_start_matches("W/").trim_matches('"');
-    bare.parse().map(Some).map_err(|_| Error::malformed("If-Match is the ETag of a version, such as W/\"3\"."))
-}
-
 /// One resource may be written once in a transaction.
 fn check_once(entries: &[Entry]) -> Result<(), Error> {
     let mut seen: Vec<&str> = Vec::new();
@@ -237,57 +232,4 @@ fn check_once(entries: &[Entry]) -> Result<(), Error> {
         }
     }
     Ok(())
-}
-
-/// The pairs of a query string, percent-decoded.
-fn pairs(query: &str) -> Result<Vec<(String, String)>, Error> {
-    query
-        .split('&')
-        .filter(|pair| !pair.is_empty())
-        .map(|pair| {
-            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            Ok((decoded(name)?, decoded(value)?))
-        })
-        .collect()
-}
-
-fn decoded(text: &str) -> Result<String, Error> {
-    let bad = || Error::malformed("An entry's request.url is not percent-encoded as it should be.");
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.bytes();
-    while let Some(byte) = rest.next() {
-        bytes.push(match byte {
-            b'%' => {
-                let digit = |byte: Option<u8>| byte.and_then(|byte| (byte as char).to_digit(16));
-                let (high, low) = (digit(rest.next()).ok_or_else(bad)?, digit(rest.next()).ok_or_else(bad)?);
-                u8::try_from(high * 16 + low).map_err(|_| bad())?
-            }
-            b'+' => b' ',
-            other => other,
-        });
-    }
-    String::from_utf8(bytes).map_err(|_| bad())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn queries_are_decoded_and_bad_ones_refused() {
-        let read = pairs("owner=https%3A%2F%2Fhub%2Ffhir&a=b+c").unwrap();
-        assert_eq!(read, [("owner".to_string(), "https://hub/fhir".to_string()), ("a".to_string(), "b c".to_string())]);
-        for bad in ["a=%", "a=%4", "a=%zz", "a=%ff"] {
-            assert!(pairs(bad).is_err(), "{bad}");
-        }
-    }
-
-    #[test]
-    fn etags_are_read_in_both_forms() {
-        assert_eq!(
-            (version_of(Some("W/\"3\"")).unwrap(), version_of(Some("\"3\"")).unwrap(), version_of(None).unwrap()),
-            (Some(3), Some(3), None)
-        );
-        assert!(version_of(Some("latest")).is_err());
-    }
 }

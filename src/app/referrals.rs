@@ -7,6 +7,7 @@ use super::intake::Meant;
 use super::rights::Place;
 use super::{Answer, App, Context};
 use crate::error::{Error, Kind};
+use crate::fhir::precondition::Precondition;
 use crate::fhir::views::{BUSINESS_STATUS, Task, concept};
 use crate::fhir::{Key, Resource, ResourceType};
 use crate::referral::Status;
@@ -22,14 +23,16 @@ impl App {
         context: &Context,
         key: &Key,
         mut sent: Resource,
-        if_match: Option<i64>,
+        precondition: &Precondition,
     ) -> Result<Answer, Error> {
         let mut place = self.place(tx, key).await?;
         let viewer = self.viewer(context);
-        let Some(stored) = tx.resource_for_update(key).await? else { return self.import(tx, context, key, sent).await };
+        let Some(stored) = tx.resource_for_update(key).await? else {
+            return self.import(tx, context, key, sent, precondition).await;
+        };
         if !tx.may_see(&viewer, key).await? {
             if tx.lost_the_claim(&viewer, key).await? {
-                let kind = if if_match.is_some() { Kind::VersionConflict } else { Kind::Conflict };
+                let kind = if precondition.names_a_version() { Kind::VersionConflict } else { Kind::Conflict };
                 return Err(Error::new(
                     kind,
                     "This Task can't be claimed any more: another organization has it, or it was called off.",
@@ -39,8 +42,8 @@ impl App {
         }
         let current = stored.resource()?;
         let standing = self.standing(tx, context, &stored, &current, &place).await?;
-        self.check_version(context, &stored, if_match)?;
-        let basis = self.basis(tx, &stored, &sent, if_match).await?;
+        self.check_version(context, &stored, precondition)?;
+        let basis = self.basis(tx, &stored, &sent, precondition).await?;
         if standing == Standing::Claimant {
             self.check_claim(tx, context, &sent).await?;
         }
@@ -88,9 +91,10 @@ impl App {
         tx: &mut Tx,
         stored: &Stored,
         sent: &Resource,
-        if_match: Option<i64>,
+        precondition: &Precondition,
     ) -> Result<Basis, Error> {
-        let read = sent.version().filter(|version| if_match.is_none() && *version < stored.version && *version > 0);
+        let settled = precondition.names_a_version();
+        let read = sent.version().filter(|version| !settled && *version < stored.version && *version > 0);
         let Some(version) = read else { return Ok(Basis { stale_status: None }) };
         let older = tx.resource_version(&stored.key, version).await?;
         let stale_status = older.map(|older| older.resource()).transpose()?.map(|older| status_of(&older));

@@ -3,7 +3,8 @@
 use super::{App, Context, Stored};
 use crate::config::Role;
 use crate::error::{Error, Kind};
-use crate::fhir::{Key, Resource, ResourceType, search, validate};
+use crate::fhir::precondition::Precondition;
+use crate::fhir::{Key, Resource, ResourceType, query, search, validate};
 use crate::store::{Access, Reason, Tx, Viewer};
 
 /// What a write made.
@@ -63,17 +64,17 @@ impl App {
         Ok(answer)
     }
 
-    /// Replaces a resource. `if_match` is the version the client read.
+    /// Replaces a resource, if what the client demands of the stored one holds.
     pub async fn update(
         &self,
         context: &Context,
         key: &Key,
         resource: Resource,
-        if_match: Option<i64>,
+        precondition: &Precondition,
     ) -> Result<Answer, Error> {
         validate::check(&resource)?;
         let mut tx = self.store().begin().await?;
-        let answer = self.update_in(&mut tx, context, key, resource, if_match).await?;
+        let answer = self.update_in(&mut tx, context, key, resource, precondition).await?;
         self.commit(tx).await?;
         Ok(answer)
     }
@@ -84,7 +85,7 @@ impl App {
         context: &Context,
         key: &Key,
         mut resource: Resource,
-        if_match: Option<i64>,
+        precondition: &Precondition,
     ) -> Result<Answer, Error> {
         self.check_scope(context, key.kind, 'u')?;
         if resource.kind() != key.kind {
@@ -97,13 +98,15 @@ impl App {
             return Err(Error::new(Kind::MethodNotAllowed, "This Organization comes from the configuration."));
         }
         if key.kind == ResourceType::TASK {
-            let answer = self.step(tx, context, key, resource, if_match).await?;
+            let answer = self.step(tx, context, key, resource, precondition).await?;
             self.audit(tx, context, "update", &answer.stored).await?;
             return Ok(answer);
         }
         let viewer = self.viewer(context);
         let stored = tx.resource_for_update(key).await?;
-        let Some(stored) = stored else { return self.import(tx, context, key, resource).await };
+        let Some(stored) = stored else {
+            return self.import(tx, context, key, resource, precondition).await;
+        };
         if !tx.may_see(&viewer, key).await? {
             return Err(Error::not_found(key.kind.name(), &key.id));
         }
@@ -111,7 +114,7 @@ impl App {
         if key.kind == ResourceType::HEALTHCARE_SERVICE {
             self.may_write(context, &resource)?;
         }
-        self.check_version(context, &stored, if_match)?;
+        self.check_version(context, &stored, precondition)?;
         if key.kind == ResourceType::SUBSCRIPTION {
             let answer = self.resubscribe(tx, context, &stored, resource).await?;
             self.audit(tx, context, "update", &answer.stored).await?;
@@ -138,6 +141,7 @@ impl App {
         context: &Context,
         key: &Key,
         mut resource: Resource,
+        precondition: &Precondition,
     ) -> Result<Answer, Error> {
         if !context.is(Role::Operator) {
             return Err(Error::new(
@@ -145,6 +149,7 @@ impl App {
                 format!("There is no {} with this id, and ids are given by this server. POST it instead.", key.kind),
             ));
         }
+        precondition.check(None)?;
         self.localise(tx, &mut resource, Some(&context.partner)).await?;
         let written = self.insert_as(tx, resource, &key.id, &context.partner.id, "PUT").await?;
         tx.grant(&context.partner.id, std::slice::from_ref(key), "", Reason::Author).await?;
@@ -153,13 +158,19 @@ impl App {
     }
 
     /// Deletes a resource that nothing rests on.
-    pub async fn delete(&self, context: &Context, key: &Key) -> Result<(), Error> {
+    pub async fn delete(&self, context: &Context, key: &Key, precondition: &Precondition) -> Result<(), Error> {
         let mut tx = self.store().begin().await?;
-        self.delete_in(&mut tx, context, key).await?;
+        self.delete_in(&mut tx, context, key, precondition).await?;
         self.commit(tx).await
     }
 
-    pub(super) async fn delete_in(&self, tx: &mut Tx, context: &Context, key: &Key) -> Result<(), Error> {
+    pub(super) async fn delete_in(
+        &self,
+        tx: &mut Tx,
+        context: &Context,
+        key: &Key,
+        precondition: &Precondition,
+    ) -> Result<(), Error> {
         self.check_scope(context, key.kind, 'd')?;
         let fixed = matches!(key.kind, ResourceType::TASK | ResourceType::SERVICE_REQUEST | ResourceType::PROVENANCE);
         if fixed || self.is_configured(key) {
@@ -168,11 +179,12 @@ impl App {
                 format!("This {} can't be deleted; cancel it instead.", key.kind),
             ));
         }
-        let Some(stored) = tx.resource_for_update(key).await? else { return Ok(()) };
+        let Some(stored) = tx.resource_for_update(key).await? else { return precondition.check(None) };
         if !tx.may_see(&self.viewer(context), key).await? {
             return Err(Error::not_found(key.kind.name(), &key.id));
         }
         self.may_change(context, &stored)?;
+        precondition.check(current(&stored))?;
         if stored.deleted {
             return Ok(());
         }
@@ -187,18 +199,17 @@ impl App {
         self.audit(tx, context, "delete", &stored).await
     }
 
-    /// `If-Match` against what is stored; partners may be bound to send it (design D10).
-    pub(super) fn check_version(&self, context: &Context, stored: &Stored, if_match: Option<i64>) -> Result<(), Error> {
-        match if_match {
-            Some(version) if version != stored.version => Err(Error::new(
-                Kind::VersionConflict,
-                format!("This {} has changed since you read it. Read it again and decide again.", stored.key.kind),
-            )),
-            None if context.partner.require_if_match => {
-                Err(Error::malformed("This server requires If-Match on your updates.").code("required"))
-            }
-            _ => Ok(()),
+    /// What the client demands against what is stored; partners may be bound to send `If-Match` (design D10, R-045).
+    pub(super) fn check_version(
+        &self,
+        context: &Context,
+        stored: &Stored,
+        precondition: &Precondition,
+    ) -> Result<(), Error> {
+        if *precondition == Precondition::Nothing && context.partner.require_if_match {
+            return Err(Error::malformed("This server requires If-Match on your updates.").code("required"));
         }
+        precondition.check(current(stored))
     }
 
     /// The one resource that `If-None-Exist` describes, among those the partner may see.
@@ -210,12 +221,7 @@ impl App {
         if_none_exist: Option<&str>,
     ) -> Result<Option<Stored>, Error> {
         let Some(criteria) = if_none_exist else { return Ok(None) };
-        let pairs: Vec<(String, String)> = criteria
-            .trim_start_matches('?')
-            .split('&')
-            .filter_map(|pair| pair.split_once('='))
-            .map(|(name, value)| (name.to_string(), value.to_string()))
-            .collect();
+        let pairs = query::pairs(Some(criteria.trim_start_matches('?')))?;
         let mut query = search::parse(kind, &pairs, self.own(), true)?;
         if query.filters.is_empty() {
             return Err(Error::malformed("If-None-Exist names at least one search parameter."));
@@ -248,4 +254,9 @@ impl App {
         }])
         .await
     }
+}
+
+/// The version a precondition is checked against.
+fn current(stored: &Stored) -> Option<i64> {
+    (!stored.deleted).then_some(stored.version)
 }

@@ -7,6 +7,8 @@ pub mod bundle;
 pub mod definitions;
 pub mod json;
 pub mod outcome;
+pub mod precondition;
+pub mod query;
 pub mod reference;
 pub mod resource;
 pub mod search;

@@ -1,12 +1,13 @@
 //! Query strings and forms: to decoded pairs, and back into links.
 //!
-//! A `+` is a space, as forms have it; dates that lost theirs are forgiven further in ([`crate::fhir::search`], R-105).
+//! A `+` is a space, as forms have it; dates that lost theirs are forgiven further in ([`super::search`], R-105). The one
+//! place for this: addresses, forms, `If-None-Exist` and the entries of Bundles are all read here.
 //! <https://url.spec.whatwg.org/#application/x-www-form-urlencoded>
 
 use crate::error::Error;
 
 /// The decoded pairs of a query string or form, in order; empty names are dropped.
-pub(super) fn pairs(text: Option<&str>) -> Result<Vec<(String, String)>, Error> {
+pub fn pairs(text: Option<&str>) -> Result<Vec<(String, String)>, Error> {
     let unreadable = || Error::malformed("The query is not percent-encoded UTF-8.").code("value");
     let parts = text.unwrap_or("").split('&').filter(|part| !part.is_empty());
     let pair = |part: &str| {
@@ -18,7 +19,7 @@ pub(super) fn pairs(text: Option<&str>) -> Result<Vec<(String, String)>, Error> 
 }
 
 /// Undoes percent-encoding; a `%` that encodes nothing stays. `None` when the result is no UTF-8.
-pub(super) fn decode(text: &str, plus_is_space: bool) -> Option<String> {
+pub fn decode(text: &str, plus_is_space: bool) -> Option<String> {
     let digit =
         |byte: Option<&u8>| byte.and_then(|byte| char::from(*byte).to_digit(16)).and_then(|n| u8::try_from(n).ok());
     let bytes = text.as_bytes();
@@ -39,7 +40,7 @@ pub(super) fn decode(text: &str, plus_is_space: bool) -> Option<String> {
 }
 
 /// A link: the address, then the pairs percent-encoded.
-pub(super) fn link<'a>(address: &str, pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> String {
+pub fn link<'a>(address: &str, pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> String {
     let mut out = address.to_string();
     for (index, (name, value)) in pairs.into_iter().enumerate() {
         out.push(if index == 0 { '?' } else { '&' });
@@ -62,7 +63,7 @@ fn encode(text: &str, out: &mut String) {
 }
 
 /// The value of the one parameter of this name; more than one is refused.
-pub(super) fn once<'a>(pairs: &'a [(String, String)], name: &str) -> Result<Option<&'a str>, Error> {
+pub fn once<'a>(pairs: &'a [(String, String)], name: &str) -> Result<Option<&'a str>, Error> {
     let mut found = pairs.iter().filter(|(known, value)| known == name && !value.is_empty());
     let first = found.next();
     if found.next().is_some() {

@@ -8,10 +8,8 @@ use axum::http::HeaderMap;
 use axum::http::header::{IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH};
 
 use crate::error::Error;
+use crate::fhir::precondition::{self, Precondition};
 use crate::time::Timestamp;
-
-/// No version has this number: an entity tag that is none of ours never matches.
-const NEVER: i64 = -1;
 
 fn text<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a str>, Error> {
     let mut all = headers.get_all(name).into_iter();
@@ -23,21 +21,9 @@ fn text<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a str>, Error
     first.to_str().map(|text| Some(text.trim())).map_err(|_| fault())
 }
 
-/// What stands between the quotes of an entity tag, weak or strong.
-fn tag(text: &str) -> Option<&str> {
-    let inner = text.strip_prefix("W/").unwrap_or(text).strip_prefix('"')?.strip_suffix('"')?;
-    (!inner.contains('"')).then_some(inner)
-}
-
-/// The version an update is made for. `*` demands none.
-pub(super) fn if_match(headers: &HeaderMap) -> Result<Option<i64>, Error> {
-    match text(headers, IF_MATCH.as_str())? {
-        None | Some("*") => Ok(None),
-        Some(text) => match tag(text) {
-            Some(version) => Ok(Some(version.parse().ok().filter(|n| *n > 0).unwrap_or(NEVER))),
-            None => Err(Error::malformed("If-Match names one version, such as W/\"3\".").code("value")),
-        },
-    }
+/// What a write demands of what it replaces.
+pub(super) fn precondition(headers: &HeaderMap) -> Result<Precondition, Error> {
+    Precondition::read(text(headers, IF_MATCH.as_str())?, text(headers, IF_NONE_MATCH.as_str())?)
 }
 
 /// The search of a conditional create, without a `?`.
@@ -62,10 +48,8 @@ impl Known {
     pub(super) fn of(headers: &HeaderMap) -> Known {
         let header = |name| headers.get(name).and_then(|value| value.to_str().ok());
         if let Some(tags) = header(IF_NONE_MATCH) {
-            let tags = tags.split(',').map(str::trim);
-            return Known::Tags(
-                tags.filter_map(|one| if one == "*" { Some("*") } else { tag(one) }).map(String::from).collect(),
-            );
+            let tags = if tags.trim() == "*" { vec!["*"] } else { precondition::tags(tags).unwrap_or_default() };
+            return Known::Tags(tags.into_iter().map(String::from).collect());
         }
         header(IF_MODIFIED_SINCE).and_then(http_date).map_or(Known::Nothing, Known::Since)
     }
@@ -157,21 +141,15 @@ mod tests {
         headers
     }
 
-    // HAPI sends the strong form (reference-clients §2.6).
+    // R-044
     #[test]
-    fn if_match_takes_weak_and_strong_tags() {
-        for (text, version) in
-            [("W/\"3\"", Some(3)), ("\"3\"", Some(3)), ("*", None), ("W/\"abc\"", Some(NEVER)), ("\"0\"", Some(NEVER))]
-        {
-            assert_eq!(if_match(&with("if-match", text)).unwrap(), version, "{text}");
-        }
-        assert_eq!(if_match(&HeaderMap::new()).unwrap(), None);
-        for bad in ["3", "W/3", "\"3", "W/\"1\", W/\"2\"", "", "w/\"3\""] {
-            assert!(if_match(&with("if-match", bad)).is_err(), "{bad}");
-        }
+    fn a_precondition_stands_once() {
+        assert_eq!(precondition(&with("if-match", " \"3\" ")).unwrap(), Precondition::Version(vec![3]));
+        assert_eq!(precondition(&with("if-none-match", "*")).unwrap(), Precondition::Absent);
+        assert_eq!(precondition(&HeaderMap::new()).unwrap(), Precondition::Nothing);
         let mut twice = with("if-match", "\"1\"");
         twice.append("if-match", "\"2\"".parse().unwrap());
-        assert!(if_match(&twice).is_err());
+        assert!(precondition(&twice).is_err());
     }
 
     #[test]

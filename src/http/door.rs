@@ -3,9 +3,9 @@
 //! Promises that slashes too many are forgiven, that ids are ids, and that what the log calls a place holds no id.
 //! <https://hl7.org/fhir/R4/http.html#general>
 
-use super::query;
 use super::routes::Interaction::{self, Create, Delete, History, Read, Search, Update, Vread};
 use super::routes::{OPERATIONS, Operation, row_of};
+use crate::fhir::query;
 use crate::fhir::{Key, ResourceType};
 use crate::id;
 

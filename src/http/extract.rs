@@ -16,10 +16,10 @@ use serde_json::Value;
 
 use super::door::Place;
 use super::negotiate;
-use super::query;
 use crate::config::Limits;
 use crate::error::{Error, Kind};
 use crate::fhir::json::{self, Bounds};
+use crate::fhir::query;
 use crate::fhir::{Resource, ResourceType};
 
 /// How long a body may take to arrive.

@@ -5,10 +5,10 @@
 
 use serde_json::{Value, json};
 
-use super::query;
 use crate::app::Stored;
 use crate::error::Error;
 use crate::fhir::Key;
+use crate::fhir::query;
 use crate::fhir::search::{DEFAULT_PAGE, MAX_PAGE};
 use crate::id;
 use crate::time::{Timestamp, span_of};

@@ -4,7 +4,6 @@
 //! against the body, preconditions, preferences). <https://hl7.org/fhir/R4/http.html>
 
 use axum::http::Method;
-use axum::http::header::IF_NONE_MATCH;
 use axum::response::Response;
 use serde_json::{Value, json};
 
@@ -13,11 +12,11 @@ use super::door::Place;
 use super::extract::Asked;
 use super::history;
 use super::operations;
-use super::query;
 use super::respond;
 use crate::app::{App, Context};
 use crate::error::{Error, Kind};
 use crate::fhir::bundle::{self, Hit};
+use crate::fhir::query;
 use crate::fhir::search::{self, Query};
 use crate::fhir::{Key, ResourceType};
 use crate::id;
@@ -57,24 +56,13 @@ async fn update(app: &App, context: &Context, key: &Key, asked: &Asked) -> Resul
     if resource.id() != Some(key.id.as_str()) {
         return Err(Error::malformed("The id in the body is that of the address.").at(format!("{}.id", key.kind)));
     }
-    if asked.headers.contains_key(IF_NONE_MATCH) {
-        // Ignoring it would overwrite what the client meant to spare.
-        return Err(Error::new(Kind::NotSupported, "An update takes If-Match, not If-None-Match."));
-    }
-    let if_match = conditional::if_match(&asked.headers)?;
-    let answer = app.update(context, key, resource, if_match).await?;
+    let precondition = conditional::precondition(&asked.headers)?;
+    let answer = app.update(context, key, resource, &precondition).await?;
     Ok(respond::written(app.own(), &answer, conditional::preferred_return(&asked.headers), false))
 }
 
 async fn delete(app: &App, context: &Context, key: &Key, asked: &Asked) -> Result<Response, Error> {
-    if let Some(version) = conditional::if_match(&asked.headers)? {
-        // Looked at before the deletion's own transaction: a change in between is deleted with the rest.
-        let current = app.read(context, key).await?;
-        if current.version != version {
-            return Err(Error::new(Kind::VersionConflict, "If-Match names a version that is no longer current."));
-        }
-    }
-    app.delete(context, key).await?;
+    app.delete(context, key, &conditional::precondition(&asked.headers)?).await?;
     Ok(respond::empty(204))
 }
 

@@ -16,7 +16,6 @@ mod interactions;
 mod landing;
 mod negotiate;
 mod operations;
-mod query;
 mod respond;
 pub mod routes;
 
@@ -33,6 +32,7 @@ use axum::response::Response;
 
 use crate::app::{App, Context};
 use crate::error::{Error, Kind};
+use crate::fhir::query;
 use door::{Door, Place};
 
 /// What every request needs: made once, when the router is.
