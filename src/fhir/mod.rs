@@ -6,14 +6,17 @@
 pub mod bundle;
 pub mod definitions;
 pub mod json;
+pub mod licensed;
 pub mod outcome;
 pub mod precondition;
+pub mod published;
 pub mod query;
 pub mod reference;
 pub mod resource;
 pub mod search;
 pub mod search_index;
 pub mod subscription;
+pub mod terminology;
 pub mod validate;
 pub mod views;
 

@@ -12,7 +12,7 @@ use crate::error::Error;
 use crate::time::Timestamp;
 
 /// Types with search and the interactions of the guide's coordination platform (G-139…G-154), then the types that
-/// referrals may refer to and that are only copied and read.
+/// referrals may refer to and that are only copied and read, then those that the program publishes.
 const TYPES: &[&str] = &[
     "CareTeam",
     "Condition",
@@ -58,6 +58,12 @@ const TYPES: &[&str] = &[
     "NutritionOrder",
     "RiskAssessment",
     "Specimen",
+    "CodeSystem",
+    "ConceptMap",
+    "OperationDefinition",
+    "SearchParameter",
+    "StructureDefinition",
+    "ValueSet",
 ];
 
 /// A resource type this server knows.
