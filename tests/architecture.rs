@@ -39,6 +39,7 @@ const FENCES: &[(&str, &[&str])] = &[
     ("toml", &["config"]),
     ("clap", &["main"]),
     ("governor", &["http"]),
+    ("regex", &["fhir"]),
     ("tracing_subscriber", &["telemetry"]),
 ];
 

@@ -8,6 +8,7 @@ pub mod definitions;
 pub mod json;
 pub mod licensed;
 pub mod outcome;
+pub mod path;
 pub mod precondition;
 pub mod published;
 pub mod query;
