@@ -21,6 +21,8 @@ use std::time::Duration;
 
 use toml::de::DeTable;
 
+use crate::jwt::KeySet;
+
 pub use reader::Fault;
 use reader::{Place, Reader, Section};
 use sections::config;
@@ -226,8 +228,8 @@ pub struct Identifier {
 pub enum Credentials {
     /// The SHA-256 of its bearer token.
     BearerSha256([u8; 32]),
-    /// Its public keys, a JWK Set as JSON text.
-    Jwks(String),
+    /// Its public keys.
+    Jwks(KeySet),
     /// Where its JWK Set is.
     JwksUrl(String),
 }

@@ -12,7 +12,7 @@ use tokio_rustls::server::TlsStream;
 
 use crate::app::App;
 use crate::config::{Config, Tls};
-use crate::delivery::{Network, Transport, Worker};
+use crate::delivery::{self, Network, Transport, Worker};
 use crate::error::Error;
 use crate::http;
 use crate::store::Store;
@@ -44,6 +44,7 @@ impl Gateway {
         let store = Store::open(config.store.url.expose(), clock.clone()).await?;
         store.migrate().await?;
         let app = App::start(config, store, clock).await?;
+        app.fetch_with(delivery::fetch_key_sets(transport.clone()));
         let worker = Worker::new(app.clone(), transport);
         Ok(Gateway { app, worker })
     }

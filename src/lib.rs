@@ -14,6 +14,7 @@ pub mod fhir;
 pub mod gateway;
 pub mod http;
 pub mod id;
+pub mod jwt;
 pub mod referral;
 pub mod store;
 pub mod telemetry;

@@ -24,6 +24,16 @@ impl Timestamp {
         Some(Timestamp(moment.as_microsecond()))
     }
 
+    /// Whole seconds since 1970, as tokens have them.
+    pub fn seconds(self) -> i64 {
+        self.0.div_euclid(1_000_000)
+    }
+
+    /// From whole seconds since 1970.
+    pub fn from_seconds(seconds: i64) -> Self {
+        Timestamp(seconds.saturating_mul(1_000_000))
+    }
+
     /// This instant and a while.
     pub fn plus(self, duration: Duration) -> Self {
         Timestamp(self.0.saturating_add(i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)))

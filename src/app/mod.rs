@@ -9,6 +9,7 @@ mod calling_off;
 mod copies;
 mod deliveries;
 mod intake;
+mod key_sets;
 mod loop_status;
 mod notifications;
 mod polls;
@@ -21,6 +22,7 @@ mod routing;
 mod sources;
 mod startup;
 mod targets;
+mod tokens;
 
 use std::sync::Arc;
 
@@ -29,12 +31,14 @@ use tokio::sync::Notify;
 use crate::config::{Config, Partner, Role};
 use crate::error::Error;
 use crate::fhir::reference::{Reference, lies_under, rewrite};
+use crate::fhir::scope::Scopes;
 use crate::fhir::{Key, Resource, ResourceType};
 use crate::store::{Recorder, Store, Tx, Written};
 use crate::time::{Clock, Timestamp};
 
 pub use crate::store::{Claimed, Kind as Owed, Outcome, Stored, Viewer};
 pub use copies::Copy;
+pub use key_sets::{Document, Fetch};
 pub use notifications::NotifyPlan;
 pub use polls::PollPlan;
 pub use reading::Found;
@@ -42,12 +46,16 @@ pub use relaying::Reach;
 pub use resources::Answer;
 pub use sources::{FetchPlan, WriteBackPlan};
 pub use targets::{CollectPlan, DeliverPlan, Reported};
+use tokens::Tokens;
+pub use tokens::{Active, Identity, Issued, Refused, TokenRequest};
 
 /// Who asks, and under which request id.
 #[derive(Debug, Clone)]
 pub struct Context {
     /// The partner whose token was shown.
     pub partner: Arc<Partner>,
+    /// What the partner's configuration and its token allow.
+    pub scopes: Arc<Scopes>,
     /// The X-Request-Id, for the audit.
     pub request: String,
 }
@@ -71,6 +79,7 @@ struct Inner {
     store: Store,
     clock: Clock,
     recorder: Recorder,
+    tokens: Tokens,
     wake: Notify,
 }
 
@@ -80,7 +89,8 @@ impl App {
         let own = config.base();
         let partners = config.partners.iter().cloned().map(Arc::new).collect();
         let recorder = Recorder::start(store.clone());
-        let inner = Inner { config, own, partners, store, clock, recorder, wake: Notify::new() };
+        let tokens = Tokens::new(&config);
+        let inner = Inner { config, own, partners, store, clock, recorder, tokens, wake: Notify::new() };
         let app = App(Arc::new(inner));
         app.introduce().await?;
         Ok(app)
@@ -123,9 +133,9 @@ impl App {
         self.0.wake.notify_one();
     }
 
-    /// Who holds this bearer token. The token's SHA-256 is compared in constant time.
-    pub fn authenticate(&self, token: &str) -> Option<Arc<Partner>> {
-        rights::holder(&self.0.partners, token)
+    /// Keys and tokens.
+    fn tokens(&self) -> &Tokens {
+        &self.0.tokens
     }
 
     /// Commits, then lets the worker look, if there is something to look at.

@@ -351,7 +351,11 @@ impl App {
         key: &Key,
     ) -> Result<bool, Error> {
         let Some(partner) = self.partner(&one.partner) else { return Ok(false) };
-        let context = super::Context { partner: partner.clone(), request: String::new() };
+        let context = super::Context {
+            scopes: self.configured_scopes(&partner.id),
+            partner: partner.clone(),
+            request: String::new(),
+        };
         tx.may_see(&self.viewer(&context), key).await
     }
 }

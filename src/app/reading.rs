@@ -92,7 +92,7 @@ impl App {
         for include in &query.includes {
             for found in tx.included(&page.hits, include.name, include.target, &viewer).await? {
                 let known = |one: &crate::store::Found| one.key == found.key;
-                let allowed = self.in_scope(context, found.key.kind, 'r');
+                let allowed = context.scopes.allow(found.key.kind, 'r');
                 if allowed && !page.hits.iter().any(known) && !included.iter().any(known) {
                     included.push(found);
                 }

@@ -115,30 +115,12 @@ impl App {
         }
     }
 
-    /// Whether a partner's configured scopes allow this: `c`, `r`, `u`, `d` or `s`. None configured: all that its
-    /// roles allow.
+    /// Whether the caller's scopes allow this: `c`, `r`, `u`, `d` or `s`.
     pub(super) fn check_scope(&self, context: &Context, kind: ResourceType, letter: char) -> Result<(), Error> {
-        if self.in_scope(context, kind, letter) {
+        if context.scopes.allow(kind, letter) {
             return Ok(());
         }
         Err(Error::forbidden(format!("Your scopes do not cover this on {kind}.")))
-    }
-
-    /// The same, as a question.
-    pub(super) fn in_scope(&self, context: &Context, kind: ResourceType, letter: char) -> bool {
-        let Some(scopes) = &context.partner.scopes else { return true };
-        scopes.iter().any(|scope| {
-            let Some((its, letters)) = scope.strip_prefix("system/").and_then(|rest| rest.split_once('.')) else {
-                return false;
-            };
-            let letters = match letters {
-                "read" => "rs",
-                "write" => "cud",
-                "*" => "cruds",
-                letters => letters,
-            };
-            (its == "*" || its == kind.name()) && letters.contains(letter)
-        })
     }
 
     /// Whether a partner may create or change resources of this type at all.

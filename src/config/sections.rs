@@ -209,23 +209,15 @@ pub(super) fn credentials(s: &Section<'_, '_>, around: &mut Surroundings) -> Opt
     if let Some(hash) = &hash {
         s.unique(&mut around.tokens, "bearer_sha256", format!("{hash:?}"));
     }
-    let key_set = |text: &str| match text.contains("\"keys\"") {
-        true => Ok(text.to_owned()),
-        false => fault("must be a JWK Set"),
-    };
+    let key_set = |text: &str| KeySet::parse(text).map_err(str::to_owned);
     let direct = |v: &DeValue<'_>| match v {
         DeValue::String(text) => Some(key_set(text)),
-        // To be rendered as JSON when key sets are used; until then the fault below is all it leads to.
-        DeValue::Table(table) if table.contains_key("keys") => Some(Ok(String::new())),
-        DeValue::Table(_) => Some(key_set("")),
+        DeValue::Table(_) => Some(key_set(&json(v).to_string())),
         _ => None,
     };
     let jwks = s.item("jwks");
     let jwks = jwks.and_then(|item| s.check(item, "a table or a string", direct, key_set));
     let jwks_url = s.read("jwks_url", |t| partner_url(t, around.private_allowed));
-    for key in ["jwks", "jwks_url"].iter().filter(|key| s.has(key)) {
-        s.fault(key, "not available in this version (use bearer_sha256)");
-    }
     let (jwks, jwks_url) = (jwks.map(Credentials::Jwks), jwks_url.map(Credentials::JwksUrl));
     hash.map(Credentials::BearerSha256).or(jwks).or(jwks_url)
 }

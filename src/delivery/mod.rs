@@ -8,6 +8,7 @@ mod client;
 mod collect;
 mod fetch;
 mod guard;
+mod key_set;
 mod notify;
 mod poll;
 mod task;
@@ -15,4 +16,5 @@ mod worker;
 mod write_back;
 
 pub use client::{Network, Request, Response, SendError, Sending, Transport};
+pub use key_set::fetch as fetch_key_sets;
 pub use worker::Worker;

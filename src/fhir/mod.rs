@@ -14,6 +14,7 @@ pub mod published;
 pub mod query;
 pub mod reference;
 pub mod resource;
+pub mod scope;
 pub mod search;
 pub mod search_index;
 pub mod subscription;

@@ -1,12 +1,10 @@
 //! Who asks, and how often: a bearer token names a partner, and each partner has its requests per minute.
 //!
-//! Promises that the token is neither logged nor kept. Knowing a token is the app's, which compares hashes in constant
-//! time. Rates follow the gateway's own clock, so that tests move it. Leaves out SMART access tokens (a later version).
+//! Promises that the token is neither logged nor kept. Knowing a token is the app's. Rates follow the gateway's own clock, so that tests move it.
 //! <https://www.rfc-editor.org/rfc/rfc6750>
 
 use std::collections::HashMap;
 use std::num::NonZeroU32;
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::http::HeaderMap;
@@ -16,16 +14,16 @@ use governor::middleware::NoOpMiddleware;
 use governor::state::{InMemoryState, NotKeyed};
 use governor::{Quota, RateLimiter};
 
-use crate::app::App;
+use crate::app::{App, Identity};
 use crate::config::{Partner, Role};
 use crate::error::{Error, Kind};
 
 /// The partner whose token is shown; 401 without one, or with one we don't know.
-pub(super) fn authenticate(app: &App, headers: &HeaderMap) -> Result<Arc<Partner>, Error> {
+pub(super) async fn authenticate(app: &App, headers: &HeaderMap) -> Result<Identity, Error> {
     let Some(token) = bearer(headers) else {
         return Err(Error::new(Kind::Unauthenticated, "Send your token: Authorization: Bearer …"));
     };
-    app.authenticate(token).ok_or_else(|| Error::new(Kind::Unauthenticated, "This token is not known here."))
+    Identity::known(app.authenticate(token).await?)
 }
 
 /// 403 for anyone but operators.

@@ -44,8 +44,14 @@ pub fn statement(own: &str) -> Value {
             "mode": "server",
             "documentation": "The coordination platform of the Gravity SDOH Clinical Care guide, for all four referral flows. A partner sees what it created, the Tasks it requested or owns and what they refer to, and the shared directory.",
             "security": {
-                "service": [{"text": "Bearer tokens agreed with each partner. SMART Backend Services come with a later version."}],
-                "description": "A bearer token in the Authorization header on every request but this one.",
+                "service": [{
+                    "coding": [{
+                        "system": "http://terminology.hl7.org/CodeSystem/restful-security-service",
+                        "code": "SMART-on-FHIR",
+                    }],
+                    "text": "SMART Backend Services; or a bearer token agreed with a partner.",
+                }],
+                "description": "A bearer token in the Authorization header on every request but this one. /.well-known/smart-configuration says where to get one.",
             },
             "resource": ROWS.iter().filter_map(resource).collect::<Vec<Value>>(),
             "interaction": [{"code": "batch"}, {"code": "transaction"}],

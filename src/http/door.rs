@@ -41,6 +41,14 @@ pub enum Door {
     Ready,
     /// `/metrics`
     Metrics,
+    /// `/fhir/.well-known/smart-configuration`
+    SmartConfiguration,
+    /// `/auth/token`
+    Token,
+    /// `/auth/introspect`
+    Introspect,
+    /// `/auth/revoke`
+    Revoke,
     /// A place below the FHIR base.
     Fhir(Place),
     /// Nothing, below the FHIR base: who has no token learns no more than that.
@@ -65,7 +73,11 @@ pub fn door(path: &str, prefix: &[String]) -> Door {
         ["health", "live"] => Door::Live,
         ["health", "ready"] => Door::Ready,
         ["metrics"] => Door::Metrics,
-        // Marked in the interface as readable without a token, and not in this version.
+        ["auth", "token"] => Door::Token,
+        ["auth", "introspect"] => Door::Introspect,
+        ["auth", "revoke"] => Door::Revoke,
+        ["fhir", ".well-known", "smart-configuration"] => Door::SmartConfiguration,
+        // Readable without a token, so unknown without one, too: there is no UDAP here.
         ["fhir", ".well-known", ..] => Door::Unknown,
         ["fhir", rest @ ..] => place(rest).map_or(Door::Nowhere, Door::Fhir),
         _ => Door::Unknown,
@@ -105,7 +117,8 @@ impl Door {
     /// The methods offered here, for dispatch and for `Allow`; none: there is nothing here.
     pub fn allowed(&self) -> Vec<&'static str> {
         match self {
-            Door::Landing | Door::Live | Door::Ready | Door::Metrics => vec!["GET", "HEAD"],
+            Door::Landing | Door::Live | Door::Ready | Door::Metrics | Door::SmartConfiguration => vec!["GET", "HEAD"],
+            Door::Token | Door::Introspect | Door::Revoke => vec!["POST"],
             Door::Fhir(place) => place.allowed(),
             Door::Nowhere | Door::Unknown => Vec::new(),
         }
@@ -118,6 +131,10 @@ impl Door {
             Door::Live => "/health/live".into(),
             Door::Ready => "/health/ready".into(),
             Door::Metrics => "/metrics".into(),
+            Door::SmartConfiguration => "/fhir/.well-known/smart-configuration".into(),
+            Door::Token => "/auth/token".into(),
+            Door::Introspect => "/auth/introspect".into(),
+            Door::Revoke => "/auth/revoke".into(),
             Door::Fhir(place) => place.label(),
             Door::Nowhere | Door::Unknown => "unknown".into(),
         }
@@ -190,7 +207,7 @@ mod tests {
         ] {
             assert_eq!(door(path, &[]), Door::Nowhere, "{path}");
         }
-        for path in ["/fhirx", "/auth/token", "/hooks/a", "/fhir/.well-known/smart-configuration", "/%ff"] {
+        for path in ["/fhirx", "/auth", "/auth/tokens", "/hooks/a", "/fhir/.well-known/udap", "/%ff"] {
             assert_eq!(door(path, &[]), Door::Unknown, "{path}");
         }
     }

@@ -45,11 +45,7 @@ pub(super) async fn read(request: Request, place: &Place, limits: &Limits) -> Re
     let method = if parts.method == Method::HEAD { Method::GET } else { parts.method };
     let mut bytes = Vec::new();
     if method == Method::POST || method == Method::PUT {
-        let arriving = bounded(body, &parts.headers, limits.body);
-        bytes = match tokio::time::timeout(PATIENCE, arriving).await {
-            Ok(read) => read?,
-            Err(_) => return Err(Error::malformed("The body did not arrive in time.").code("timeout")),
-        };
+        bytes = self::body(body, &parts.headers, limits.body).await?;
     }
     if let Place::Search(_) = place {
         if !bytes.is_empty() {
@@ -63,6 +59,14 @@ pub(super) async fn read(request: Request, place: &Place, limits: &Limits) -> Re
     }
     let bounds = Bounds { depth: limits.depth, string: limits.string };
     Ok(Asked { method, headers: parts.headers, pairs, body: bytes, bounds })
+}
+
+/// The body whole, no larger than this and not waited for longer than [`PATIENCE`].
+pub(super) async fn body(body: Body, headers: &HeaderMap, limit: usize) -> Result<Vec<u8>, Error> {
+    match tokio::time::timeout(PATIENCE, bounded(body, headers, limit)).await {
+        Ok(read) => read,
+        Err(_) => Err(Error::malformed("The body did not arrive in time.").code("timeout")),
+    }
 }
 
 fn too_large(limit: usize) -> Error {

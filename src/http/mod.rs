@@ -2,7 +2,7 @@
 //!
 //! One fallback answers every path, so that the table in [`routes`] decides alone and every refusal, also of an
 //! unknown path, is an OperationOutcome. Promises: each answer carries `X-Request-Id`; each request is one log line
-//! without ids or query strings; a panic is a 500 to one caller and no more. Leaves out: XML, SMART tokens, hooks and
+//! without ids or query strings; a panic is a 500 to one caller and no more. Leaves out: XML, hooks and
 //! the console, which later versions bring; what may be seen or done, which is the app's.
 //! <https://hl7.org/fhir/R4/http.html>
 
@@ -15,6 +15,7 @@ mod history;
 mod interactions;
 mod landing;
 mod negotiate;
+mod oauth;
 mod operations;
 mod respond;
 pub mod routes;
@@ -30,7 +31,7 @@ use axum::extract::Request;
 use axum::http::Method;
 use axum::response::Response;
 
-use crate::app::{App, Context};
+use crate::app::{App, Context, Identity};
 use crate::error::{Error, Kind};
 use crate::fhir::query;
 use door::{Door, Place};
@@ -127,13 +128,29 @@ impl Gate {
                 negotiate::acceptable(headers, &query::pairs(request.uri().query())?)?;
                 return Ok(self.statement.answer(headers));
             }
+            Door::SmartConfiguration => {
+                door.check(request.method())?;
+                return Ok(oauth::configuration(&self.app));
+            }
+            Door::Token => {
+                door.check(request.method())?;
+                return oauth::token(&self.app, request).await;
+            }
+            Door::Introspect => {
+                door.check(request.method())?;
+                return oauth::introspect(&self.app, request).await;
+            }
+            Door::Revoke => {
+                door.check(request.method())?;
+                return oauth::revoke(&self.app, request).await;
+            }
             Door::Metrics | Door::Fhir(_) | Door::Nowhere => {}
         }
 
-        let partner = auth::authenticate(&self.app, headers)?;
+        let Identity { partner, scopes } = auth::authenticate(&self.app, headers).await?;
         *who = Some(partner.id.clone());
         self.allowances.spend(&partner)?;
-        let context = Context { partner, request: id.to_string() };
+        let context = Context { partner, scopes, request: id.to_string() };
         match door {
             Door::Fhir(place) => {
                 door.check(request.method())?;

@@ -24,6 +24,7 @@ mod search;
 mod sql;
 mod stamps;
 mod subscriptions;
+mod tokens;
 mod values;
 mod writer;
 

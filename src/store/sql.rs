@@ -32,7 +32,10 @@ const LONGEST: Duration = Duration::from_secs(5);
 const LAG: Duration = Duration::from_secs(10);
 
 /// The migrations, in order; append only.
-const MIGRATIONS: &[(i64, &str, &str)] = &[(1, "spine", include_str!("../../migrations/0001_spine.sql"))];
+const MIGRATIONS: &[(i64, &str, &str)] = &[
+    (1, "spine", include_str!("../../migrations/0001_spine.sql")),
+    (2, "tokens", include_str!("../../migrations/0002_tokens.sql")),
+];
 
 #[derive(Debug)]
 enum Database {

@@ -57,6 +57,7 @@ struct Places {
     deaf: Vec<String>,
     requests: Vec<String>,
     letters: Vec<Request>,
+    pages: HashMap<String, (String, String)>,
 }
 
 impl World {
@@ -74,6 +75,10 @@ impl World {
     /// The next requests to this base (or hook) meet these faults.
     pub fn fault(&self, base: &str, faults: &[Fault]) {
         self.lock().faults.entry(base.to_string()).or_default().extend(faults);
+    }
+    /// A document at this address, with its `Cache-Control`.
+    pub fn page(&self, url: &str, cache_control: &str, body: &str) {
+        self.lock().pages.insert(url.to_string(), (cache_control.to_string(), body.to_string()));
     }
     /// Nothing at this base answers until [`World::up`].
     pub fn down(&self, base: &str) {
@@ -137,6 +142,10 @@ impl World {
                 return Ok(Response { status, headers, body: body.as_bytes().to_vec() });
             }
             Some(Fault::LoseAnswer | Fault::None) | None => {}
+        }
+        if let Some((kept, body)) = places.pages.get(&request.url) {
+            let headers = vec![("cache-control".to_string(), kept.clone())];
+            return Ok(Response { status: 200, headers, body: body.clone().into_bytes() });
         }
         let mut request = request;
         if places.deaf.iter().any(|base| request.url.starts_with(base.as_str())) {

@@ -20,6 +20,7 @@ mod relaying;
 mod routing;
 mod simulation;
 mod simulation_checks;
+mod smart;
 mod steps;
 mod store;
 mod store_commit;
