@@ -1,0 +1,202 @@
+//! What a resource must satisfy: R4's structure, cardinalities, formats, codes and invariants, then its profiles.
+//!
+//! [`examine`] finds everything and tells it as the standard weighs it. [`check`] is the door for writes (design D16b):
+//! what is no FHIR JSON is [`Kind::Malformed`]; what breaks R4, or one of the profiles whose faults are refused, is
+//! [`Kind::Invalid`]; faults against other profiles are stored and told as warnings. Terminologies that are not here
+//! are left open. <https://hl7.org/fhir/R4/validation.html>
+
+mod guide;
+mod invariant;
+mod narrative;
+mod place;
+mod primitive;
+mod reading;
+mod walk;
+
+use serde_json::{Map, Value};
+
+use super::definitions;
+use super::resource::Resource;
+use crate::error::{Error, Issue, Kind};
+use place::Place;
+
+/// How much a finding weighs. <https://hl7.org/fhir/R4/valueset-issue-severity.html>
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Severity {
+    /// The standard or the profile forbids it.
+    Error,
+    /// Worth mending.
+    Warning,
+    /// Not checked here, and why.
+    Information,
+}
+
+impl Severity {
+    /// The code of OperationOutcome.
+    pub fn code(self) -> &'static str {
+        match self {
+            Severity::Error => "error",
+            Severity::Warning => "warning",
+            Severity::Information => "information",
+        }
+    }
+}
+
+/// One thing that was found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    /// How much it weighs.
+    pub severity: Severity,
+    /// What and where.
+    pub issue: Issue,
+    source: Source,
+}
+
+/// Which rule was broken; decides what a write does about it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Source {
+    /// The JSON is not that of the type.
+    Structure,
+    /// R4.
+    Base,
+}
+
+impl Finding {
+    fn new(severity: Severity, code: &'static str, text: String, expression: String) -> Self {
+        Finding { severity, issue: Issue { code, text, expression: Some(expression) }, source: Source::Base }
+    }
+    fn structure(text: String, expression: String) -> Self {
+        Finding { source: Source::Structure, ..Finding::new(Severity::Error, "structure", text, expression) }
+    }
+}
+
+/// Everything there is to say about a resource, of whatever type.
+pub fn examine(resource: &Map<String, Value>) -> Vec<Finding> {
+    let mut walk = walk::Walk { findings: Vec::new() };
+    let name = resource.get("resourceType").and_then(Value::as_str).unwrap_or_default();
+    let name = definitions::resource(name).map_or("Resource", |def| def.name);
+    walk.resource(resource, resource, &Place::root(name), walk::Position::Own);
+    walk.findings
+}
+
+/// Checks a resource that a client wants stored.
+pub fn check(resource: &Resource) -> Result<(), Error> {
+    let mut findings = examine(resource.elements());
+    findings.extend(guide::faults(resource).into_iter().map(|issue| Finding {
+        severity: Severity::Error,
+        issue,
+        source: Source::Base,
+    }));
+    let errors = findings.iter().filter(|finding| finding.severity == Severity::Error);
+    let kind = if findings.iter().any(|finding| finding.source == Source::Structure) {
+        Kind::Malformed
+    } else {
+        Kind::Invalid
+    };
+    Error::from_issues(kind, errors.map(|finding| finding.issue.clone()).collect()).map_or(Ok(()), Err)
+}
+
+/// The type that a reference points at, as far as its text tells; what is contained is looked up in its holder.
+fn target_type<'a>(reference: &'a str, root: &'a Map<String, Value>) -> Option<&'a str> {
+    if let Some(id) = reference.strip_prefix('#') {
+        let mut contained = reading::items(root, "contained");
+        let own = if id.is_empty() { Some(root) } else { contained.find(|body| reading::text(body, "id") == Some(id)) };
+        return own.and_then(|body| reading::text(body, "resourceType"));
+    }
+    let bare = reference.split(['?', '#']).next()?.split("/_history/").next()?;
+    bare.rsplit('/').nth(1).filter(|name| definitions::resource(name).is_some())
+}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fhir::views::{SDOHCC, TASK_CODE};
+    use serde_json::json;
+
+    fn task() -> Value {
+        json!({"resourceType":"Task","status":"requested","intent":"order",
+            "code":{"coding":[{"system":TASK_CODE,"code":"fulfill"}]},"focus":{"reference":"https://e/fhir/ServiceRequest/1"},
+            "for":{"reference":"https://e/fhir/Patient/1"},"authoredOn":"2026-01-01T00:00:00Z",
+            "requester":{"reference":"PractitionerRole/1"}})
+    }
+
+    fn faults(value: Value) -> Vec<String> {
+        match check(&Resource::from_value(value).unwrap()) {
+            Ok(()) => Vec::new(),
+            Err(error) => error.issues.into_iter().filter_map(|issue| issue.expression).collect(),
+        }
+    }
+
+    fn with(name: &str, value: Value) -> Value {
+        let mut task = task();
+        task[name] = value;
+        task
+    }
+
+    #[test]
+    fn a_good_referral_task_passes_and_keeps_extensions() {
+        assert_eq!(faults(task()), Vec::<String>::new());
+        assert_eq!(faults(with("_status", json!({"extension":[{"url":"x","valueCode":"y"}]}))), Vec::<String>::new());
+    }
+
+    // G-038 to G-050: each rule broken alone names its element.
+    // G-039, G-040, G-041, G-042, G-044, G-046
+    #[test]
+    fn each_broken_rule_names_its_element() {
+        for (name, value, expression) in [
+            ("status", json!("done"), "Task.status"),
+            ("intent", json!("plan"), "Task.intent"),
+            ("code", json!({"coding":[{"system":TASK_CODE,"code":"approve"}]}), "Task.code"),
+            ("focus", json!({"reference":"ServiceRequest/"}), "Task.focus"),
+            ("focus", json!({"reference":"Patient/1"}), "Task.focus"),
+            ("for", json!({"reference":"Organization/1"}), "Task.for"),
+            ("requester", json!({"reference":"Practitioner/1"}), "Task.requester"),
+            ("authoredOn", json!("yesterday"), "Task.authoredOn"),
+            ("statusReason", json!({"coding":[{"code":"x"}]}), "Task.statusReason.text"),
+            ("priority", json!("soon"), "Task.priority"),
+            ("output", json!([{"type":{"text":"x"}}]), "Task.output[0].value"),
+            (
+                "input",
+                json!([{"type":{"coding":[{"system":SDOHCC,"code":"additional-content"}]},"valueString":"x"}]),
+                "Task.input[0].value",
+            ),
+            ("note", json!([]), "Task.note"),
+            ("description", json!(""), "Task.description"),
+        ] {
+            assert_eq!(faults(with(name, value)), [expression], "{name}");
+        }
+        for name in ["status", "intent", "focus", "for", "authoredOn", "requester"] {
+            let mut bare = task();
+            bare.as_object_mut().unwrap().shift_remove(name);
+            assert_eq!(faults(bare), [format!("Task.{name}")]);
+        }
+    }
+
+    #[test]
+    fn wrong_forms_and_unknown_elements_are_malformed() {
+        for (name, value) in [
+            ("status", json!(["requested"])),
+            ("for", json!("Patient/1")),
+            ("colour", json!("red")),
+            ("output", json!({"type":{}})),
+            ("description", json!(1)),
+        ] {
+            let error = check(&Resource::from_value(with(name, value)).unwrap()).unwrap_err();
+            assert_eq!(error.kind, Kind::Malformed, "{name}");
+        }
+    }
+
+    // G-083
+    #[test]
+    fn all_faults_come_at_once() {
+        assert_eq!(
+            faults(json!({"resourceType":"ServiceRequest","status":"x","intent":"order","bodySite":[{"text":"x"}]})),
+            ["ServiceRequest.status", "ServiceRequest.subject", "ServiceRequest.code", "ServiceRequest.bodySite"]
+        );
+        assert_eq!(
+            faults(
+                json!({"resourceType":"Procedure","status":"completed","subject":{"reference":"Patient/1"},"code":{"text":"x"}})
+            ),
+            ["Procedure.performed"]
+        );
+    }
+}

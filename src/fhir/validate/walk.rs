@@ -1,0 +1,426 @@
+//! The walk over a resource along the element tables of R4: names, JSON types, cardinalities, formats, codes, reference
+//! targets, invariants, contained resources. Every fault is found; nothing is allocated while there is none.
+//!
+//! What profiles add is [`super::conform`]'s. <https://hl7.org/fhir/R4/validation.html>, <https://hl7.org/fhir/R4/json.html>
+
+use serde_json::{Map, Value};
+
+use super::invariant::{self, Verdict};
+use super::place::Place;
+use super::primitive::{self, Json};
+use super::reading::{each, has, items, object, text};
+use super::{Finding, Severity, narrative};
+use crate::fhir::definitions::{self, Binding, Element, Form, Strength, TypeDef, TypeRef};
+
+/// Longest reference, in bytes: what both databases can index.
+const LONGEST_REFERENCE: usize = 1_000;
+/// Most elements that a type of R4 has, by far; one bit each.
+const MOST_ELEMENTS: usize = 128;
+
+/// Where a resource stands.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Position {
+    /// On its own, or in a Bundle or Parameters.
+    Own,
+    /// In `contained`.
+    Contained,
+}
+
+/// One walk; collects the findings.
+pub(super) struct Walk {
+    pub(super) findings: Vec<Finding>,
+}
+
+/// What is looked at: an object, its place, and the resource that its `#…` references look into.
+#[derive(Clone, Copy)]
+struct Spot<'a> {
+    map: &'a Map<String, Value>,
+    place: &'a Place<'a>,
+    root: &'a Map<String, Value>,
+}
+
+impl Walk {
+    /// Walks a resource; `root` holds what it contains.
+    pub(super) fn resource(
+        &mut self,
+        map: &Map<String, Value>,
+        root: &Map<String, Value>,
+        place: &Place<'_>,
+        position: Position,
+    ) {
+        let Some(def) = text(map, "resourceType").and_then(definitions::resource) else {
+            return self.structure(&place.at("resourceType"), "A resource says its resourceType, one of R4's.");
+        };
+        let spot = Spot { map, place, root };
+        self.elements(def, spot, true);
+        match position {
+            Position::Own if map.contains_key("contained") => self.contained(spot),
+            Position::Own => {}
+            Position::Contained => self.as_contained(spot),
+        }
+    }
+
+    fn elements(&mut self, def: &'static TypeDef, spot: Spot<'_>, resource: bool) {
+        let mut seen: u128 = 0;
+        for (key, value) in spot.map {
+            if resource && key == "resourceType" {
+                continue;
+            }
+            let (bare, beside) = key.strip_prefix('_').map_or((key.as_str(), false), |bare| (bare, true));
+            let found = def.position_of_json_key(bare).and_then(|(number, type_)| {
+                let element = def.elements().get(number)?;
+                Some((number, element, element.types.get(type_)?))
+            });
+            let Some((number, element, type_)) = found else {
+                self.unknown(def, spot.place, key);
+                continue;
+            };
+            let bit = 1_u128 << (number % MOST_ELEMENTS);
+            if element.choice && seen & bit != 0 {
+                self.second_choice(element, bare, spot);
+            }
+            seen |= bit;
+            let place = spot.place.at(element.name);
+            let spot = Spot { place: &place, ..spot };
+            if beside {
+                self.beside(element, type_, bare, value, spot)
+            } else {
+                self.values(element, type_, key, value, spot)
+            }
+        }
+        for (number, element) in def.elements().iter().enumerate() {
+            if element.min > 0 && seen & (1 << (number % MOST_ELEMENTS)) == 0 {
+                self.rule(
+                    "required",
+                    &spot.place.at(element.name),
+                    format!("{}.{} is required.", def.name, element.name),
+                );
+            }
+        }
+        for rule in def.invariants() {
+            self.invariant(def.name, rule, spot);
+        }
+        if !resource {
+            self.rules_of_type(def, spot);
+        }
+    }
+
+    fn invariant(&mut self, type_name: &str, rule: &'static definitions::Invariant, spot: Spot<'_>) {
+        if let Verdict::Broken(at) = invariant::check(type_name, rule.key, spot.map, spot.root) {
+            let expression = if at.is_empty() { spot.place.to_string() } else { spot.place.at(at).to_string() };
+            let severity = if rule.error { Severity::Error } else { Severity::Warning };
+            let text = format!("{} ({}).", rule.text.trim_end_matches('.'), rule.key);
+            self.findings.push(Finding::new(severity, "invariant", text, expression));
+        }
+    }
+
+    /// The values of an element under its plain key.
+    fn values(&mut self, element: &'static Element, type_: &'static TypeRef, key: &str, value: &Value, spot: Spot<'_>) {
+        match (element.is_list(), value) {
+            (true, Value::Array(list)) if list.is_empty() => {
+                self.rule("value", spot.place, "A list is never empty; leave it out.");
+            }
+            (true, Value::Array(list)) => {
+                if element.max.is_some_and(|max| list.len() > usize::try_from(max).unwrap_or(usize::MAX)) {
+                    self.rule("structure", spot.place, "There are more of these than may be.");
+                }
+                for (index, item) in list.iter().enumerate() {
+                    let place = spot.place.nth(Some(index));
+                    let spot = Spot { place: &place, ..spot };
+                    // In a list of primitives null holds the place of a value that has extensions alone.
+                    if item.is_null() && beside_at(spot.map, key, index) && is_primitive(type_) {
+                        continue;
+                    }
+                    self.value(element, type_, item, spot);
+                }
+            }
+            (true, _) => self.structure(spot.place, "This must be a list, also with one item."),
+            (false, Value::Array(_)) => self.structure(spot.place, "This must be one, not a list."),
+            (false, one) => self.value(element, type_, one, spot),
+        }
+    }
+
+    fn value(&mut self, element: &'static Element, type_: &'static TypeRef, value: &Value, spot: Spot<'_>) {
+        if value.is_null() {
+            return self.structure(
+                spot.place,
+                "null stands only in a list of primitives, beside extensions; leave the element out.",
+            );
+        }
+        let def = type_.def();
+        if def.form == Form::Primitive {
+            return self.primitive(element, type_, value, spot);
+        }
+        let Value::Object(map) = value else {
+            return self.structure(spot.place, "This must be an object.");
+        };
+        if type_.name == "Resource" {
+            let position = if element.name == "contained" { Position::Contained } else { Position::Own };
+            let root = if position == Position::Own { map } else { spot.root };
+            return self.resource(map, root, spot.place, position);
+        }
+        let spot = Spot { map, ..spot };
+        if !map.keys().any(|key| key != "id") {
+            return self.rule(
+                "value",
+                spot.place,
+                "An element has a value or content of its own (ele-1); leave it out.",
+            );
+        }
+        self.elements(def, spot, false);
+        for rule in &element.invariants {
+            self.invariant(def.name, rule, spot);
+        }
+        match def.name {
+            "Reference" => self.reference(type_, spot),
+            "CodeableConcept" | "Coding" => {
+                if let Some(binding) = required(element) {
+                    self.concept(binding, def.name, spot);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn primitive(&mut self, element: &'static Element, type_: &'static TypeRef, value: &Value, spot: Spot<'_>) {
+        let json = Json::of(type_.name);
+        if !json.fits(value) {
+            return self.structure(spot.place, &format!("This must be {}.", json.wanted()));
+        }
+        // R4 writes the type of Resource.id as string.
+        let is_id = element.name == "id" && !element.xml_attribute;
+        let fault = if is_id { primitive::fault("id", value) } else { primitive::fault(type_.name, value) };
+        if let Some(fault) = fault {
+            return self.rule("value", spot.place, fault);
+        }
+        let Value::String(text) = value else { return };
+        if type_.name == "xhtml"
+            && let Some(fault) = narrative::fault(text)
+        {
+            return self.rule("invariant", spot.place, fault);
+        }
+        if let Some(codes) = required(element).and_then(|binding| definitions::codes(binding.value_set)) {
+            if !codes.contains(None, text) {
+                self.rule("code-invalid", spot.place, one_of(codes));
+            }
+        }
+        for rule in &element.invariants {
+            if rule.key == "bdl-8" {
+                self.invariant("Bundle.entry", rule, spot)
+            }
+        }
+    }
+
+    /// `_name`: the id and extensions of a primitive.
+    fn beside(
+        &mut self,
+        element: &'static Element,
+        type_: &'static TypeRef,
+        bare: &str,
+        value: &Value,
+        spot: Spot<'_>,
+    ) {
+        if !is_primitive(type_) {
+            return self.structure(spot.place, "Only a primitive has a key with “_”.");
+        }
+        let plain = spot.map.get(bare);
+        match (element.is_list(), value) {
+            (true, Value::Array(list)) if list.is_empty() => {
+                self.rule("value", spot.place, "A list is never empty; leave it out.");
+            }
+            (true, Value::Array(list)) => {
+                for (index, item) in list.iter().enumerate() {
+                    let place = spot.place.nth(Some(index));
+                    let beside = plain.and_then(|plain| plain.get(index)).filter(|value| !value.is_null());
+                    let listed = plain.is_some_and(|plain| plain.get(index).is_some());
+                    match item {
+                        // Told already where the value should be, if there is a list of values that long.
+                        Value::Null if beside.is_some() || listed => {}
+                        _ => self.extensions(type_, item, beside.is_some(), Spot { place: &place, ..spot }),
+                    }
+                }
+            }
+            (true, _) => self.structure(spot.place, "This must be a list, also with one item."),
+            (false, item) => self.extensions(type_, item, plain.is_some(), spot),
+        }
+    }
+
+    fn extensions(&mut self, type_: &'static TypeRef, value: &Value, has_value: bool, spot: Spot<'_>) {
+        let Value::Object(map) = value else {
+            return self.structure(spot.place, "Beside a primitive stands an object with its id and extensions.");
+        };
+        if map.is_empty() || (!has_value && !map.contains_key("extension")) {
+            return self.rule("value", spot.place, "An element has a value or extensions (ele-1); leave it out.");
+        }
+        self.elements(type_.def(), Spot { map, ..spot }, false);
+    }
+
+    fn second_choice(&mut self, element: &'static Element, bare: &str, spot: Spot<'_>) {
+        let own = |key: &&String| {
+            let bare = key.strip_prefix('_').unwrap_or(key);
+            bare.strip_prefix(element.name)
+                .is_some_and(|type_| element.types.iter().any(|known| ends(known.name, type_)))
+        };
+        let mut names: Vec<&str> =
+            spot.map.keys().filter(own).map(|key| key.strip_prefix('_').unwrap_or(key)).collect();
+        names.dedup();
+        // Told once, at the second name.
+        if names.len() > 1 && names.get(1) == Some(&bare) {
+            let text = format!("There is only one of the types of {}[x] at a time.", element.name);
+            self.rule("structure", &spot.place.at(element.name), text);
+        }
+    }
+
+    fn reference(&mut self, type_: &'static TypeRef, spot: Spot<'_>) {
+        let Some(reference) = text(spot.map, "reference") else {
+            let says = ["identifier", "display", "extension", "_reference", "_display"];
+            if !says.iter().any(|name| spot.map.contains_key(*name)) {
+                self.rule("value", spot.place, "A Reference has a reference, an identifier or a display.");
+            }
+            return;
+        };
+        if reference.len() > LONGEST_REFERENCE {
+            return self.rule("value", spot.place, "A reference is at most 1,000 bytes long here.");
+        }
+        if reference.ends_with('/') {
+            let text = "This reference has no id behind the type; leave the element out if there is none.";
+            return self.rule("value", spot.place, text);
+        }
+        let target = super::target_type(reference, spot.root).or_else(|| text(spot.map, "type"));
+        let Some(target) = target.filter(|target| definitions::resource(target).is_some()) else { return };
+        if !type_.targets.is_empty() && !type_.targets.contains(&target) {
+            self.rule("value", spot.place, format!("This reference may point at: {}.", type_.targets.join(", ")));
+        }
+        if text(spot.map, "type").is_some_and(|told| told != target && definitions::resource(told).is_some()) {
+            self.rule("value", &spot.place.at("type"), "The type of a Reference is that of what it points at.");
+        }
+    }
+
+    /// A required binding of a CodeableConcept or Coding: one of its codings is of the set.
+    fn concept(&mut self, binding: &'static Binding, type_name: &str, spot: Spot<'_>) {
+        let Some(codes) = definitions::codes(binding.value_set) else { return };
+        let of_set = |coding: &Map<String, Value>| {
+            text(coding, "code")
+                .is_some_and(|code| codes.contains(Some(text(coding, "system").unwrap_or_default()), code))
+        };
+        let fine = if type_name == "Coding" { of_set(spot.map) } else { items(spot.map, "coding").any(of_set) };
+        // What has no code may say why by an extension.
+        let silent = has(spot.map, "extension") && !has(spot.map, "coding") && !has(spot.map, "code");
+        if !fine && !silent {
+            self.rule("code-invalid", spot.place, one_of(codes));
+        }
+    }
+
+    fn rules_of_type(&mut self, def: &'static TypeDef, spot: Spot<'_>) {
+        if def.name != "Extension" {
+            return;
+        }
+        let value = super::reading::any(spot.map, "value");
+        if value == has(spot.map, "extension") {
+            self.rule("invariant", spot.place, "An extension has either a value or extensions (ext-1).");
+        }
+    }
+
+    /// dom-2 to dom-5 of what is contained, seen from its holder.
+    fn contained(&mut self, spot: Spot<'_>) {
+        let place = spot.place.at("contained");
+        let list: Vec<&Value> = each(spot.map.get("contained")).collect();
+        for (index, contained) in list.iter().enumerate() {
+            let Some(body) = contained.as_object() else { continue };
+            let place = place.nth(Some(index));
+            let Some(id) = text(body, "id") else {
+                self.rule("required", &place.at("id"), "What is contained has an id to refer to.");
+                continue;
+            };
+            if list.iter().take(index).any(|other| other.get("id").and_then(Value::as_str) == Some(id)) {
+                self.rule("value", &place.at("id"), "Two contained resources have the same id.");
+            }
+            let refers = |value: &Value| mentions(value, &|text| text.strip_prefix('#') == Some(id));
+            if !spot.map.values().any(refers) && !mentions(contained, &|text| text == "#") {
+                self.rule(
+                    "invariant",
+                    &place,
+                    "What is contained is referred to by its holder, or refers to it (dom-3).",
+                );
+            }
+        }
+    }
+
+    /// dom-2, dom-4 and dom-5 in what is contained.
+    fn as_contained(&mut self, spot: Spot<'_>) {
+        if spot.map.contains_key("contained") {
+            let text = "What is contained does not contain resources of its own (dom-2).";
+            self.rule("invariant", &spot.place.at("contained"), text);
+        }
+        let Some(meta) = object(spot.map, "meta") else { return };
+        let place = spot.place.at("meta");
+        for name in ["versionId", "lastUpdated"] {
+            if has(meta, name) {
+                self.rule("invariant", &place.at(name), "What is contained has no version of its own (dom-4).");
+            }
+        }
+        if has(meta, "security") {
+            self.rule(
+                "invariant",
+                &place.at("security"),
+                "What is contained has no security label of its own (dom-5).",
+            );
+        }
+    }
+
+    fn unknown(&mut self, def: &'static TypeDef, place: &Place<'_>, key: &str) {
+        let shown: String = key.chars().filter(|c| c.is_ascii_alphanumeric() || *c == '_').take(64).collect();
+        let name = def.name;
+        let text = match def.element(key).filter(|element| element.choice) {
+            Some(element) => {
+                format!("{name}.{}[x] is written with its type, such as {}String.", element.name, element.name)
+            }
+            None => format!("{name} has no element “{shown}” in R4; send data of your own as an extension."),
+        };
+        self.structure(&place.at(&shown), &text);
+    }
+
+    fn structure(&mut self, place: &Place<'_>, text: &str) {
+        self.findings.push(Finding::structure(text.to_string(), place.to_string()));
+    }
+
+    fn rule(&mut self, code: &'static str, place: &Place<'_>, text: impl Into<String>) {
+        self.findings.push(Finding::new(Severity::Error, code, text.into(), place.to_string()));
+    }
+}
+
+fn is_primitive(type_: &TypeRef) -> bool {
+    type_.def().form == Form::Primitive
+}
+
+fn required(element: &'static Element) -> Option<&'static Binding> {
+    element.binding.as_ref().filter(|binding| binding.strength == Strength::Required)
+}
+
+/// Whether `_key` has extensions at this place of its list.
+fn beside_at(map: &Map<String, Value>, key: &str, index: usize) -> bool {
+    map.get(&format!("_{key}")).and_then(|list| list.get(index)).is_some_and(Value::is_object)
+}
+
+/// Whether a JSON key's ending names this type: `CodeableConcept`, `String` for string.
+fn ends(type_name: &str, ending: &str) -> bool {
+    type_name.len() == ending.len() && type_name.get(1..) == ending.get(1..) && type_name.eq_ignore_ascii_case(ending)
+}
+
+fn mentions(value: &Value, is: &dyn Fn(&str) -> bool) -> bool {
+    match value {
+        Value::String(text) => is(text),
+        Value::Array(list) => list.iter().any(|item| mentions(item, is)),
+        Value::Object(map) => map.values().any(|item| mentions(item, is)),
+        _ => false,
+    }
+}
+
+fn one_of(codes: &definitions::Codes) -> String {
+    /// Most codes that an error text lists.
+    const LISTED: usize = 20;
+    let mut all = codes.systems().iter().flat_map(|(_, codes)| codes.iter().copied());
+    let listed: Vec<&str> = all.by_ref().take(LISTED).collect();
+    let more = if all.next().is_some() { ", …" } else { "" };
+    format!("This must be one of: {}{more}.", listed.join(", "))
+}
