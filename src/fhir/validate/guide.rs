@@ -1,9 +1,6 @@
-//! What a resource must satisfy before it is stored: shape, required elements, codes, and the guide's rules for
-//! referral Tasks, ServiceRequests and Procedures. All faults at once, each with its FHIRPath.
+//! The guide's rules for referral Tasks, ServiceRequests and Procedures beyond R4, each with its FHIRPath.
 //!
-//! Wrong JSON types and unknown elements are [`Kind::Malformed`]; the rest is [`Kind::Invalid`] (design D16b). Leaves
-//! out the other profiles and terminology, which come with the definitions. Rules are named by their ids in
-//! `conformance/requirements`.
+//! Rules are named by their ids in `conformance/requirements`. Leaves out the guide's other profiles.
 
 use serde_json::Value;
 

@@ -168,9 +168,7 @@ fn is_date_time(text: &str, instant: bool) -> bool {
     let zoned = zone == "Z"
         || (zone.starts_with(['+', '-'])
             && zone.get(1..).is_some_and(|offset| {
-                shaped(offset, "99:99")
-                    && (offset < "14:00" || offset == "14:00")
-                    && offset.get(3..).is_some_and(|m| m < "60")
+                shaped(offset, "99:99") && offset <= "14:00" && offset.get(3..).is_some_and(|m| m < "60")
             }));
     date.len() == 10 && is_date(date) && is_time(clock) && zoned
 }

@@ -199,10 +199,9 @@ impl Walk {
         {
             return self.rule("invariant", spot.place, fault);
         }
-        if let Some(codes) = required(element).and_then(|binding| definitions::codes(binding.value_set)) {
-            if !codes.contains(None, text) {
-                self.rule("code-invalid", spot.place, one_of(codes));
-            }
+        let bound = required(element).and_then(|binding| definitions::codes(binding.value_set));
+        if let Some(codes) = bound.filter(|codes| !codes.contains(None, text)) {
+            self.rule("code-invalid", spot.place, one_of(codes));
         }
         for rule in &element.invariants {
             if rule.key == "bdl-8" {
