@@ -37,6 +37,7 @@ const FENCES: &[(&str, &[&str])] = &[
     ("axum", &["http", "console", "gateway", "demo"]),
     ("reqwest", &["delivery", "demo"]),
     ("sqlx", &["store"]),
+    ("rusqlite", &["store"]),
     ("uuid", &["id"]),
     ("jiff", &["time"]),
     ("toml", &["config"]),

@@ -133,8 +133,8 @@ impl Tx {
         }
         let total = if query.total {
             let sql = format!("select count(*) from resource r where {}", text.sql);
-            let row = self.one(sql, text.args.clone()).await?;
-            Some(row.map_or(Ok(0), |row| row.int(0))?.unsigned_abs())
+            let rows = self.all_aside(sql, text.args.clone()).await?;
+            Some(rows.first().map_or(Ok(0), |row| row.int(0))?.unsigned_abs())
         } else {
             None
         };
@@ -145,7 +145,7 @@ impl Tx {
             Some(filter) => led(query, filter, since, text),
             None => paged(query, viewer, text),
         };
-        let rows = self.all(sql, args).await?;
+        let rows = self.all_aside(sql, args).await?;
         let more = rows.len() > query.count;
         let mut hits = Vec::with_capacity(rows.len());
         let mut next = None;

@@ -9,17 +9,22 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{AssertSqlSafe, Connection, PgPool, Postgres, Sqlite};
+use sqlx::postgres::{PgArguments, PgConnectOptions, PgConnection, PgPoolOptions};
+use sqlx::query::Query;
+use sqlx::{AssertSqlSafe, PgPool, Postgres};
 
 use crate::error::Error;
 use crate::fhir::Key;
-use crate::store::Stored;
 use crate::store::marks::Marks;
+use crate::store::sqlite::{self, Reader};
 use crate::store::stamps::{Stamped, Stamps, locked};
 use crate::store::values::{Arg, Row};
-use crate::store::writer::{Embedded, Held, PATIENCE, Waiting, to_the_end};
+use crate::store::writer::{Embedded, Held};
+use crate::store::{Stored, migrations};
 use crate::time::{Clock, Timestamp};
+
+/// Longest anybody waits for the writer or a connection.
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Connections to PostgreSQL per gateway.
 const CONNECTIONS: u32 = 16;
@@ -30,12 +35,6 @@ const LONGEST: Duration = Duration::from_secs(5);
 /// What was stamped longer ago at any gateway is visible or never will be: the longest transaction, and as much again
 /// for the commit itself and for clocks that differ.
 const LAG: Duration = Duration::from_secs(10);
-
-/// The migrations, in order; append only.
-const MIGRATIONS: &[(i64, &str, &str)] = &[
-    (1, "spine", include_str!("../../migrations/0001_spine.sql")),
-    (2, "tokens", include_str!("../../migrations/0002_tokens.sql")),
-];
 
 #[derive(Debug)]
 enum Database {
@@ -56,7 +55,7 @@ impl Store {
     /// Opens the database of this URL (`sqlite://file` or `postgres://…`). Does not migrate.
     pub async fn open(url: &str, clock: Clock) -> Result<Store, Error> {
         let database = if url.starts_with("sqlite:") {
-            Database::Embedded(Embedded::open(url).await?)
+            Database::Embedded(Embedded::open(url)?)
         } else {
             let options = PgConnectOptions::from_str(url).map_err(Error::internal)?;
             let pool = PgPoolOptions::new()
@@ -76,28 +75,13 @@ impl Store {
 
     /// Brings the schema up to date. Safe to run from several gateways at once.
     pub async fn migrate(&self) -> Result<(), Error> {
-        use sqlx::SqlStr;
-        use sqlx::migrate::{Migration, MigrationType, Migrator};
-        let steps = MIGRATIONS.iter().map(|(version, name, text)| {
-            Migration::new(*version, (*name).into(), MigrationType::Simple, SqlStr::from_static(text), false)
-        });
-        let migrator = Migrator::with_migrations(steps.collect());
-        match &*self.database {
-            Database::Embedded(embedded) => {
-                let mut writer = embedded.writer.lock().await;
-                writer.commit_group().await;
-                // The migrator takes no lock on SQLite; this one makes a second process wait.
-                let whole = writer.connection.begin_with("begin immediate").await;
-                let mut whole = whole.map_err(Error::unavailable)?;
-                // `run` would do the same, but its future can not be sent to another thread.
-                migrator.run_direct(None, &mut *whole, false).await.map_err(Error::internal)?;
-                whole.commit().await.map_err(Error::internal)?;
-            }
-            Database::Postgres(pool) => migrator.run(pool).await.map_err(Error::internal)?,
-        }
-        let mut reader = self.read().await?;
-        let newest = reader.one("select max(updated) from resource", args![]).await?;
+        // The schema has no stamp: nothing of it is found by time.
+        let mut tx = self.tx(self.connect().await?, self.clock.now(), Some(Stamped::default()));
+        tx.unhurried = true;
+        migrations::run(&mut tx).await?;
+        let newest = tx.one("select max(updated) from resource", args![]).await?;
         let newest = newest.map(|row| row.int_or_null(0)).transpose()?.flatten().unwrap_or(0);
+        tx.commit().await?;
         let mut stamps = locked(&self.stamps);
         stamps.last = stamps.last.max(newest);
         if self.is_embedded() {
@@ -113,21 +97,7 @@ impl Store {
 
     /// Begins a write transaction.
     pub async fn begin(&self) -> Result<Tx, Error> {
-        let connection = match &*self.database {
-            Database::Embedded(embedded) => {
-                let waiting = Waiting::new(embedded);
-                let writer = tokio::time::timeout(PATIENCE, embedded.writer.clone().lock_owned()).await;
-                let writer = writer.map_err(Error::unavailable)?;
-                drop(waiting);
-                let held = Held { writer: Some(writer), waiting: embedded.waiting.clone() };
-                Connected::Writer(to_the_end(held.begin()).await?)
-            }
-            Database::Postgres(pool) => {
-                let pool = pool.clone();
-                let begun = to_the_end(async move { pool.begin().await.map_err(Error::unavailable) });
-                Connected::Postgres(begun.await?)
-            }
-        };
+        let connection = self.connect().await?;
         // Stamped after the writer is ours, so that stamps rise in commit order on the embedded database.
         let mut stamps = locked(&self.stamps);
         let stamp = self.clock.now().0.max(stamps.last.max(stamps.promised) + 1);
@@ -137,17 +107,36 @@ impl Store {
         Ok(self.tx(connection, Timestamp(stamp), stamped))
     }
 
+    async fn connect(&self) -> Result<Connected, Error> {
+        match &*self.database {
+            Database::Embedded(embedded) => embedded.begin().await.map(Connected::Writer),
+            Database::Postgres(pool) => {
+                let pool = pool.clone();
+                let begun = to_the_end(async move { pool.begin().await.map_err(Error::unavailable) });
+                begun.await.map(Connected::Postgres)
+            }
+        }
+    }
+
     fn tx(&self, connection: Connected, stamp: Timestamp, stamped: Option<Stamped>) -> Tx {
         let (clock, marks) = (self.clock.clone(), self.marks.clone());
-        Tx { connection, stamp, stamped, state: State::Sound, clock, known: HashMap::new(), owes: false, marks }
+        Tx {
+            connection,
+            stamp,
+            stamped,
+            state: State::Sound,
+            clock,
+            known: HashMap::new(),
+            owes: false,
+            unhurried: false,
+            marks,
+        }
     }
 
     /// A connection for reading; sees what is committed.
     pub async fn read(&self) -> Result<Tx, Error> {
         let connection = match &*self.database {
-            Database::Embedded(embedded) => {
-                Connected::Reader(embedded.readers.acquire().await.map_err(Error::unavailable)?)
-            }
+            Database::Embedded(embedded) => Connected::Reader(Some(embedded.readers.acquire().await?)),
             Database::Postgres(pool) => Connected::PostgresReader(pool.acquire().await.map_err(Error::unavailable)?),
         };
         Ok(self.tx(connection, self.clock.now(), None))
@@ -175,7 +164,8 @@ impl Store {
 
 enum Connected {
     Writer(Held),
-    Reader(sqlx::pool::PoolConnection<Sqlite>),
+    /// None while it is away, searching.
+    Reader(Option<Reader>),
     Postgres(sqlx::Transaction<'static, Postgres>),
     PostgresReader(sqlx::pool::PoolConnection<Postgres>),
 }
@@ -200,6 +190,8 @@ pub struct Tx {
     pub(super) known: HashMap<Key, Stored>,
     /// It has owed something that a worker may want to look at.
     pub(super) owes: bool,
+    /// May take longer than [`LONGEST`].
+    unhurried: bool,
     pub(super) marks: Arc<Marks>,
 }
 
@@ -209,19 +201,18 @@ impl std::fmt::Debug for Tx {
     }
 }
 
-macro_rules! bound {
-    ($query:expr, $args:expr) => {{
-        let mut query = $query;
-        for arg in $args {
-            query = match arg {
-                Arg::Text(text) => query.bind(text),
-                Arg::Int(number) => query.bind(number),
-                Arg::NoText => query.bind(None::<String>),
-                Arg::NoInt => query.bind(None::<i64>),
-            };
-        }
-        query
-    }};
+async fn ask(connection: &mut PgConnection, text: String, args: Vec<Arg>) -> Result<Vec<Row>, Error> {
+    let rows = bound(text, args).fetch_all(connection).await.map_err(failed)?;
+    Ok(rows.into_iter().map(Row::Postgres).collect())
+}
+
+fn bound(text: String, args: Vec<Arg>) -> Query<'static, Postgres, PgArguments> {
+    args.into_iter().fold(sqlx::query::<Postgres>(AssertSqlSafe(text)), |query, arg| match arg {
+        Arg::Text(text) => query.bind(text),
+        Arg::Int(number) => query.bind(number),
+        Arg::NoText => query.bind(None::<String>),
+        Arg::NoInt => query.bind(None::<i64>),
+    })
 }
 
 impl Tx {
@@ -253,8 +244,7 @@ impl Tx {
         Ok(())
     }
 
-    fn checked<T>(&mut self, result: Result<T, sqlx::Error>) -> Result<T, Error> {
-        let result = result.map_err(failed);
+    fn checked<T>(&mut self, result: Result<T, Error>) -> Result<T, Error> {
         if self.stamped.is_some() {
             self.state = result.as_ref().err().map_or(State::Sound, |error| State::Failed(error.clone()));
         }
@@ -263,27 +253,30 @@ impl Tx {
 
     /// All rows of a statement. After an error nothing more can be done in this transaction.
     pub async fn all(&mut self, text: impl Into<String>, args: Vec<Arg>) -> Result<Vec<Row>, Error> {
+        // Statements that need no wait must not keep everybody else waiting.
+        tokio::task::coop::consume_budget().await;
         self.check()?;
-        let text = AssertSqlSafe(text.into());
+        let text = text.into();
         let rows = match &mut self.connection {
-            Connected::Writer(held) => {
-                let rows = bound!(sqlx::query::<Sqlite>(text), args).fetch_all(&mut held.writer()?.connection).await;
-                rows.map(|rows| rows.into_iter().map(Row::Sqlite).collect())
-            }
-            Connected::Reader(connection) => {
-                let rows = bound!(sqlx::query::<Sqlite>(text), args).fetch_all(&mut **connection).await;
-                rows.map(|rows| rows.into_iter().map(Row::Sqlite).collect())
-            }
-            Connected::Postgres(connection) => {
-                let rows = bound!(sqlx::query::<Postgres>(text), args).fetch_all(&mut **connection).await;
-                rows.map(|rows| rows.into_iter().map(Row::Postgres).collect())
-            }
-            Connected::PostgresReader(connection) => {
-                let rows = bound!(sqlx::query::<Postgres>(text), args).fetch_all(&mut **connection).await;
-                rows.map(|rows| rows.into_iter().map(Row::Postgres).collect())
-            }
+            Connected::Writer(held) => held.writer().and_then(|writer| sqlite::all(&writer.connection, &text, &args)),
+            Connected::Reader(Some(reader)) => reader.all(&text, &args),
+            Connected::Reader(None) => Err(Error::unavailable("a search of this reader was given up")),
+            Connected::Postgres(connection) => ask(connection, text, args).await,
+            Connected::PostgresReader(connection) => ask(connection, text, args).await,
         };
         self.checked(rows)
+    }
+
+    /// The same of a statement that may look through much: a reader of the embedded database does it elsewhere.
+    pub(super) async fn all_aside(&mut self, text: String, args: Vec<Arg>) -> Result<Vec<Row>, Error> {
+        if let Connected::Reader(reader) = &mut self.connection
+            && let Some(away) = reader.take()
+        {
+            let (back, rows) = away.aside(text, args).await?;
+            self.connection = Connected::Reader(Some(back));
+            return Ok(rows);
+        }
+        self.all(text, args).await
     }
 
     /// The first row of a statement.
@@ -293,22 +286,39 @@ impl Tx {
 
     /// Runs a statement; how many rows it changed. After an error nothing more can be done in this transaction.
     pub async fn run(&mut self, text: impl Into<String>, args: Vec<Arg>) -> Result<u64, Error> {
+        tokio::task::coop::consume_budget().await;
         self.check()?;
-        let text = AssertSqlSafe(text.into());
+        let text = text.into();
         let changed = match &mut self.connection {
-            Connected::Writer(held) => {
-                let done = bound!(sqlx::query::<Sqlite>(text), args).execute(&mut held.writer()?.connection).await;
-                done.map(|done| done.rows_affected())
-            }
+            Connected::Writer(held) => held.writer().and_then(|writer| sqlite::run(&writer.connection, &text, &args)),
             Connected::Postgres(connection) => {
-                let done = bound!(sqlx::query::<Postgres>(text), args).execute(&mut **connection).await;
-                done.map(|done| done.rows_affected())
+                let done = bound(text, args).execute(&mut **connection).await;
+                done.map(|done| done.rows_affected()).map_err(failed)
             }
-            Connected::Reader(_) | Connected::PostgresReader(_) => {
-                return Err(Error::internal("a reader can't write"));
-            }
+            Connected::Reader(_) | Connected::PostgresReader(_) => Err(Error::internal("a reader can't write")),
         };
         self.checked(changed)
+    }
+
+    /// Runs several statements without arguments.
+    pub(super) async fn script(&mut self, text: &'static str) -> Result<(), Error> {
+        self.check()?;
+        let done = match &mut self.connection {
+            Connected::Writer(held) => held.writer().and_then(|writer| writer.run(text)),
+            Connected::Postgres(connection) => {
+                sqlx::raw_sql(text).execute(&mut **connection).await.map(|_| ()).map_err(failed)
+            }
+            Connected::Reader(_) | Connected::PostgresReader(_) => Err(Error::internal("a reader can't write")),
+        };
+        self.checked(done)
+    }
+
+    /// Whoever changes the schema does so alone. SQLite's one writer is.
+    pub(super) async fn lock_schema(&mut self) -> Result<(), Error> {
+        match self.connection {
+            Connected::Postgres(_) => self.script("select pg_advisory_xact_lock(7305804402)").await,
+            Connected::Writer(_) | Connected::Reader(_) | Connected::PostgresReader(_) => Ok(()),
+        }
     }
 
     /// ` for update skip locked` where the database has it: the one dialect function. SQLite has one writer and needs
@@ -332,10 +342,10 @@ impl Tx {
     /// in the middle of the commit. Once begun, a commit goes to its end, also when nobody waits for it any more.
     pub async fn commit(mut self) -> Result<(), Error> {
         self.check()?;
-        let late = self.clock.now() > self.stamp.plus(LONGEST);
+        let late = !self.unhurried && self.clock.now() > self.stamp.plus(LONGEST);
         match (self.connection, self.stamped) {
             (Connected::Writer(held), Some(stamped)) => {
-                let wait = to_the_end(held.commit(stamped)).await?;
+                let wait = held.commit(stamped)?;
                 wait.await.map_err(Error::unavailable)?.map_err(Error::unavailable)
             }
             (Connected::Postgres(transaction), Some(stamped)) => {
@@ -357,22 +367,32 @@ impl Tx {
     }
 }
 
+/// Does this to its end, also when whoever waits for it gives up.
+async fn to_the_end<T: Send + 'static>(
+    work: impl Future<Output = Result<T, Error>> + Send + 'static,
+) -> Result<T, Error> {
+    tokio::spawn(work).await.map_err(Error::unavailable)?
+}
+
+/// Somebody was faster.
+pub(super) fn conflict(cause: String) -> Error {
+    let mut conflict = Error::conflict("Somebody else has just done this. Read again and decide again.");
+    conflict.cause = Some(cause);
+    conflict
+}
+
 /// A unique constraint is somebody being faster; anything else is the database's trouble.
-pub(super) fn failed(error: sqlx::Error) -> Error {
+fn failed(error: sqlx::Error) -> Error {
     match &error {
-        sqlx::Error::Database(fault) if fault.is_unique_violation() => {
-            let mut conflict = Error::conflict("Somebody else has just done this. Read again and decide again.");
-            conflict.cause = Some(error.to_string());
-            conflict
-        }
+        sqlx::Error::Database(fault) if fault.is_unique_violation() => conflict(error.to_string()),
         sqlx::Error::Database(fault) if fault.code().is_some_and(|code| passes(&code)) => Error::unavailable(error),
         sqlx::Error::Io(_) | sqlx::Error::PoolTimedOut | sqlx::Error::PoolClosed => Error::unavailable(error),
         _ => Error::internal(error),
     }
 }
 
-/// Whether this trouble of a database passes by itself: busy, a lost race, shutting down, no room, no connection.
+/// Whether this trouble of PostgreSQL passes by itself: a lost race, shutting down, no room, no connection.
 fn passes(code: &str) -> bool {
-    ["5", "6", "13", "261", "517", "25P03", "40001", "40P01", "55P03"].contains(&code)
+    ["25P03", "40001", "40P01", "55P03"].contains(&code)
         || (code.len() == 5 && ["08", "53", "57"].iter().any(|class| code.starts_with(class)))
 }

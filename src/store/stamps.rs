@@ -15,7 +15,7 @@ pub(super) struct Stamps {
 }
 
 /// A stamp until what it stands on is visible, or never will be.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Stamped {
     pub(super) stamp: i64,
     pub(super) stamps: Arc<std::sync::Mutex<Stamps>>,

@@ -1,8 +1,8 @@
 //! Values for placeholders, and rows of either database: text and bigint, nothing else.
 
+use rusqlite::types::Value;
 use sqlx::Row as _;
 use sqlx::postgres::PgRow;
-use sqlx::sqlite::SqliteRow;
 
 use crate::error::Error;
 use crate::time::Timestamp;
@@ -85,7 +85,7 @@ impl From<Option<Timestamp>> for Arg {
 #[derive(Debug)]
 pub enum Row {
     /// of SQLite
-    Sqlite(SqliteRow),
+    Sqlite(Vec<Value>),
     /// of PostgreSQL
     Postgres(PgRow),
 }
@@ -98,10 +98,13 @@ impl Row {
     /// A text column.
     pub fn text_or_null(&self, index: usize) -> Result<Option<String>, Error> {
         match self {
-            Row::Sqlite(row) => row.try_get(index),
-            Row::Postgres(row) => row.try_get(index),
+            Row::Sqlite(row) => match row.get(index) {
+                Some(Value::Text(text)) => Ok(Some(text.clone())),
+                Some(Value::Null) => Ok(None),
+                _ => Err(Error::internal(format!("column {index} is no text"))),
+            },
+            Row::Postgres(row) => row.try_get(index).map_err(Error::internal),
         }
-        .map_err(Error::internal)
     }
     /// A bigint column that is not null.
     pub fn int(&self, index: usize) -> Result<i64, Error> {
@@ -110,10 +113,13 @@ impl Row {
     /// A bigint column.
     pub fn int_or_null(&self, index: usize) -> Result<Option<i64>, Error> {
         match self {
-            Row::Sqlite(row) => row.try_get(index),
-            Row::Postgres(row) => row.try_get(index),
+            Row::Sqlite(row) => match row.get(index) {
+                Some(Value::Integer(number)) => Ok(Some(*number)),
+                Some(Value::Null) => Ok(None),
+                _ => Err(Error::internal(format!("column {index} is no number"))),
+            },
+            Row::Postgres(row) => row.try_get(index).map_err(Error::internal),
         }
-        .map_err(Error::internal)
     }
     /// A time column that is not null.
     pub fn time(&self, index: usize) -> Result<Timestamp, Error> {

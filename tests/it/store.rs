@@ -288,7 +288,7 @@ async fn schema(place: &Place) -> Vec<(String, String, String, bool)> {
     let rows = reader.all(text, Vec::new()).await.unwrap();
     let columns =
         rows.iter().map(|row| (row.text(0).unwrap(), row.text(1).unwrap(), row.text(2).unwrap(), row.flag(3).unwrap()));
-    columns.filter(|column| column.0 != "_sqlx_migrations").collect()
+    columns.collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -212,9 +212,14 @@ on_both!(a_statement_that_was_given_up_spoils_its_transaction_and_no_other, asyn
     let mut tx = loop {
         let mut tx = store.begin().await.unwrap();
         let insert_one = tx.insert_resource(task("requested"), "t1", "clinic", "POST", OWN);
-        // SQLite is at times done before it is looked at.
         if at_once(insert_one).await.is_none() {
             break tx;
+        }
+        if place.is_sqlite() {
+            // Done on the spot: there is no moment at which it could be given up.
+            drop(tx);
+            assert_eq!(ids(&store).await, [""; 0]);
+            return;
         }
     };
     assert_eq!(tx.resource(&task_key("t1")).await.unwrap_err().kind, Kind::Unavailable);

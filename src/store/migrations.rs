@@ -1,0 +1,29 @@
+//! Migrations: each brings the schema one step further, once, in order, all in one transaction. Append only; what was run
+//! is kept word for word, so that a file which was changed afterwards is found out. Rules: `migrations/README.md`.
+
+use crate::error::Error;
+use crate::store::Tx;
+
+/// Their texts, counted from 1.
+const MIGRATIONS: &[&str] =
+    &[include_str!("../../migrations/0001_spine.sql"), include_str!("../../migrations/0002_tokens.sql")];
+
+/// Runs what has not been run. A second gateway waits for the first.
+pub(super) async fn run(tx: &mut Tx) -> Result<(), Error> {
+    tx.lock_schema().await?;
+    tx.script("create table if not exists migration (version bigint not null primary key, text text not null)").await?;
+    let done = tx.all("select version, text from migration order by version", args![]).await?;
+    for (index, row) in done.iter().enumerate() {
+        match MIGRATIONS.get(index) {
+            Some(text) if *text == row.text(1)? => {}
+            Some(_) => return Err(Error::internal(format!("migration {} has changed since it was run", row.int(0)?))),
+            None => return Err(Error::internal("the database was migrated by a newer version of this program")),
+        }
+    }
+    for (index, text) in MIGRATIONS.iter().enumerate().skip(done.len()) {
+        tx.script(text).await?;
+        let version = i64::try_from(index + 1).map_err(Error::internal)?;
+        tx.run("insert into migration (version, text) values ($1, $2)", args![version, *text]).await?;
+    }
+    Ok(())
+}

@@ -1,0 +1,156 @@
+//! SQLite, asked on the thread that asks: a statement is a few microseconds, less than sending it to another thread.
+//!
+//! What may take longer goes to a thread that may wait: taking the file's lock, a commit and its sync (`writer`), and a
+//! search, which may look through much ([`Reader::aside`]).
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rusqlite::types::{ToSqlOutput, Value, ValueRef};
+use rusqlite::{CachedStatement, Connection, ErrorCode, OpenFlags, ToSql};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::error::Error;
+use crate::store::sql::{PATIENCE, conflict};
+use crate::store::values::{Arg, Row};
+
+/// Readers of the embedded database.
+const READERS: usize = 4;
+
+/// Statements that a connection keeps prepared.
+const STATEMENTS: usize = 256;
+
+/// Whose connection it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Use {
+    Write,
+    Read,
+}
+
+/// Opens the file, makes it if it is not there.
+pub(super) fn open(path: &str, purpose: Use) -> Result<Connection, rusqlite::Error> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(path, flags)?;
+    connection.busy_timeout(PATIENCE)?;
+    connection.set_prepared_statement_cache_capacity(STATEMENTS);
+    // The checkpoint copies pages inside somebody's commit; rarer and larger is cheaper. The cache is in KiB: what is
+    // read at start or by one large page must not stay in memory five times.
+    connection.execute_batch(
+        "pragma journal_mode = wal; pragma synchronous = full; pragma foreign_keys = on;
+         pragma wal_autocheckpoint = 8000",
+    )?;
+    connection.execute_batch(match purpose {
+        Use::Write => "pragma cache_size = -16384",
+        Use::Read => "pragma cache_size = -8192; pragma query_only = on",
+    })?;
+    Ok(connection)
+}
+
+impl ToSql for Arg {
+    fn to_sql(&self) -> rusqlite::Result<ToSqlOutput<'_>> {
+        Ok(match self {
+            Arg::Text(text) => ToSqlOutput::Borrowed(ValueRef::Text(text.as_bytes())),
+            Arg::Int(number) => ToSqlOutput::Owned(Value::Integer(*number)),
+            Arg::NoText | Arg::NoInt => ToSqlOutput::Owned(Value::Null),
+        })
+    }
+}
+
+/// `$3` is a name to SQLite; it means the third argument.
+fn prepared<'a>(connection: &'a Connection, text: &str, args: &[Arg]) -> rusqlite::Result<CachedStatement<'a>> {
+    let mut statement = connection.prepare_cached(text)?;
+    for index in 1..=statement.parameter_count() {
+        let number = statement.parameter_name(index).and_then(|name| name.get(1..)?.parse::<usize>().ok());
+        let arg = number.and_then(|number| args.get(number.checked_sub(1)?));
+        statement.raw_bind_parameter(index, arg.ok_or(rusqlite::Error::InvalidParameterCount(args.len(), index))?)?;
+    }
+    Ok(statement)
+}
+
+/// All rows of a statement.
+pub(super) fn all(connection: &Connection, text: &str, args: &[Arg]) -> Result<Vec<Row>, Error> {
+    let ask = || {
+        let mut statement = prepared(connection, text, args)?;
+        let columns = statement.column_count();
+        let mut rows = statement.raw_query();
+        let mut found = Vec::new();
+        while let Some(row) = rows.next()? {
+            let cells: Result<Vec<Value>, rusqlite::Error> = (0..columns).map(|index| row.get(index)).collect();
+            found.push(Row::Sqlite(cells?));
+        }
+        Ok(found)
+    };
+    ask().map_err(failed)
+}
+
+/// Runs a statement; how many rows it changed.
+pub(super) fn run(connection: &Connection, text: &str, args: &[Arg]) -> Result<u64, Error> {
+    let changed = prepared(connection, text, args).and_then(|mut statement| statement.raw_execute());
+    changed.map(|changed| changed as u64).map_err(failed)
+}
+
+/// A unique constraint is somebody being faster; busy, locked, full and broken disks may pass; anything else will not.
+pub(super) fn failed(error: rusqlite::Error) -> Error {
+    use rusqlite::ffi::{SQLITE_CONSTRAINT_PRIMARYKEY, SQLITE_CONSTRAINT_UNIQUE};
+    match &error {
+        rusqlite::Error::SqliteFailure(fault, _) => match (fault.code, fault.extended_code) {
+            (_, SQLITE_CONSTRAINT_PRIMARYKEY | SQLITE_CONSTRAINT_UNIQUE) => conflict(error.to_string()),
+            (ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked | ErrorCode::DiskFull, _) => Error::unavailable(error),
+            _ => Error::internal(error),
+        },
+        _ => Error::internal(error),
+    }
+}
+
+/// The readers' connections, opened when they are needed.
+#[derive(Debug)]
+pub(super) struct Readers {
+    path: String,
+    idle: Mutex<Vec<Connection>>,
+    room: Arc<Semaphore>,
+}
+
+impl Readers {
+    pub(super) fn of(path: &str) -> Readers {
+        Readers { path: path.to_string(), idle: Mutex::default(), room: Arc::new(Semaphore::new(READERS)) }
+    }
+
+    /// A connection, when one is free.
+    pub(super) async fn acquire(self: &Arc<Self>) -> Result<Reader, Error> {
+        let turn = tokio::time::timeout(PATIENCE, self.room.clone().acquire_owned()).await;
+        let turn = turn.map_err(Error::unavailable)?.map_err(Error::unavailable)?;
+        let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let connection = match idle {
+            Some(connection) => connection,
+            None => open(&self.path, Use::Read).map_err(Error::unavailable)?,
+        };
+        Ok(Reader { connection: Some(connection), readers: self.clone(), _turn: turn })
+    }
+}
+
+/// A connection for reading; let go, it is the next one's.
+#[derive(Debug)]
+pub(super) struct Reader {
+    connection: Option<Connection>,
+    readers: Arc<Readers>,
+    _turn: OwnedSemaphorePermit,
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        // Before the turn is given on, so that the next one finds it.
+        self.readers.idle.lock().unwrap_or_else(PoisonError::into_inner).extend(self.connection.take());
+    }
+}
+
+impl Reader {
+    pub(super) fn all(&self, text: &str, args: &[Arg]) -> Result<Vec<Row>, Error> {
+        let connection = self.connection.as_ref().ok_or_else(|| Error::internal("a reader without a connection"))?;
+        all(connection, text, args)
+    }
+
+    /// The same on a thread that may take its time. Given up meanwhile, the connection goes back by itself.
+    pub(super) async fn aside(self, text: String, args: Vec<Arg>) -> Result<(Reader, Vec<Row>), Error> {
+        let asked = tokio::task::spawn_blocking(move || self.all(&text, &args).map(|rows| (self, rows)));
+        asked.await.map_err(Error::unavailable)?
+    }
+}
