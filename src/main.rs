@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 use loopgate::config::Config;
 use loopgate::fhir::json::Bounds;
-use loopgate::fhir::{Resource, outcome, validate};
+use loopgate::fhir::{Resource, outcome, validate, xml};
 use loopgate::gateway::Gateway;
 use loopgate::store::Store;
 use loopgate::time::Clock;
@@ -56,7 +56,7 @@ enum Command {
     },
     /// Validates resources: one OperationOutcome a line, in the order of the files.
     Validate {
-        /// Files with one resource each, JSON.
+        /// Files with one resource each, JSON or XML.
         #[arg(required = true)]
         files: Vec<PathBuf>,
     },
@@ -180,12 +180,9 @@ fn validate_files(files: &[PathBuf]) -> ExitCode {
     for file in files {
         let checked = match std::fs::read(file) {
             Err(error) => Err(loopgate::error::Error::malformed(format!("This file can't be read: {}.", error.kind()))),
-            Ok(bytes) if bytes.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'<') => {
-                Err(loopgate::error::Error::new(
-                    loopgate::error::Kind::UnsupportedMediaType,
-                    "XML is not read by this version; convert it to JSON.",
-                ))
-            }
+            Ok(bytes) if is_xml(&bytes) => xml::read(&bytes, Bounds::default())
+                .and_then(Resource::from_value)
+                .and_then(|resource| validate::check(&resource)),
             Ok(bytes) => Resource::parse(&bytes, Bounds::default()).and_then(|resource| validate::check(&resource)),
         };
         match checked {
@@ -197,4 +194,9 @@ fn validate_files(files: &[PathBuf]) -> ExitCode {
         }
     }
     if good { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// No JSON begins like this.
+fn is_xml(bytes: &[u8]) -> bool {
+    bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes).trim_ascii_start().starts_with(b"<")
 }

@@ -42,6 +42,7 @@ const FENCES: &[(&str, &[&str])] = &[
     ("jiff", &["time"]),
     ("toml", &["config"]),
     ("jsonwebtoken", &["jwt"]),
+    ("quick_xml", &["fhir"]),
     ("clap", &["main"]),
     ("governor", &["http"]),
     ("regex", &["fhir"]),

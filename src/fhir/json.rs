@@ -13,6 +13,10 @@ use crate::error::{Error, Kind};
 /// The key under which serde_json hands over a number's text when it keeps numbers as written.
 const NUMBER: &str = "$serde_json::private::Number";
 
+/// Deeper than this nothing is read, whatever is configured: serde_json ends at 128, and what is stored must still be
+/// readable inside a Bundle.
+pub const DEEPEST: usize = 120;
+
 /// What the reader bounds.
 #[derive(Debug, Clone, Copy)]
 pub struct Bounds {
@@ -30,6 +34,7 @@ impl Default for Bounds {
 
 /// Reads one JSON value. Errors are [`Kind::Malformed`] with line and column, or [`Kind::TooLarge`].
 pub fn parse(bytes: &[u8], bounds: Bounds) -> Result<Value, Error> {
+    let bounds = Bounds { depth: bounds.depth.min(DEEPEST), ..bounds };
     let mut reader = serde_json::Deserializer::from_slice(bytes);
     let value = Seed { bounds, depth: 0 }.deserialize(&mut reader).and_then(|value| reader.end().map(|()| value));
     value.map_err(|fault| {

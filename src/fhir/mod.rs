@@ -21,6 +21,7 @@ pub mod subscription;
 pub mod terminology;
 pub mod validate;
 pub mod views;
+pub mod xml;
 
 pub use reference::Reference;
 pub use resource::{Key, Resource, ResourceType};

@@ -1,6 +1,6 @@
 //! The CapabilityStatement, made from the table that also dispatches ([`super::routes`]) and from the search index.
 //!
-//! Promises that nothing is claimed that is not served. Leaves out XML, SMART URLs and patch: they come with the
+//! Promises that nothing is claimed that is not served. Leaves out SMART URLs and patch: they come with the
 //! versions that bring them. <https://hl7.org/fhir/R4/capabilitystatement.html>
 
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -30,12 +30,12 @@ pub fn statement(own: &str) -> Value {
         "date": DATE,
         "publisher": "Loopgate",
         "kind": "instance",
-        // The guide's coordination platform is claimed once XML and SMART are here (conformance/not-covered.md).
+        // The guide's coordination platform is claimed once SMART is here (conformance/not-covered.md).
         "instantiates": [format!("{BACKPORT}/CapabilityStatement/backport-subscription-server-r4")],
         "software": {"name": "Loopgate", "version": env!("CARGO_PKG_VERSION")},
         "implementation": {"description": "Loopgate: a gateway for closed-loop social-care referrals", "url": own},
         "fhirVersion": "4.0.1",
-        "format": ["application/fhir+json", "json"],
+        "format": ["application/fhir+json", "application/fhir+xml", "json", "xml"],
         "implementationGuide": [
             format!("{GRAVITY}/ImplementationGuide/hl7.fhir.us.sdoh-clinicalcare"),
             format!("{BACKPORT}/ImplementationGuide/hl7.fhir.uv.subscriptions-backport"),

@@ -10,17 +10,17 @@ use std::time::Duration;
 
 use axum::body::{Body, HttpBody};
 use axum::extract::Request;
-use axum::http::header::{CONTENT_LENGTH, EXPECT};
-use axum::http::{HeaderMap, Method};
+use axum::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, EXPECT};
+use axum::http::{HeaderMap, HeaderValue, Method};
 use serde_json::Value;
 
 use super::door::Place;
-use super::negotiate;
+use super::negotiate::{self, Format};
 use crate::config::Limits;
 use crate::error::{Error, Kind};
 use crate::fhir::json::{self, Bounds};
 use crate::fhir::query;
-use crate::fhir::{Resource, ResourceType};
+use crate::fhir::{Resource, ResourceType, xml};
 
 /// How long a body may take to arrive.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -34,31 +34,49 @@ pub(super) struct Asked {
     /// The query's pairs, then those of a search's form (R-100).
     pub(super) pairs: Vec<(String, String)>,
     pub(super) body: Vec<u8>,
+    /// Of the body.
+    format: Format,
     bounds: Bounds,
 }
 
-/// Reads a request.
-pub(super) async fn read(request: Request, place: &Place, limits: &Limits) -> Result<Asked, Error> {
+/// Reads a request; says in `answer` which format its answer shall have, as soon as that is known.
+pub(super) async fn read(
+    request: Request,
+    place: &Place,
+    limits: &Limits,
+    answer: &mut Format,
+) -> Result<Asked, Error> {
     let (parts, body) = request.into_parts();
     let mut pairs = query::pairs(parts.uri.query())?;
-    negotiate::acceptable(&parts.headers, &pairs)?;
+    *answer = negotiate::acceptable(&parts.headers, &pairs)?;
+    encoded(&parts.headers)?;
     let method = if parts.method == Method::HEAD { Method::GET } else { parts.method };
     let mut bytes = Vec::new();
     if method == Method::POST || method == Method::PUT {
         bytes = self::body(body, &parts.headers, limits.body).await?;
     }
+    let mut format = Format::Json;
     if let Place::Search(_) = place {
         if !bytes.is_empty() {
-            negotiate::readable(&parts.headers, negotiate::Body::Form)?;
+            negotiate::form(&parts.headers)?;
         }
         let form = std::str::from_utf8(&bytes).map_err(|_| Error::malformed("The form is not UTF-8.").code("value"))?;
         pairs.extend(query::pairs(Some(form.trim()))?);
-        negotiate::acceptable(&parts.headers, &pairs)?;
+        *answer = negotiate::acceptable(&parts.headers, &pairs)?;
     } else if !bytes.is_empty() {
-        negotiate::readable(&parts.headers, negotiate::Body::Json)?;
+        format = negotiate::resource(&parts.headers)?;
     }
     let bounds = Bounds { depth: limits.depth, string: limits.string };
-    Ok(Asked { method, headers: parts.headers, pairs, body: bytes, bounds })
+    Ok(Asked { method, headers: parts.headers, pairs, body: bytes, format, bounds })
+}
+
+/// 415 for a compressed body: it would be a second size to bound.
+fn encoded(headers: &HeaderMap) -> Result<(), Error> {
+    let plain = |value: &HeaderValue| value.to_str().is_ok_and(|text| text.trim().eq_ignore_ascii_case("identity"));
+    if headers.get_all(CONTENT_ENCODING).into_iter().all(plain) {
+        return Ok(());
+    }
+    Err(Error::new(Kind::UnsupportedMediaType, "This server reads bodies without a Content-Encoding."))
 }
 
 /// The body whole, no larger than this and not waited for longer than [`PATIENCE`].
@@ -97,12 +115,15 @@ async fn bounded(mut body: Body, headers: &HeaderMap, limit: usize) -> Result<Ve
 }
 
 impl Asked {
-    /// The body as JSON.
+    /// The body's resource, as JSON.
     pub(super) fn json(&self) -> Result<Value, Error> {
         if self.body.is_empty() {
             return Err(Error::malformed("This request needs a body."));
         }
-        json::parse(&self.body, self.bounds)
+        match self.format {
+            Format::Json => json::parse(&self.body, self.bounds),
+            Format::Xml => xml::read(&self.body, self.bounds),
+        }
     }
 
     /// The body as a resource of this type.
@@ -155,31 +176,64 @@ mod tests {
         for (body, kind) in
             [("x".repeat(16), None), ("x".repeat(17), Some(Kind::TooLarge)), ("x".repeat(99), Some(Kind::TooLarge))]
         {
-            let asked = read(request("POST", "/fhir", "application/json", &body), &place, &LIMITS).await;
+            let asked =
+                read(request("POST", "/fhir", "application/json", &body), &place, &LIMITS, &mut Format::Json).await;
             assert_eq!(asked.err().map(|error| error.kind), kind, "{}", body.len());
         }
         let mut declared = request("POST", "/fhir", "application/json", "");
         declared.headers_mut().insert(CONTENT_LENGTH, "9000000000".parse().unwrap());
-        assert_eq!(read(declared, &place, &LIMITS).await.unwrap_err().kind, Kind::TooLarge);
+        assert_eq!(read(declared, &place, &LIMITS, &mut Format::Json).await.unwrap_err().kind, Kind::TooLarge);
     }
 
     #[tokio::test]
     async fn a_searchs_form_joins_its_query() {
         let place = Place::Search(ResourceType::TASK);
         let form = "application/x-www-form-urlencoded";
-        let asked = read(request("POST", "/fhir/Task/_search?a=1", form, "b=2+3"), &place, &LIMITS).await.unwrap();
+        let asked = read(request("POST", "/fhir/Task/_search?a=1", form, "b=2+3"), &place, &LIMITS, &mut Format::Json)
+            .await
+            .unwrap();
         assert_eq!(asked.pairs, [("a".into(), "1".into()), ("b".into(), "2 3".into())]);
-        let wrong = read(request("POST", "/fhir/Task/_search", "application/json", "{}"), &place, &LIMITS).await;
+        let wrong =
+            read(request("POST", "/fhir/Task/_search", "application/json", "{}"), &place, &LIMITS, &mut Format::Json)
+                .await;
         assert_eq!(wrong.unwrap_err().kind, Kind::UnsupportedMediaType);
-        let xml = read(request("POST", "/fhir/Task/_search", form, "_format=xml"), &place, &LIMITS).await;
-        assert_eq!(xml.unwrap_err().kind, Kind::NotAcceptable);
+        let mut answer = Format::Json;
+        let wanted = request("POST", "/fhir/Task/_search", form, "_format=xml");
+        read(wanted, &place, &LIMITS, &mut answer).await.unwrap();
+        assert_eq!(answer, Format::Xml);
+    }
+
+    #[tokio::test]
+    async fn a_body_comes_as_it_is() {
+        let limits = Limits { body: 1_000, ..LIMITS };
+        for (encoding, fits) in [("identity", true), ("gzip", false), ("br", false), ("identity, gzip", false)] {
+            let mut sent = request("POST", "/fhir/Task", "application/json", "{}");
+            sent.headers_mut().insert(CONTENT_ENCODING, encoding.parse().unwrap());
+            let read = read(sent, &Place::Base, &limits, &mut Format::Json).await;
+            assert_eq!(read.err().map(|error| error.kind), (!fits).then_some(Kind::UnsupportedMediaType), "{encoding}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_body_may_be_xml() {
+        let limits = Limits { body: 1_000, ..LIMITS };
+        let body = "<Task xmlns=\"http://hl7.org/fhir\"><status value=\"draft\"/></Task>";
+        let sent = request("POST", "/fhir/Task", "text/xml", body);
+        let asked = read(sent, &Place::Base, &limits, &mut Format::Json).await.unwrap();
+        assert_eq!(asked.resource(ResourceType::TASK).unwrap().text_at("status"), Some("draft"));
+        let sent = request("POST", "/fhir/Task", "application/json", body);
+        let asked = read(sent, &Place::Base, &limits, &mut Format::Json).await.unwrap();
+        assert_eq!(asked.json().unwrap_err().kind, Kind::Malformed);
     }
 
     #[tokio::test]
     async fn the_body_is_of_the_places_type() {
         let place = Place::Type(ResourceType::TASK);
         let limits = Limits { body: 1_000, ..LIMITS };
-        let sent = |body: &'static str| read(request("POST", "/fhir/Task", "application/json", body), &place, &limits);
+        let sent = async |body: &'static str| {
+            let request = request("POST", "/fhir/Task", "application/json", body);
+            read(request, &place, &limits, &mut Format::Json).await
+        };
         assert!(sent(r#"{"resourceType":"Task"}"#).await.unwrap().resource(ResourceType::TASK).is_ok());
         for bad in [r#"{"resourceType":"Patient"}"#, "{}", "", "[]", "{"] {
             let error = sent(bad).await.unwrap().resource(ResourceType::TASK).unwrap_err();

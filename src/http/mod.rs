@@ -2,7 +2,7 @@
 //!
 //! One fallback answers every path, so that the table in [`routes`] decides alone and every refusal, also of an
 //! unknown path, is an OperationOutcome. Promises: each answer carries `X-Request-Id`; each request is one log line
-//! without ids or query strings; a panic is a 500 to one caller and no more. Leaves out: XML, hooks and
+//! without ids or query strings; a panic is a 500 to one caller and no more. Leaves out: hooks and
 //! the console, which later versions bring; what may be seen or done, which is the app's.
 //! <https://hl7.org/fhir/R4/http.html>
 
@@ -35,6 +35,7 @@ use crate::app::{App, Context, Identity};
 use crate::error::{Error, Kind};
 use crate::fhir::query;
 use door::{Door, Place};
+use negotiate::Format;
 
 /// What every request needs: made once, when the router is.
 struct Gate {
@@ -69,6 +70,21 @@ pub fn metrics_router(app: App) -> Router {
     })
 }
 
+/// What became known of a request on its way, for its answer and its log line.
+struct Seen {
+    partner: Option<String>,
+    format: Format,
+}
+
+impl Seen {
+    /// An answer before the formats are agreed on, such as a 401, is in the one asked for if there is one.
+    fn of(request: &Request) -> Self {
+        let pairs = query::pairs(request.uri().query()).unwrap_or_default();
+        let format = negotiate::acceptable(request.headers(), &pairs).unwrap_or(Format::Json);
+        Seen { partner: None, format }
+    }
+}
+
 impl Gate {
     fn new(app: App) -> Self {
         let prefix = door::prefix(&app.config().server.public_url);
@@ -83,9 +99,9 @@ impl Gate {
         let method = request.method().clone();
         let door = door::door(request.uri().path(), &self.prefix);
         let token_shown = request.headers().contains_key(axum::http::header::AUTHORIZATION);
-        let mut partner = None;
+        let mut known = Seen::of(&request);
 
-        let outcome = match caught(self.open(&door, request, &id, &mut partner)).await {
+        let outcome = match caught(self.open(&door, request, &id, &mut known)).await {
             Some(outcome) => outcome,
             None => Err(Error::internal("a panic while answering")),
         };
@@ -97,13 +113,13 @@ impl Gate {
             let allow: Vec<&str> = door.allowed().into_iter().filter(|offered| *offered != method.as_str()).collect();
             respond::refusal(&error, &allow, token_shown)
         });
-        let answer = respond::finish(answer, &method, &id);
+        let answer = respond::finish(respond::formatted(answer, known.format).await, &method, &id);
         tracing::info!(
             method = if method.as_str().len() > 16 { "?" } else { method.as_str() },
             route = door.label(),
             status = answer.status().as_u16(),
             ms = (self.app.now().0 - began.0) / 1_000,
-            partner,
+            partner = known.partner,
             request = id,
             "answered"
         );
@@ -111,7 +127,7 @@ impl Gate {
     }
 
     /// Refuses in the order of what the caller must mend first: path, token, rate, method, format, body.
-    async fn open(&self, door: &Door, request: Request, id: &str, who: &mut Option<String>) -> Result<Response, Error> {
+    async fn open(&self, door: &Door, request: Request, id: &str, known: &mut Seen) -> Result<Response, Error> {
         let headers = request.headers();
         match door {
             Door::Unknown => return Err(respond::no_such_path()),
@@ -125,7 +141,7 @@ impl Gate {
             }
             Door::Fhir(Place::Metadata) => {
                 door.check(request.method())?;
-                negotiate::acceptable(headers, &query::pairs(request.uri().query())?)?;
+                known.format = negotiate::acceptable(headers, &query::pairs(request.uri().query())?)?;
                 return Ok(self.statement.answer(headers));
             }
             Door::SmartConfiguration => {
@@ -148,13 +164,13 @@ impl Gate {
         }
 
         let Identity { partner, scopes } = auth::authenticate(&self.app, headers).await?;
-        *who = Some(partner.id.clone());
+        known.partner = Some(partner.id.clone());
         self.allowances.spend(&partner)?;
         let context = Context { partner, scopes, request: id.to_string() };
         match door {
             Door::Fhir(place) => {
                 door.check(request.method())?;
-                let asked = extract::read(request, place, &self.app.config().limits).await?;
+                let asked = extract::read(request, place, &self.app.config().limits, &mut known.format).await?;
                 interactions::answer(&self.app, &context, place, asked).await
             }
             Door::Metrics => {

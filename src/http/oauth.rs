@@ -121,7 +121,7 @@ async fn form(request: Request) -> Result<Result<Vec<(String, String)>, Refused>
     let (parts, body) = request.into_parts();
     let invalid =
         |description: &str| Ok(Err(Refused { code: "invalid_request", description: description.to_string() }));
-    if negotiate::readable(&parts.headers, negotiate::Body::Form).is_err() {
+    if negotiate::form(&parts.headers).is_err() {
         return invalid("send a form: Content-Type application/x-www-form-urlencoded");
     }
     let bytes = extract::body(body, &parts.headers, LARGEST).await?;

@@ -12,12 +12,14 @@ use axum::response::Response;
 use serde_json::{Value, json};
 
 use super::conditional::Return;
+use super::negotiate::Format;
 use crate::app::{Answer, App, Stored};
 use crate::error::{Error, Kind};
-use crate::fhir::outcome;
+use crate::fhir::{outcome, xml};
 use crate::id;
 
 const FHIR_JSON: &str = "application/fhir+json; charset=utf-8";
+const FHIR_XML: &str = "application/fhir+xml; charset=utf-8";
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Longest request id taken from a caller.
 const LONGEST_ID: usize = 128;
@@ -121,6 +123,21 @@ pub(super) fn finish(mut response: Response, method: &Method, id: &str) -> Respo
         }
     }
     response
+}
+
+/// The answer in the format that was asked for. Every answer is made in JSON, which is how resources are stored; only
+/// for XML it is read again.
+pub(super) async fn formatted(response: Response, format: Format) -> Response {
+    let is_fhir = response.headers().get(CONTENT_TYPE).is_some_and(|kind| kind == FHIR_JSON);
+    if format == Format::Json || !is_fhir {
+        return response;
+    }
+    let (mut parts, body) = response.into_parts();
+    // The body is in memory: this neither waits nor grows.
+    let bytes = axum::body::to_bytes(body, usize::MAX).await.unwrap_or_default();
+    let resource: Value = serde_json::from_slice(&bytes).unwrap_or_default();
+    parts.headers.insert(CONTENT_TYPE, HeaderValue::from_static(FHIR_XML));
+    Response::from_parts(parts, Body::from(xml::write(&resource)))
 }
 
 /// A health answer.

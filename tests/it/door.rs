@@ -84,11 +84,11 @@ async fn every_error_is_an_operation_outcome() {
         ("GET", "/fhir", &[CLINIC], "", 405),
         ("POST", "/fhir/metadata", &[CLINIC], "", 405),
         ("POST", "/health/live", &[], "", 405),
-        ("GET", "/fhir/Task", &[CLINIC, ("accept", "application/fhir+xml")], "", 406),
-        ("GET", "/fhir/Task?_format=xml", &[CLINIC], "", 406),
+        ("GET", "/fhir/Task", &[CLINIC, ("accept", "text/turtle")], "", 406),
+        ("GET", "/fhir/Task?_format=ttl", &[CLINIC], "", 406),
         ("POST", "/fhir/Task", &[CLINIC, JSON], &big, 413),
         ("POST", "/fhir", &[CLINIC, JSON], &many, 413),
-        ("POST", "/fhir/Task", &[CLINIC, ("content-type", "application/fhir+xml")], "<Task/>", 415),
+        ("POST", "/fhir/Task", &[CLINIC, ("content-type", "text/turtle")], "<Task/>", 415),
         ("POST", "/fhir/Task", &[CLINIC, JSON], "", 400),
         ("POST", "/fhir/Task", &[CLINIC, JSON], "{", 400),
         ("POST", "/fhir/Task", &[CLINIC, JSON], &deep, 400),
@@ -310,6 +310,7 @@ fn anything() -> impl Strategy<Value = (String, String, Vec<u8>, String)> {
     ];
     let kind = prop::sample::select(vec![
         "application/fhir+json",
+        "application/fhir+xml",
         "application/json",
         "application/x-www-form-urlencoded",
         "text/plain",

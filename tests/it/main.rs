@@ -30,3 +30,4 @@ mod store_marks;
 mod store_outbox;
 mod store_search;
 mod tls;
+mod xml;
