@@ -13,6 +13,7 @@ mod key_sets;
 mod loop_status;
 mod notifications;
 mod polls;
+mod published;
 mod reading;
 mod referrals;
 mod relaying;

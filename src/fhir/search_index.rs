@@ -340,6 +340,71 @@ pub fn own_parameters(kind: ResourceType) -> &'static [Parameter] {
                 ]
             }
         }
+        "CodeSystem" => {
+            const {
+                &[
+                    uri("url", &["url"]),
+                    token("version", &["version"]),
+                    text("name", &["name"]),
+                    text("title", &["title"]),
+                    token("status", &["status"]),
+                    token("code", &["concept.code"]),
+                    uri("system", &["url"]),
+                ]
+            }
+        }
+        "ValueSet" => {
+            const {
+                &[
+                    uri("url", &["url"]),
+                    token("version", &["version"]),
+                    text("name", &["name"]),
+                    text("title", &["title"]),
+                    token("status", &["status"]),
+                    uri("reference", &["compose.include.system"]),
+                ]
+            }
+        }
+        "ConceptMap" => {
+            const {
+                &[
+                    uri("url", &["url"]),
+                    token("version", &["version"]),
+                    text("name", &["name"]),
+                    text("title", &["title"]),
+                    token("status", &["status"]),
+                    uri("source-system", &["group.source"]),
+                    uri("target-system", &["group.target"]),
+                    token("source-code", &["group.element.code"]),
+                ]
+            }
+        }
+        "StructureDefinition" => {
+            const {
+                &[
+                    uri("url", &["url"]),
+                    token("version", &["version"]),
+                    text("name", &["name"]),
+                    text("title", &["title"]),
+                    token("status", &["status"]),
+                    uri("type", &["type"]),
+                    token("kind", &["kind"]),
+                    token("derivation", &["derivation"]),
+                ]
+            }
+        }
+        "SearchParameter" | "OperationDefinition" => {
+            const {
+                &[
+                    uri("url", &["url"]),
+                    token("version", &["version"]),
+                    text("name", &["name"]),
+                    token("status", &["status"]),
+                    token("code", &["code"]),
+                    token("base", &["base", "resource"]),
+                ]
+            }
+        }
         _ => IDENTIFIED,
     }
 }

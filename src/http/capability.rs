@@ -188,7 +188,13 @@ mod tests {
                 assert_eq!(codes.contains(&code.to_string()), allowed(rest).contains(&method), "{kind} {code}");
             }
             for operation in resource["operation"].as_array().into_iter().flatten() {
-                assert!(allowed(&format!("/1/${}", operation["name"].as_str().unwrap())).contains(&"POST"));
+                let name = operation["name"].as_str().unwrap();
+                let known = OPERATIONS.iter().find(|known| known.kind == kind && known.name == name).unwrap();
+                for (claimed, rest) in
+                    [(known.on_type, format!("/${name}")), (known.on_instance, format!("/1/${name}"))]
+                {
+                    assert_eq!(allowed(&rest).contains(&"POST"), claimed, "{kind}{rest}");
+                }
             }
         }
     }

@@ -105,7 +105,7 @@ fn place(names: &[&str]) -> Option<Place> {
         },
         [name, id, "_history"] => key(name, id).map(Place::History),
         [name, id, last] => {
-            let known = operation(name, last.strip_prefix('$')?)?;
+            let known = operation(name, last.strip_prefix('$')?).filter(|known| known.on_instance)?;
             key(name, id).map(|key| Place::Operation(known, Some(key.id)))
         }
         [name, id, "_history", version] => key(name, id).map(|key| Place::Version(key, version.to_string())),

@@ -19,6 +19,7 @@ mod oauth;
 mod operations;
 mod respond;
 pub mod routes;
+mod terminology;
 
 use std::future::{Future, poll_fn};
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -1,4 +1,5 @@
-//! The operations: `$relay` and `$loop-status` on Task, `$status` and `$events` on Subscription.
+//! The operations: `$relay` and `$loop-status` on Task, `$status` and `$events` on Subscription, and those of
+//! [`super::terminology`].
 //!
 //! Inputs come in the query (GET) or as Parameters (POST), and mean the same. Unknown inputs are ignored.
 //! <https://hl7.org/fhir/R4/operations.html>, <http://hl7.org/fhir/uv/subscriptions-backport>
@@ -9,6 +10,7 @@ use serde_json::Value;
 use super::extract::Asked;
 use super::respond;
 use super::routes::Operation;
+use super::terminology;
 use crate::app::{App, Context};
 use crate::error::Error;
 
@@ -39,7 +41,10 @@ pub(super) async fn answer(
             let (from, to) = (inputs.number("eventsSinceNumber")?, inputs.number("eventsUntilNumber")?);
             Ok(respond::made(&app.subscription_events(context, id, from, to).await?))
         }
-        _ => Err(respond::no_such_path()),
+        (name, id) => match terminology::answer(known.kind, name, id, asked, app.now()) {
+            Some(found) => Ok(respond::made(&found?)),
+            None => Err(respond::no_such_path()),
+        },
     }
 }
 
@@ -71,9 +76,9 @@ fn targets(parameters: &[Value]) -> Result<Vec<String>, Error> {
 }
 
 /// Primitive inputs by name.
-struct Inputs(Vec<(String, String)>);
+pub(super) struct Inputs(Vec<(String, String)>);
 
-fn inputs(asked: &Asked) -> Result<Inputs, Error> {
+pub(super) fn inputs(asked: &Asked) -> Result<Inputs, Error> {
     let mut found = asked.pairs.clone();
     for parameter in asked.parameters()? {
         let Some(name) = parameter.get("name").and_then(Value::as_str) else { continue };
@@ -81,6 +86,7 @@ fn inputs(asked: &Asked) -> Result<Inputs, Error> {
         let text = match value {
             Some((_, Value::String(text))) => text.clone(),
             Some((_, Value::Number(number))) => number.to_string(),
+            Some((_, Value::Bool(flag))) => flag.to_string(),
             _ => continue,
         };
         found.push((name.to_string(), text));
@@ -94,7 +100,12 @@ impl Inputs {
         named.flat_map(|(_, value)| value.split(',')).filter(|value| !value.is_empty()).collect()
     }
 
-    fn number(&self, name: &str) -> Result<Option<i64>, Error> {
+    /// The first value of this name.
+    pub(super) fn one(&self, name: &str) -> Option<String> {
+        self.0.iter().find(|(known, value)| known == name && !value.is_empty()).map(|(_, value)| value.clone())
+    }
+
+    pub(super) fn number(&self, name: &str) -> Result<Option<i64>, Error> {
         let Some((_, text)) = self.0.iter().find(|(known, value)| known == name && !value.is_empty()) else {
             return Ok(None);
         };

@@ -63,6 +63,9 @@ const WRITTEN_HERE: &[Interaction] = &[Read, Vread, History, Search];
 /// Copied from a source for a referral's sake.
 const COPIED: &[Interaction] = &[Read, Vread, Search];
 
+/// Part of the program ([`crate::fhir::published`]).
+const PUBLISHED: &[Interaction] = &[Read, Search];
+
 macro_rules! gravity {
     ($name:literal) => {
         concat!("http://hl7.org/fhir/us/sdoh-clinicalcare/StructureDefinition/SDOHCC-", $name)
@@ -79,6 +82,9 @@ const fn row(kind: &'static str, interactions: &'static [Interaction], profiles:
 }
 const fn copied(kind: &'static str) -> Row {
     row(kind, COPIED, &[])
+}
+const fn published(kind: &'static str) -> Row {
+    row(kind, PUBLISHED, &[])
 }
 
 /// The table.
@@ -132,6 +138,12 @@ pub static ROWS: &[Row] = &[
     copied("NutritionOrder"),
     copied("RiskAssessment"),
     copied("Specimen"),
+    published("CodeSystem"),
+    published("ConceptMap"),
+    published("OperationDefinition"),
+    published("SearchParameter"),
+    published("StructureDefinition"),
+    published("ValueSet"),
 ];
 
 /// Whether an entry of a Bundle asks for something the table has.
@@ -155,9 +167,11 @@ pub fn row_of(kind: ResourceType) -> Option<&'static Row> {
 pub struct Operation {
     /// Its name, without `$`.
     pub name: &'static str,
-    /// The type it belongs to; always offered on its instances.
+    /// The type it belongs to.
     pub kind: &'static str,
-    /// Also offered on the type itself.
+    /// Offered on the type's instances.
+    pub on_instance: bool,
+    /// Offered on the type itself.
     pub on_type: bool,
     /// Changes nothing and may be asked by GET.
     pub get: bool,
@@ -165,36 +179,33 @@ pub struct Operation {
     pub definition: &'static str,
 }
 
+macro_rules! backport {
+    ($name:literal) => {
+        concat!("http://hl7.org/fhir/uv/subscriptions-backport/OperationDefinition/backport-subscription-", $name)
+    };
+}
+
+const fn on_instance(kind: &'static str, name: &'static str, get: bool, definition: &'static str) -> Operation {
+    Operation { name, kind, on_instance: true, on_type: false, get, definition }
+}
+const fn on_both(kind: &'static str, name: &'static str, definition: &'static str) -> Operation {
+    Operation { name, kind, on_instance: true, on_type: true, get: true, definition }
+}
+
 /// The operations.
 pub static OPERATIONS: &[Operation] = &[
+    on_instance("Task", "relay", false, "https://loopgate.org/fhir/OperationDefinition/Task-relay"),
+    on_instance("Task", "loop-status", true, "https://loopgate.org/fhir/OperationDefinition/Task-loop-status"),
+    on_both("Subscription", "status", backport!("status")),
+    on_instance("Subscription", "events", true, backport!("events")),
+    on_both("ValueSet", "expand", "http://hl7.org/fhir/OperationDefinition/ValueSet-expand"),
+    on_both("ValueSet", "validate-code", "http://hl7.org/fhir/OperationDefinition/ValueSet-validate-code"),
+    on_both("CodeSystem", "validate-code", "http://hl7.org/fhir/OperationDefinition/CodeSystem-validate-code"),
     Operation {
-        name: "relay",
-        kind: "Task",
-        on_type: false,
-        get: false,
-        definition: "https://loopgate.org/fhir/OperationDefinition/Task-relay",
+        on_instance: false,
+        ..on_both("CodeSystem", "lookup", "http://hl7.org/fhir/OperationDefinition/CodeSystem-lookup")
     },
-    Operation {
-        name: "loop-status",
-        kind: "Task",
-        on_type: false,
-        get: true,
-        definition: "https://loopgate.org/fhir/OperationDefinition/Task-loop-status",
-    },
-    Operation {
-        name: "status",
-        kind: "Subscription",
-        on_type: true,
-        get: true,
-        definition: "http://hl7.org/fhir/uv/subscriptions-backport/OperationDefinition/backport-subscription-status",
-    },
-    Operation {
-        name: "events",
-        kind: "Subscription",
-        on_type: false,
-        get: true,
-        definition: "http://hl7.org/fhir/uv/subscriptions-backport/OperationDefinition/backport-subscription-events",
-    },
+    on_both("ConceptMap", "translate", "http://hl7.org/fhir/OperationDefinition/ConceptMap-translate"),
 ];
 
 #[cfg(test)]

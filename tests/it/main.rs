@@ -29,5 +29,6 @@ mod store_grants;
 mod store_marks;
 mod store_outbox;
 mod store_search;
+mod terminology;
 mod tls;
 mod xml;
