@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use toml::de::DeTable;
 
-use crate::jwt::KeySet;
+use crate::jwt::{KeySet, PrivateKey};
 
 pub use reader::Fault;
 use reader::{Place, Reader, Section};
@@ -286,9 +286,21 @@ pub enum OutboundAuth {
         client_id: String,
         /// Its token endpoint.
         token_url: String,
-        /// Our private key.
-        key: Secret,
+        /// What we ask for there.
+        scope: String,
+        /// Our private keys: the first signs, all are published.
+        keys: Vec<PrivateKey>,
     },
+}
+
+impl OutboundAuth {
+    /// Our keys there; none unless we sign.
+    pub fn keys(&self) -> &[PrivateKey] {
+        match self {
+            OutboundAuth::BackendServices { keys, .. } => keys,
+            OutboundAuth::None | OutboundAuth::Bearer(_) => &[],
+        }
+    }
 }
 
 /// How outcomes get to a source's server.

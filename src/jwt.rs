@@ -6,9 +6,18 @@
 //! that no text here shows a token. Leaves out clocks, replay and scopes, which are the app's.
 //! <https://hl7.org/fhir/smart-app-launch/client-confidential-asymmetric.html>, <https://www.rfc-editor.org/rfc/rfc7519>
 
+use std::sync::Arc;
+
+use aws_lc_rs::digest::{SHA256, digest};
+use aws_lc_rs::rand::SystemRandom;
+use aws_lc_rs::signature::{ECDSA_P384_SHA384_FIXED_SIGNING, EcdsaKeyPair, KeyPair, RSA_PKCS1_SHA384, RsaKeyPair};
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use jsonwebtoken::jwk::Jwk;
 use jsonwebtoken::{Algorithm, DecodingKey, EncodingKey, Header, Validation};
-use serde_json::{Map, Value};
+use rustls::pki_types::PrivateKeyDer;
+use rustls::pki_types::pem::PemObject;
+use serde_json::{Map, Value, json};
 
 /// Longest token that is read, in bytes.
 const LONGEST: usize = 16 * 1024;
@@ -185,4 +194,135 @@ impl Secret {
 pub fn key_of(token: &str) -> Option<String> {
     let header = (token.len() <= LONGEST).then(|| jsonwebtoken::decode_header(token).ok()).flatten()?;
     (header.alg == Algorithm::HS256 && header.typ.as_deref() == Some("at+jwt")).then_some(header.kid).flatten()
+}
+
+/// A private key of ours, for proving who we are at a partner's server.
+#[derive(Clone)]
+pub struct PrivateKey {
+    pair: Pair,
+    /// The public half as a JWK, `kid` its RFC 7638 thumbprint.
+    pub public: Value,
+}
+
+#[derive(Clone)]
+enum Pair {
+    Ec(Arc<EcdsaKeyPair>),
+    Rsa(Arc<RsaKeyPair>),
+}
+
+impl std::fmt::Debug for PrivateKey {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        out.write_str("PrivateKey(..)")
+    }
+}
+
+impl PrivateKey {
+    /// The keys of a PEM text, at least one: EC on P-384 or RSA of at least 2,048 bits.
+    pub fn parse(pem: &str) -> Result<Vec<PrivateKey>, &'static str> {
+        const WRONG: &str = "must be PEM with private keys: EC on P-384, or RSA of at least 2048 bits";
+        let keys: Result<Vec<_>, _> = PrivateKeyDer::pem_slice_iter(pem.as_bytes()).collect();
+        let keys = keys.map_err(|_| WRONG)?.iter().map(PrivateKey::new).collect::<Option<Vec<_>>>();
+        keys.filter(|keys| !keys.is_empty()).ok_or(WRONG)
+    }
+
+    fn new(der: &PrivateKeyDer<'_>) -> Option<PrivateKey> {
+        let rsa = match der {
+            PrivateKeyDer::Pkcs1(key) => RsaKeyPair::from_der(key.secret_pkcs1_der()).ok(),
+            PrivateKeyDer::Pkcs8(key) => RsaKeyPair::from_pkcs8(key.secret_pkcs8_der()).ok(),
+            _ => None,
+        };
+        if let Some(pair) = rsa {
+            let key: &aws_lc_rs::rsa::PublicKey = pair.public_key();
+            let (n, e) = (key.modulus(), key.exponent());
+            let n = base64(n.big_endian_without_leading_zero());
+            let required = json!({"e": base64(e.big_endian_without_leading_zero()), "kty": "RSA", "n": n});
+            return Some(PrivateKey { public: published(required, "RS384"), pair: Pair::Rsa(Arc::new(pair)) });
+        }
+        let pair = EcdsaKeyPair::from_private_key_der(&ECDSA_P384_SHA384_FIXED_SIGNING, der.secret_der()).ok()?;
+        // An uncompressed point: one byte that says so, then x and y of 48 bytes each.
+        let (x, y) = pair.public_key().as_ref().get(1..)?.split_at_checked(48)?;
+        let required = json!({"crv": "P-384", "kty": "EC", "x": base64(x), "y": base64(y)});
+        Some(PrivateKey { public: published(required, "ES384"), pair: Pair::Ec(Arc::new(pair)) })
+    }
+
+    /// Signs claims into a client assertion.
+    pub fn sign(&self, claims: &Value) -> Option<String> {
+        let header = json!({"alg": self.public["alg"], "kid": self.public["kid"], "typ": "JWT"});
+        let text = format!("{}.{}", base64(header.to_string().as_bytes()), base64(claims.to_string().as_bytes()));
+        let random = SystemRandom::new();
+        let signature = match &self.pair {
+            Pair::Ec(pair) => pair.sign(&random, text.as_bytes()).ok()?.as_ref().to_vec(),
+            Pair::Rsa(pair) => {
+                let mut out = vec![0; pair.public_modulus_len()];
+                pair.sign(&RSA_PKCS1_SHA384, &random, text.as_bytes(), &mut out).ok()?;
+                out
+            }
+        };
+        Some(format!("{text}.{}", base64(&signature)))
+    }
+}
+
+/// A public key with its use and its thumbprint, which is made of the required members in this order.
+fn published(required: Value, algorithm: &str) -> Value {
+    let kid = base64(digest(&SHA256, required.to_string().as_bytes()).as_ref());
+    let mut key = required;
+    key["kid"] = kid.into();
+    key["alg"] = algorithm.into();
+    key["use"] = "sig".into();
+    key
+}
+
+fn base64(bytes: &[u8]) -> String {
+    URL_SAFE_NO_PAD.encode(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pem(der: &[u8]) -> String {
+        let text = base64::engine::general_purpose::STANDARD.encode(der);
+        format!("-----BEGIN PRIVATE KEY-----\n{text}\n-----END PRIVATE KEY-----\n")
+    }
+
+    fn p384() -> Vec<u8> {
+        EcdsaKeyPair::generate_pkcs8(&ECDSA_P384_SHA384_FIXED_SIGNING, &SystemRandom::new()).unwrap().as_ref().to_vec()
+    }
+
+    /// what we sign, our published key verifies; several keys in one text overlap.
+    #[test]
+    fn what_we_sign_our_published_key_verifies() {
+        let rsa = RsaKeyPair::generate(aws_lc_rs::rsa::KeySize::Rsa2048).unwrap();
+        let rsa = aws_lc_rs::encoding::AsDer::<aws_lc_rs::encoding::Pkcs8V1Der<'_>>::as_der(&rsa).unwrap();
+        let keys = PrivateKey::parse(&format!("{}{}", pem(&p384()), pem(rsa.as_ref()))).unwrap();
+        assert_eq!(keys.len(), 2);
+        let published = json!({"keys": keys.iter().map(|key| &key.public).collect::<Vec<_>>()}).to_string();
+        let set = KeySet::parse(&published).unwrap();
+        for key in &keys {
+            let token = key.sign(&json!({"iss": "us", "exp": 7})).unwrap();
+            let assertion = Assertion::read(&token).unwrap();
+            assert_eq!(assertion.verify(&set).unwrap().text("iss"), Some("us"));
+            let other = PrivateKey::parse(&pem(&p384())).unwrap();
+            let others = json!({"keys": [other[0].public]}).to_string();
+            assert!(assertion.verify(&KeySet::parse(&others).unwrap()).is_err());
+        }
+    }
+
+    /// RFC 7638 §3.1
+    #[test]
+    fn the_thumbprint_is_the_standards() {
+        let n = "0vx7agoebGcQSuuPiLJXZptN9nndrQmbXEps2aiAFbWhM78LhWx4cbbfAAtVT86zwu1RK7aPFFxuhDR1L6tSoc_BJECPebWKRXjBZCiFV4n3oknjhMstn64tZ_2W-5JsGY4Hc5n9yBXArwl93lqt7_RN5w6Cf0h4QyQ5v-65YGjQR0_FDW2QvzqY368QQMicAtaSqzs8KJZgnYb9c7d0zgdAZHzu6qMQvRL5hajrn1n91CbOpbISD08qNLyrdkt-bFTWhAI4vMQFh6WeZu0fM4lFd2NcRwr3XPksINHaQ-G_xBniIqbw0Ls1jF44-csFCur-kEgU8awapJzKnqDKgw";
+        let key = published(json!({"e": "AQAB", "kty": "RSA", "n": n}), "RS384");
+        assert_eq!(key["kid"], "NzbLsXh8uDCcd-6MNwXF4W_7noWXFZAfHkxZsRGC9Xs");
+    }
+
+    #[test]
+    fn other_keys_are_refused() {
+        let curve = &aws_lc_rs::signature::ECDSA_P256_SHA256_FIXED_SIGNING;
+        let p256 = EcdsaKeyPair::generate_pkcs8(curve, &SystemRandom::new()).unwrap();
+        for bad in [String::new(), "key".into(), pem(b"abc"), pem(p256.as_ref())] {
+            assert!(PrivateKey::parse(&bad).is_err());
+        }
+        assert!(format!("{:?}", PrivateKey::parse(&pem(&p384())).unwrap()).contains("(..)"));
+    }
 }

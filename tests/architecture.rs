@@ -43,6 +43,7 @@ const FENCES: &[(&str, &[&str])] = &[
     ("toml", &["config"]),
     ("jsonwebtoken", &["jwt"]),
     ("quick_xml", &["fhir"]),
+    ("base64", &["jwt"]),
     ("clap", &["main"]),
     ("governor", &["http"]),
     ("regex", &["fhir"]),

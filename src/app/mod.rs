@@ -109,6 +109,10 @@ impl App {
     pub fn now(&self) -> Timestamp {
         self.0.clock.now()
     }
+    /// The clock.
+    pub fn clock(&self) -> Clock {
+        self.0.clock.clone()
+    }
     /// The gateway's Organization id, which is also the grantee that coordinators read as.
     pub fn gateway(&self) -> &str {
         &self.0.config.gateway.id

@@ -143,6 +143,18 @@ impl App {
         format!("{}/auth/token", self.config().server.public_url)
     }
 
+    /// The keys we prove ourselves with at partners' servers, as they may verify them: a JWK Set.
+    pub fn public_keys(&self) -> serde_json::Value {
+        let fhir = self.partners().iter().filter_map(|partner| partner.fhir.as_ref());
+        let mut keys: Vec<&serde_json::Value> = Vec::new();
+        for key in fhir.flat_map(|fhir| fhir.auth.keys()) {
+            if !keys.contains(&&key.public) {
+                keys.push(&key.public);
+            }
+        }
+        json!({ "keys": keys })
+    }
+
     /// A partner's scopes as configured.
     pub(super) fn configured_scopes(&self, partner: &str) -> Arc<Scopes> {
         self.tokens().scopes.get(partner).cloned().unwrap_or_else(|| Arc::new(Scopes::parse([])))

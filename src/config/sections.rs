@@ -257,7 +257,8 @@ pub(super) fn outbound(s: &Section<'_, '_>, around: &Surroundings) -> Option<Out
     let token = s.read("token", |t| visible(t).map(Secret));
     let client_id = s.read("client_id", text);
     let token_url = s.read("token_url", |t| partner_url(t, around.private_allowed));
-    let key = s.read("key", |t| text(t).map(Secret));
+    let keys = s.read("key", |t| PrivateKey::parse(t).map_err(str::to_owned));
+    let scope = s.read("scope", text);
     let wanted = kind?;
     for (name, own) in KINDS {
         for key in own.iter().filter(|key| s.has(key) != wanted.contains(key)) {
@@ -265,9 +266,12 @@ pub(super) fn outbound(s: &Section<'_, '_>, around: &Surroundings) -> Option<Out
             s.fault(key, format!("{rule} kind = \"{name}\""));
         }
     }
+    if s.has("scope") && !wanted.contains(&"client_id") {
+        s.fault("scope", "is only for kind = \"backend-services\"");
+    }
     if wanted.contains(&"client_id") {
-        s.fault("kind", "not available in this version (use \"bearer\")");
-        Some(OutboundAuth::BackendServices { client_id: client_id?, token_url: token_url?, key: key? })
+        let (client_id, token_url) = (client_id?, token_url?);
+        Some(OutboundAuth::BackendServices { client_id, token_url, scope: scope?, keys: keys? })
     } else if wanted.contains(&"token") {
         Some(OutboundAuth::Bearer(token?))
     } else {

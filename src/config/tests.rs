@@ -208,7 +208,7 @@ fn one_partners_fault() {
             ("fhir = { base = \"https://x\", auth = { kind = \"bearer\" } }", "fhir.auth.token", "is required with kind = \"bearer\""),
             ("fhir = { base = \"https://x\", auth = { token = \"t\" } }", "fhir.auth.token", "is only for kind = \"bearer\""),
             ("fhir = { base = \"https://x\", auth = { kind = \"bearer\", token = \"s3cret\\r\\nX: y\" } }", "fhir.auth.token", "must be visible ASCII without spaces, and not empty"),
-            ("fhir = { base = \"https://x\", auth = { kind = \"backend-services\", client_id = \"c\", token_url = \"https://x/t\", key = \"k\" } }", "fhir.auth.kind", "not available in this version (use \"bearer\")"),
+            ("fhir = { base = \"https://x\", auth = { kind = \"backend-services\", client_id = \"c\", token_url = \"https://x/t\", key = \"k\" } }", "fhir.auth.key", "must be PEM with private keys: EC on P-384, or RSA of at least 2048 bits"),
         ];
     for (text, key, message) in CASES {
         let expected = format!("line 9: partner[0] (a).{key}: {message}");

@@ -9,13 +9,14 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::config::{Config, OutboundAuth, Partner};
+use crate::config::{Config, Partner};
 use crate::error::Error;
 use crate::fhir::json::Bounds;
 use crate::fhir::reference::split_absolute;
 use crate::fhir::{Key, Resource, ResourceType};
 
 use super::guard;
+use super::token::Tokens;
 
 /// A request.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -185,6 +186,7 @@ pub(super) struct Server<'a> {
     pub transport: &'a dyn Transport,
     pub partner: &'a Partner,
     pub bounds: Bounds,
+    pub tokens: &'a Tokens,
 }
 
 /// A resource that was read, with its ETag.
@@ -211,15 +213,16 @@ impl Server<'_> {
         if !below || self.base().is_empty() {
             return Err(Failure::new("the URL lies outside the partner's registered base"));
         }
-        let mut headers = vec![("accept".to_string(), "application/fhir+json".to_string())];
-        if let Some(OutboundAuth::Bearer(token)) = self.partner.fhir.as_ref().map(|fhir| &fhir.auth) {
-            headers.push(("authorization".to_string(), format!("Bearer {}", token.expose())));
+        let token = self.tokens.token(self.transport, self.partner).await?;
+        let response = self.transport.send(request(method, url, token.as_deref(), more, body.clone())).await?;
+        match token {
+            // Once more with a new token (design §6): the old one may have been taken back.
+            Some(token) if response.status == 401 && self.tokens.refused(self.partner, &token).await => {
+                let token = self.tokens.token(self.transport, self.partner).await?;
+                Ok(self.transport.send(request(method, url, token.as_deref(), more, body)).await?)
+            }
+            _ => Ok(response),
         }
-        if body.is_some() {
-            headers.push(("content-type".to_string(), "application/fhir+json; charset=utf-8".to_string()));
-        }
-        headers.extend(more.iter().map(|(name, value)| (name.to_string(), value.to_string())));
-        Ok(self.transport.send(Request { method, url: url.to_string(), headers, body }).await?)
     }
 
     /// Reads one resource; what comes must be the one that was asked for.
@@ -237,6 +240,24 @@ impl Server<'_> {
         }
         Ok(Read { etag: etag_of(&response, &resource), resource })
     }
+}
+
+fn request(
+    method: &'static str,
+    url: &str,
+    token: Option<&str>,
+    more: &[(&str, &str)],
+    body: Option<String>,
+) -> Request {
+    let mut headers = vec![("accept".to_string(), "application/fhir+json".to_string())];
+    if let Some(token) = token {
+        headers.push(("authorization".to_string(), format!("Bearer {token}")));
+    }
+    if body.is_some() {
+        headers.push(("content-type".to_string(), "application/fhir+json; charset=utf-8".to_string()));
+    }
+    headers.extend(more.iter().map(|(name, value)| (name.to_string(), value.to_string())));
+    Request { method, url: url.to_string(), headers, body }
 }
 
 /// Whether a URL's path has a segment that a client would take as "one level up".

@@ -12,6 +12,7 @@ mod key_set;
 mod notify;
 mod poll;
 mod task;
+mod token;
 mod worker;
 mod write_back;
 

@@ -13,6 +13,7 @@ use crate::error::Error;
 use crate::fhir::json::Bounds;
 
 use super::client::{Failure, Server, Transport};
+use super::token::Tokens;
 use super::{collect, fetch, notify, poll, task, write_back};
 
 /// Requests in flight in all, and to one partner.
@@ -34,6 +35,7 @@ pub struct Worker {
     transport: Arc<dyn Transport>,
     /// Which partners' servers take batches, as far as they were asked.
     batches: Arc<Mutex<HashMap<String, bool>>>,
+    tokens: Arc<Tokens>,
 }
 
 impl std::fmt::Debug for Worker {
@@ -45,7 +47,8 @@ impl std::fmt::Debug for Worker {
 impl Worker {
     /// A worker over this transport.
     pub fn new(app: App, transport: Arc<dyn Transport>) -> Worker {
-        Worker { app, transport, batches: Arc::default() }
+        let tokens = Arc::new(Tokens::new(app.clock()));
+        Worker { app, transport, batches: Arc::default(), tokens }
     }
 
     /// Sends everything that is due now, one after the other, until nothing is; answers how many tries that took. For
@@ -242,6 +245,7 @@ impl Worker {
             transport: self.transport.as_ref(),
             partner,
             bounds: Bounds { depth: limits.depth, string: limits.string },
+            tokens: &self.tokens,
         }
     }
 }

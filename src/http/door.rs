@@ -45,6 +45,8 @@ pub enum Door {
     SmartConfiguration,
     /// `/auth/token`
     Token,
+    /// `/auth/jwks`
+    Keys,
     /// `/auth/introspect`
     Introspect,
     /// `/auth/revoke`
@@ -74,6 +76,7 @@ pub fn door(path: &str, prefix: &[String]) -> Door {
         ["health", "ready"] => Door::Ready,
         ["metrics"] => Door::Metrics,
         ["auth", "token"] => Door::Token,
+        ["auth", "jwks"] => Door::Keys,
         ["auth", "introspect"] => Door::Introspect,
         ["auth", "revoke"] => Door::Revoke,
         ["fhir", ".well-known", "smart-configuration"] => Door::SmartConfiguration,
@@ -117,7 +120,9 @@ impl Door {
     /// The methods offered here, for dispatch and for `Allow`; none: there is nothing here.
     pub fn allowed(&self) -> Vec<&'static str> {
         match self {
-            Door::Landing | Door::Live | Door::Ready | Door::Metrics | Door::SmartConfiguration => vec!["GET", "HEAD"],
+            Door::Landing | Door::Live | Door::Ready | Door::Metrics | Door::SmartConfiguration | Door::Keys => {
+                vec!["GET", "HEAD"]
+            }
             Door::Token | Door::Introspect | Door::Revoke => vec!["POST"],
             Door::Fhir(place) => place.allowed(),
             Door::Nowhere | Door::Unknown => Vec::new(),
@@ -133,6 +138,7 @@ impl Door {
             Door::Metrics => "/metrics".into(),
             Door::SmartConfiguration => "/fhir/.well-known/smart-configuration".into(),
             Door::Token => "/auth/token".into(),
+            Door::Keys => "/auth/jwks".into(),
             Door::Introspect => "/auth/introspect".into(),
             Door::Revoke => "/auth/revoke".into(),
             Door::Fhir(place) => place.label(),

@@ -149,6 +149,10 @@ impl Gate {
                 door.check(request.method())?;
                 return Ok(oauth::configuration(&self.app));
             }
+            Door::Keys => {
+                door.check(request.method())?;
+                return Ok(oauth::keys(&self.app));
+            }
             Door::Token => {
                 door.check(request.method())?;
                 return oauth::token(&self.app, request).await;

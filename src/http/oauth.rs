@@ -1,4 +1,4 @@
-//! The OAuth addresses: SMART discovery, token, introspection, revocation.
+//! The OAuth addresses: SMART discovery, token, introspection, revocation, and our own public keys.
 //!
 //! These speak OAuth's JSON, not FHIR's: errors are `{error, error_description}`. Nothing is cached on the way, and no
 //! parameter may come twice. Whether a token is given is [`crate::app`]'s to say.
@@ -34,6 +34,13 @@ pub(super) fn configuration(app: &App) -> Response {
         "capabilities": ["client-confidential-asymmetric", "permission-v1", "permission-v2"],
     });
     respond::text(200, JSON, body.to_string())
+}
+
+/// `/auth/jwks`: our public keys, for the servers we sign in at.
+pub(super) fn keys(app: &App) -> Response {
+    let mut response = respond::text(200, JSON, app.public_keys().to_string());
+    respond::set(&mut response, CACHE_CONTROL, "public, max-age=3600");
+    response
 }
 
 /// `POST /auth/token`

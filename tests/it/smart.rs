@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use tower::ServiceExt;
 
 use crate::databases::Place;
-use crate::gateway::{Answered, TestGateway, county, partner};
+use crate::gateway::{Answered, PANTRY, TestGateway, county, partner};
 use crate::on_both;
 
 const TOKEN_URL: &str = "https://hub.test/auth/token";
@@ -411,4 +411,64 @@ async fn keys_rotate() {
     assert_ne!(kid(&second), kid(&third));
     let still = second.body["access_token"].as_str().unwrap();
     assert_eq!(get(&county, still, "/fhir/Task").await.status, 200);
+}
+
+/// A-042: at a partner's server we sign in with a key of ours: one token serves until it ends, a 401 gets another, and
+/// our published keys verify what we signed.
+#[tokio::test]
+async fn we_sign_in_where_a_partner_asks_for_it() {
+    const ENDPOINT: &str = "https://login.pantry.test/token";
+    let key = EcdsaKeyPair::generate_pkcs8(&ECDSA_P384_SHA384_FIXED_SIGNING, &SystemRandom::new()).unwrap();
+    let key = base64::engine::general_purpose::STANDARD.encode(key.as_ref());
+    let auth = format!(
+        "auth = {{ kind = \"backend-services\", client_id = \"hub-at-pantry\", token_url = \"{ENDPOINT}\", key = \"\"\"\n-----BEGIN PRIVATE KEY-----\n{key}\n-----END PRIVATE KEY-----\n\"\"\" }}"
+    );
+    let base = format!("fhir = {{ base = \"{PANTRY}\",");
+    let settings = crate::gateway::county();
+    assert!(settings.contains(&base));
+    let county = TestGateway::with(Place::sqlite(), &settings.replace(&base, &format!("{base} {auth},"))).await;
+    let says = |token: &str| {
+        county.world.page(ENDPOINT, "", &json!({"access_token": token, "expires_in": 300}).to_string());
+        county.world.at(PANTRY, |pantry| pantry.require_bearer(token));
+    };
+    let asked = || county.world.requests().iter().filter(|one| one.ends_with(ENDPOINT)).count();
+    says("one");
+    let task = county.refers("r1", "food-insecurity").await;
+    county.deliver_due().await;
+    assert_eq!(county.relayed(&task).await.len(), 1);
+    assert_eq!(county.world.at(PANTRY, |pantry| pantry.all("Task").len()), 1);
+    assert_eq!(asked(), 1);
+
+    // The assertion is ours, by the keys we publish.
+    let form = county.world.letters().into_iter().find(|one| one.url == ENDPOINT).unwrap().body.unwrap();
+    let pairs = loopgate::fhir::query::pairs(Some(&form)).unwrap();
+    let said = |name: &str| pairs.iter().find(|(its, _)| its == name).unwrap().1.clone();
+    assert_eq!((said("grant_type"), said("scope")), ("client_credentials".into(), "system/*.cruds".into()));
+    let request = Request::get("/auth/jwks").body(Body::empty()).unwrap();
+    let published = county.gateway.router().oneshot(request).await.unwrap();
+    assert_eq!(published.headers()["cache-control"], "public, max-age=3600");
+    let published = axum::body::to_bytes(published.into_body(), 1 << 20).await.unwrap();
+    let set = loopgate::jwt::KeySet::parse(std::str::from_utf8(&published).unwrap()).unwrap();
+    let assertion = said("client_assertion");
+    let assertion = loopgate::jwt::Assertion::read(&assertion).unwrap();
+    let claims = assertion.verify(&set).unwrap();
+    assert_eq!((claims.text("iss"), claims.text("sub")), (Some("hub-at-pantry"), Some("hub-at-pantry")));
+    assert!(claims.is_for(ENDPOINT) && claims.seconds("exp").unwrap() <= now(&county) + 300);
+
+    // The pantry forgets our token: one more is got, and the poll goes through.
+    says("two");
+    county.poll("pantry").await;
+    assert_eq!(asked(), 2);
+    county.later(Duration::from_secs(400)).await;
+    county.poll("pantry").await;
+    assert_eq!(asked(), 3, "an old token is not shown");
+    // A login that fails is retried like a server that is away, and nothing is lost.
+    county.world.page(ENDPOINT, "", "{}");
+    county.clock.advance(Duration::from_secs(400));
+    county.refers("r2", "food-insecurity").await;
+    county.deliver_due().await;
+    assert_eq!(county.world.at(PANTRY, |pantry| pantry.all("Task").len()), 1);
+    says("three");
+    county.later(Duration::from_secs(10)).await;
+    assert_eq!(county.world.at(PANTRY, |pantry| pantry.all("Task").len()), 2);
 }
