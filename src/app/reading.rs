@@ -166,18 +166,13 @@ impl App {
 
     /// Records what a partner is about to see; if that is how a source learns of the end, the loop closes here.
     async fn seen(&self, context: &Context, action: &'static str, list: &[(Key, i64)]) -> Result<(), Error> {
-        let accesses = list
-            .iter()
-            .filter(|(key, _)| !key.kind.is_directory())
-            .map(|(key, version)| Access {
-                partner: context.partner.id.clone(),
-                action,
-                key: key.clone(),
-                version: *version,
-                request: context.request.clone(),
-            })
-            .collect();
-        self.0.recorder.record(accesses).await?;
+        let access = Access {
+            partner: context.partner.id.clone(),
+            action,
+            seen: list.iter().filter(|(key, _)| !key.kind.is_directory()).cloned().collect(),
+            request: context.request.clone(),
+        };
+        self.0.recorder.record(access).await?;
         let tasks: Vec<(String, i64)> = list
             .iter()
             .filter(|(key, _)| key.kind == ResourceType::TASK)

@@ -248,8 +248,7 @@ impl App {
         tx.audit(&[Access {
             partner: context.partner.id.clone(),
             action,
-            key: stored.key.clone(),
-            version: stored.version,
+            seen: vec![(stored.key.clone(), stored.version)],
             request: context.request.clone(),
         }])
         .await

@@ -8,20 +8,18 @@ use tokio::sync::{mpsc, oneshot};
 use crate::error::Error;
 use crate::fhir::Key;
 use crate::id;
-use crate::store::{Arg, Store, Tx};
+use crate::store::{Store, Tx};
 use crate::time::Timestamp;
 
-/// One access to one resource.
+/// One answer and everything it shows.
 #[derive(Debug, Clone)]
 pub struct Access {
     /// Who.
     pub partner: String,
     /// `read`, `vread`, `search`, `history`, `create`, `update`, `delete`.
     pub action: &'static str,
-    /// What.
-    pub key: Key,
-    /// Which version.
-    pub version: i64,
+    /// What, and which version.
+    pub seen: Vec<(Key, i64)>,
     /// The X-Request-Id.
     pub request: String,
 }
@@ -46,60 +44,51 @@ pub struct Evidence {
 }
 
 impl Tx {
-    /// Records accesses.
+    /// Records accesses: a row for each, which stands by the resource where there is one alone, and lists them where a
+    /// page shows several.
     pub async fn audit(&mut self, list: &[Access]) -> Result<(), Error> {
         let stamp = self.stamp();
-        for chunk in list.chunks(100) {
-            let mut text =
-                String::from("insert into audit (id, at, partner, action, type, resource, version, request) values ");
-            let mut args: Vec<Arg> = args![stamp];
-            for (index, access) in chunk.iter().enumerate() {
-                let comma = if index == 0 { "" } else { ", " };
-                let first = args.len() + 1;
-                text.push_str(&format!(
-                    "{comma}(${first}, $1, ${}, ${}, ${}, ${}, ${}, ${})",
-                    first + 1,
-                    first + 2,
-                    first + 3,
-                    first + 4,
-                    first + 5,
-                    first + 6
-                ));
-                args.extend(args![
-                    id::new(),
-                    &access.partner,
-                    access.action,
-                    access.key.kind.name(),
-                    &access.key.id,
-                    access.version,
-                    &access.request,
-                ]);
-            }
-            self.run(text, args).await?;
-        }
-        Ok(())
+        let row = |access: &Access| {
+            let (kind, id, version, listed) = match access.seen.as_slice() {
+                [] => return None,
+                [(key, version)] => (key.kind.name(), key.id.as_str(), *version, None),
+                [(key, _), ..] => (key.kind.name(), "", 0, Some(listed(&access.seen))),
+            };
+            let (partner, request) = (&access.partner, &access.request);
+            Some(args![id::new(), stamp, partner, access.action, kind, id, version, request, listed])
+        };
+        let columns = &["id", "at", "partner", "action", "type", "resource", "version", "request", "detail"];
+        self.insert("audit", columns, "", list.iter().filter_map(row).collect()).await
     }
 
     /// The accesses to a resource, oldest first.
     pub async fn accesses(&mut self, key: &Key) -> Result<Vec<(Timestamp, String, String, i64)>, Error> {
-        let rows = self
-            .all(
-                "select at, partner, action, version from audit where type = $1 and resource = $2 order by at, id",
-                args![key.kind.name(), &key.id],
-            )
-            .await?;
-        rows.iter().map(|row| Ok((row.time(0)?, row.text(1)?, row.text(2)?, row.int(3)?))).collect()
+        let text = "select at, partner, action, version, detail, id from audit where type = $1 and resource = $2
+             union all
+             select at, partner, action, version, detail, id from audit where resource = '' and detail like $3
+             order by 1, 6";
+        let rows = self.all(text, args![key.kind.name(), &key.id, format!("%{key}/%")]).await?;
+        let mut found = Vec::new();
+        for row in rows {
+            let (at, partner, action) = (row.time(0)?, row.text(1)?, row.text(2)?);
+            match row.text_or_null(4)? {
+                None => found.push((at, partner, action, row.int(3)?)),
+                Some(listed) => {
+                    for version in listed.split(' ').filter_map(|one| one.strip_prefix(&format!("{key}/"))) {
+                        let version = version.parse().map_err(Error::internal)?;
+                        found.push((at, partner.clone(), action.clone(), version));
+                    }
+                }
+            }
+        }
+        Ok(found)
     }
 
     /// Records a step.
     pub async fn put_evidence(&mut self, step: &Evidence) -> Result<(), Error> {
-        self.run(
-            "insert into evidence (id, referral, task, at, who, what, how, version)
-             values ($1, $2, $3, $4, $5, $6, $7, $8)",
-            args![id::new(), &step.referral, &step.task, step.at, &step.who, &step.what, &step.how, step.version,],
-        )
-        .await?;
-        Ok(())
+        let columns = &["id", "referral", "task", "at", "who", "what", "how", "version"];
+        let row = args![id::new(), &step.referral, &step.task, step.at, &step.who, &step.what, &step.how, step.version];
+        self.insert("evidence", columns, "", vec![row]).await
     }
 
     /// The steps of a referral, oldest first.
@@ -132,13 +121,16 @@ impl Tx {
     }
 }
 
-type Entry = (Vec<Access>, oneshot::Sender<Result<(), Error>>);
+/// The resources of a page: `Type/id/version`, parted by spaces.
+fn listed(seen: &[(Key, i64)]) -> String {
+    let list: Vec<String> = seen.iter().map(|(key, version)| format!("{key}/{version}")).collect();
+    list.join(" ")
+}
+
+type Entry = (Access, oneshot::Sender<Result<(), Error>>);
 
 /// Most requests whose accesses are recorded in one transaction.
 const BATCH: usize = 256;
-
-/// Most accesses in one of these transactions, unless a single request has more: it must not take too long.
-const ROWS: usize = 4_000;
 
 /// Records reads, many in one commit.
 #[derive(Debug, Clone)]
@@ -151,31 +143,23 @@ impl Recorder {
         tokio::spawn(async move {
             let mut batch = Vec::with_capacity(BATCH);
             while receiver.recv_many(&mut batch, BATCH).await > 0 {
-                while !batch.is_empty() {
-                    let mut rows = 0;
-                    let fits = |(list, _): &&Entry| {
-                        rows += list.len();
-                        rows == list.len() || rows <= ROWS
-                    };
-                    let most = batch.iter().take_while(fits).count();
-                    let (lists, waiting): (Vec<Vec<Access>>, Vec<_>) = batch.drain(..most).unzip();
-                    let result = record(&store, &lists.concat()).await;
-                    for done in waiting {
-                        let _ = done.send(result.clone());
-                    }
+                let (list, waiting): (Vec<Access>, Vec<_>) = batch.drain(..).unzip();
+                let result = record(&store, &list).await;
+                for done in waiting {
+                    let _ = done.send(result.clone());
                 }
             }
         });
         Recorder(sender)
     }
 
-    /// Returns when the accesses are on record: only then may the answer leave.
-    pub async fn record(&self, list: Vec<Access>) -> Result<(), Error> {
-        if list.is_empty() {
+    /// Returns when the access is on record: only then may the answer leave.
+    pub async fn record(&self, access: Access) -> Result<(), Error> {
+        if access.seen.is_empty() {
             return Ok(());
         }
         let (done, wait) = oneshot::channel();
-        self.0.send((list, done)).await.map_err(Error::unavailable)?;
+        self.0.send((access, done)).await.map_err(Error::unavailable)?;
         wait.await.map_err(Error::unavailable)?
     }
 }

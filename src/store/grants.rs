@@ -91,22 +91,12 @@ impl Tx {
         for key in &keys {
             self.marks.changed_for(partner, key.kind, stamp);
         }
-        for chunk in keys.chunks(100) {
-            let mut text = String::from("insert into resource_grant (partner, task, reason, since, type, id) values ");
-            let mut args = args![partner, task, reason.code(), stamp];
-            for (index, key) in chunk.iter().enumerate() {
-                let comma = if index == 0 { "" } else { ", " };
-                text.push_str(&format!("{comma}($1, $2, $3, $4, ${}, ${})", args.len() + 1, args.len() + 2));
-                args.extend(args![key.kind.name(), &key.id]);
-            }
-            text.push_str(
-                " on conflict (partner, type, id, task) do update set ended = null,
-                 reason = case when resource_grant.ended is null and resource_grant.reason in ('author', 'party')
-                 then resource_grant.reason else excluded.reason end",
-            );
-            self.run(text, args).await?;
-        }
-        Ok(())
+        let rows =
+            keys.into_iter().map(|key| args![partner, task, reason.code(), stamp, key.kind.name(), &key.id]).collect();
+        let or = " on conflict (partner, type, id, task) do update set ended = null,
+             reason = case when resource_grant.ended is null and resource_grant.reason in ('author', 'party')
+             then resource_grant.reason else excluded.reason end";
+        self.insert("resource_grant", &["partner", "task", "reason", "since", "type", "id"], or, rows).await
     }
 
     /// Ends a partner's grants of a Task for one reason, or (none given) all of them.

@@ -253,14 +253,14 @@ impl Tx {
         match before {
             Some(before) if version > 1 => {
                 let new = self.unindex(&key, &before, &rows).await?;
-                self.index(&key, &new, stamp).await?;
+                self.index(&key, &new, None).await?;
             }
-            Some(_) => self.index(&key, &rows, stamp).await?,
+            Some(_) => self.index(&key, &rows, Some(stamp)).await?,
             // Made anew after a deletion: what stood last goes.
             None => {
                 let text = "delete from search_index where type = $1 and id = $2";
                 self.run(text, args![key.kind.name(), &key.id]).await?;
-                self.index(&key, &rows, stamp).await?;
+                self.index(&key, &rows, None).await?;
             }
         }
         let stored = Stored {
@@ -277,34 +277,29 @@ impl Tx {
         Ok(Written { stored, resource, rows })
     }
 
-    /// All index rows of a resource in as few statements as placeholders allow.
-    async fn index(&mut self, key: &Key, rows: &[IndexRow], updated: Timestamp) -> Result<(), Error> {
-        for chunk in rows.chunks(100) {
-            let mut text = String::from(
-                "insert into search_index (type, id, updated, parameter, value, system, low, high, created) values ",
-            );
-            let mut args = args![key.kind.name(), &key.id, updated];
-            for (index, row) in chunk.iter().enumerate() {
-                let first = args.len() + 1;
-                let comma = if index == 0 { "" } else { ", " };
-                let ordered =
-                    parameter(key.kind, row.parameter).is_some_and(|one| one.kind == ParameterType::Reference);
-                let created = match ordered {
-                    true => "(select r.created from resource r where r.type = $1 and r.id = $2)",
-                    false => "null",
-                };
-                text.push_str(&format!(
-                    "{comma}($1, $2, $3, ${first}, ${}, ${}, ${}, ${}, {created})",
-                    first + 1,
-                    first + 2,
-                    first + 3,
-                    first + 4
-                ));
-                args.extend(args![row.parameter, indexable(&row.value), indexable(&row.system), row.low, row.high]);
+    /// Puts rows into the index; a reference's carries the time its resource was created.
+    async fn index(&mut self, key: &Key, rows: &[IndexRow], created: Option<Timestamp>) -> Result<(), Error> {
+        let updated = self.stamp();
+        let ordered =
+            |row: &IndexRow| parameter(key.kind, row.parameter).is_some_and(|one| one.kind == ParameterType::Reference);
+        let created = match created {
+            None if rows.iter().any(ordered) => {
+                let text = "select created from resource where type = $1 and id = $2";
+                let row = self.one(text, args![key.kind.name(), &key.id]).await?;
+                row.map(|row| row.time(0)).transpose()?
             }
-            self.run(text, args).await?;
-        }
-        Ok(())
+            known => known,
+        };
+        let list = rows
+            .iter()
+            .map(|row| {
+                let (value, system) = (indexable(&row.value), indexable(&row.system));
+                let created = created.filter(|_| ordered(row));
+                args![key.kind.name(), &key.id, row.parameter, value, system, row.low, row.high, updated, created]
+            })
+            .collect();
+        let columns = &["type", "id", "parameter", "value", "system", "low", "high", "updated", "created"];
+        self.insert("search_index", columns, "", list).await
     }
 }
 

@@ -212,6 +212,8 @@ fn bound(text: String, args: Vec<Arg>) -> Query<'static, Postgres, PgArguments> 
         Arg::Int(number) => query.bind(number),
         Arg::NoText => query.bind(None::<String>),
         Arg::NoInt => query.bind(None::<i64>),
+        Arg::Texts(list) => query.bind(list),
+        Arg::Ints(list) => query.bind(list),
     })
 }
 
@@ -298,6 +300,30 @@ impl Tx {
             Connected::Reader(_) | Connected::PostgresReader(_) => Err(Error::internal("a reader can't write")),
         };
         self.checked(changed)
+    }
+
+    /// Inserts rows, all with these columns; `or` says what happens to one that is there. SQLite takes them one by one
+    /// with one prepared statement, PostgreSQL all at once as lists: either way the text is the same for any number.
+    pub(super) async fn insert(
+        &mut self,
+        table: &str,
+        columns: &[&str],
+        or: &str,
+        rows: Vec<Vec<Arg>>,
+    ) -> Result<(), Error> {
+        let names = columns.join(", ");
+        if let Connected::Postgres(_) = self.connection {
+            let Some(first) = rows.first() else { return Ok(()) };
+            let lists: Vec<String> = first.iter().enumerate().map(|(index, arg)| arg.list_type(index + 1)).collect();
+            let text = format!("insert into {table} ({names}) select * from unnest({}){or}", lists.join(", "));
+            return self.run(text, Arg::lists(rows)).await.map(|_| ());
+        }
+        let marks: Vec<String> = (1..=columns.len()).map(|number| format!("${number}")).collect();
+        let text = format!("insert into {table} ({names}) values ({}){or}", marks.join(", "));
+        for row in rows {
+            self.run(text.as_str(), row).await?;
+        }
+        Ok(())
     }
 
     /// Runs several statements without arguments.

@@ -5,6 +5,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
+use rusqlite::config::DbConfig;
 use rusqlite::types::{ToSqlOutput, Value, ValueRef};
 use rusqlite::{CachedStatement, Connection, ErrorCode, OpenFlags, ToSql};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -38,8 +39,11 @@ pub(super) fn open(path: &str, purpose: Use) -> Result<Connection, rusqlite::Err
         "pragma journal_mode = wal; pragma synchronous = full; pragma foreign_keys = on;
          pragma wal_autocheckpoint = 8000",
     )?;
+    // Or a statement whose values might fit a partial index is planned anew each time it is asked.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true)?;
     connection.execute_batch(match purpose {
-        Use::Write => "pragma cache_size = -16384",
+        // What a savepoint may have to take back is kept in memory, not written to a file that is thrown away.
+        Use::Write => "pragma cache_size = -16384; pragma temp_store = memory",
         Use::Read => "pragma cache_size = -8192; pragma query_only = on",
     })?;
     Ok(connection)
@@ -51,6 +55,7 @@ impl ToSql for Arg {
             Arg::Text(text) => ToSqlOutput::Borrowed(ValueRef::Text(text.as_bytes())),
             Arg::Int(number) => ToSqlOutput::Owned(Value::Integer(*number)),
             Arg::NoText | Arg::NoInt => ToSqlOutput::Owned(Value::Null),
+            Arg::Texts(_) | Arg::Ints(_) => return Err(rusqlite::Error::InvalidQuery),
         })
     }
 }

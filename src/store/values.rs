@@ -18,6 +18,44 @@ pub enum Arg {
     NoText,
     /// bigint that is null
     NoInt,
+    /// a column of texts, for PostgreSQL
+    Texts(Vec<Option<String>>),
+    /// a column of bigints, for PostgreSQL
+    Ints(Vec<Option<i64>>),
+}
+
+impl Arg {
+    /// The placeholder of the column that this is a value of.
+    pub(super) fn list_type(&self, number: usize) -> String {
+        match self {
+            Arg::Text(_) | Arg::NoText | Arg::Texts(_) => format!("${number}::text[]"),
+            Arg::Int(_) | Arg::NoInt | Arg::Ints(_) => format!("${number}::bigint[]"),
+        }
+    }
+
+    /// Rows as columns.
+    pub(super) fn lists(rows: Vec<Vec<Arg>>) -> Vec<Arg> {
+        let empty = |arg: &Arg| match arg {
+            Arg::Text(_) | Arg::NoText | Arg::Texts(_) => Arg::Texts(Vec::new()),
+            Arg::Int(_) | Arg::NoInt | Arg::Ints(_) => Arg::Ints(Vec::new()),
+        };
+        let mut lists: Vec<Arg> = rows.first().into_iter().flatten().map(empty).collect();
+        for row in rows {
+            for (list, arg) in lists.iter_mut().zip(row) {
+                let (text, number) = match arg {
+                    Arg::Text(text) => (Some(text), None),
+                    Arg::Int(number) => (None, Some(number)),
+                    Arg::NoText | Arg::NoInt | Arg::Texts(_) | Arg::Ints(_) => (None, None),
+                };
+                match list {
+                    Arg::Texts(list) => list.push(text),
+                    Arg::Ints(list) => list.push(number),
+                    Arg::Text(_) | Arg::Int(_) | Arg::NoText | Arg::NoInt => {}
+                }
+            }
+        }
+        lists
+    }
 }
 
 impl From<&str> for Arg {

@@ -7,11 +7,12 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use rusqlite::Connection;
 use tokio::sync::{Mutex, OwnedMutexGuard, oneshot};
 
-use crate::error::Error;
+use crate::error::{Error, Kind};
 use crate::store::sql::PATIENCE;
 use crate::store::sqlite::{self, Readers, Use};
 use crate::store::stamps::Stamped;
@@ -37,12 +38,12 @@ impl Writer {
         self.connection.execute_batch(text).map_err(sqlite::failed)
     }
 
-    fn begin(&mut self) -> Result<(), Error> {
-        self.clean()?;
-        // If only half of it was done, whoever commits finds out.
-        let text = if self.open { "savepoint one" } else { "begin immediate; savepoint one" };
+    /// Opens a group for others to join. Waits so long for another process that has the file.
+    fn open(&mut self, patience: Duration) -> Result<(), Error> {
+        self.connection.busy_timeout(patience).map_err(sqlite::failed)?;
+        self.run("begin immediate")?;
         self.open = true;
-        self.run(text)
+        Ok(())
     }
 
     /// Takes back what a dropped transaction left.
@@ -85,18 +86,28 @@ impl Held {
         self.writer.as_deref_mut().ok_or_else(|| Error::internal("the transaction has ended"))
     }
 
-    /// Begins a transaction: in the open group, or with a new one, for which the file's lock is waited for elsewhere.
-    pub(super) async fn begin(mut self) -> Result<Held, Error> {
-        if self.writer()?.open {
-            return self.begun();
+    /// Begins a transaction: in the open group, or with a new one. Only where another process has the file is that
+    /// waited for, on a thread that may.
+    async fn begin(mut self) -> Result<Held, Error> {
+        if !self.writer()?.open
+            && let Err(error) = self.writer()?.open(Duration::ZERO)
+        {
+            if error.kind != Kind::Unavailable {
+                self.writer = None;
+                return Err(error);
+            }
+            let patient = move || {
+                let opened = self.writer()?.open(PATIENCE);
+                if opened.is_err() {
+                    drop(self.writer.take());
+                }
+                opened.map(|()| self)
+            };
+            self = tokio::task::spawn_blocking(patient).await.map_err(Error::unavailable)??;
         }
-        tokio::task::spawn_blocking(move || self.begun()).await.map_err(Error::unavailable)?
-    }
-
-    fn begun(mut self) -> Result<Held, Error> {
-        let begun = self.writer()?.begin();
-        if let Err(error) = begun {
-            self.writer()?.commit_group();
+        let writer = self.writer()?;
+        if let Err(error) = writer.clean().and_then(|()| writer.run("savepoint one")) {
+            writer.commit_group();
             self.writer = None;
             return Err(Error::unavailable(error));
         }

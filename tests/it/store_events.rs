@@ -193,8 +193,8 @@ on_both!(old_events_are_forgotten_and_numbers_go_on, async |place: Place| {
     assert_eq!(store.read().await.unwrap().events("a", 1, 9, 2).await.unwrap().len(), 2);
 });
 
-fn access(key: Key, version: i64) -> Access {
-    Access { partner: "clinic".into(), action: "read", key, version, request: "r".into() }
+fn access(seen: Vec<(Key, i64)>) -> Access {
+    Access { partner: "clinic".into(), action: "read", seen, request: "r".into() }
 }
 
 on_both!(five_hundred_accesses_are_on_record_when_record_returns, async |place: Place| {
@@ -205,7 +205,7 @@ on_both!(five_hundred_accesses_are_on_record_when_record_returns, async |place: 
         let (store, recorder) = (store.clone(), recorder.clone());
         readers.spawn(async move {
             let key = task_key(&format!("t{number}"));
-            recorder.record(vec![access(key.clone(), 1), access(key.clone(), 2)]).await.unwrap();
+            recorder.record(access(vec![(key.clone(), 1), (key.clone(), 2)])).await.unwrap();
             if number % 10 == 0 {
                 let found = store.read().await.unwrap().accesses(&key).await.unwrap();
                 assert_eq!(found.iter().map(|one| one.3).collect::<Vec<_>>(), [1, 2]);
@@ -215,18 +215,18 @@ on_both!(five_hundred_accesses_are_on_record_when_record_returns, async |place: 
     readers.join_all().await;
     let text = "select count(*) from audit";
     let count = store.read().await.unwrap().one(text, Vec::new()).await.unwrap().unwrap().int(0).unwrap();
-    assert_eq!(count, 1_000);
+    assert_eq!(count, 500);
 });
 
 on_both!(large_answers_are_recorded_too_and_nothing_is_nothing, async |place: Place| {
     let store = place.store().await;
     let recorder = Recorder::start(store.clone());
-    recorder.record(Vec::new()).await.unwrap();
+    recorder.record(access(Vec::new())).await.unwrap();
     let mut readers = JoinSet::new();
     for number in 0..6 {
         let recorder = recorder.clone();
         let size = if number == 0 { 5_000 } else { 1_500 };
-        readers.spawn(async move { recorder.record(vec![access(task_key("t1"), 1); size]).await.unwrap() });
+        readers.spawn(async move { recorder.record(access(vec![(task_key("t1"), 1); size])).await.unwrap() });
     }
     readers.join_all().await;
     assert_eq!(store.read().await.unwrap().accesses(&task_key("t1")).await.unwrap().len(), 12_500);
