@@ -76,6 +76,9 @@ impl App {
             return self.commit(tx).await;
         }
         if let Some(pause) = pauses.get(index) {
+            if claimed.kind == Owed::Notify {
+                self.stumbled(&mut tx, &claimed.subject, why).await?;
+            }
             let at = now.plus(retry_after.map_or(*pause, |asked| asked.max(SHORTEST_PAUSE)));
             tx.finish(claimed, &Outcome::Retry(at, why.to_string())).await?;
             return self.commit(tx).await;
@@ -91,6 +94,10 @@ impl App {
 
     pub(super) async fn give_up(&self, mut tx: Tx, claimed: &Claimed, why: &str) -> Result<(), Error> {
         let referral = self.referral_of(&mut tx, claimed).await?;
+        if claimed.kind == Owed::Notify {
+            // Its row before the delivery's, as whoever counts an event takes them.
+            tx.subscription(&claimed.subject).await?;
+        }
         let latest = tx.is_latest(claimed).await?;
         if !tx.finish(claimed, &Outcome::Exhausted(why.to_string())).await? {
             return Ok(());
@@ -142,6 +149,9 @@ impl App {
 
     /// Nothing was to be sent after all.
     pub async fn nothing_owed(&self, claimed: &Claimed) -> Result<(), Error> {
+        if claimed.kind == Owed::Notify {
+            return self.nothing_to_tell(claimed).await;
+        }
         let tx = self.store().begin().await?;
         self.done(tx, claimed).await
     }

@@ -74,7 +74,6 @@ impl App {
                 tx.grant(&party.id, key, "", Reason::Party).await?;
             }
         }
-        self.publish(tx, &written).await?;
         Ok(Answer { stored: written.stored, created: true })
     }
 
@@ -150,7 +149,6 @@ impl App {
         tx.insert_referral(&referral).await?;
         let how = if kept_at.is_some() { "poll" } else { "post" };
         self.note(tx, &referral, &key, source, "received", how, 1).await?;
-        self.publish(tx, &written).await?;
         if status != Status::Draft {
             self.begin_work(tx, referral, reachable).await?;
         }

@@ -8,6 +8,7 @@ mod bundles;
 mod calling_off;
 mod copies;
 mod deliveries;
+mod events;
 mod intake;
 mod key_sets;
 mod loop_status;
@@ -22,6 +23,8 @@ mod rights;
 mod routing;
 mod sources;
 mod startup;
+mod subscription_operations;
+mod subscriptions;
 mod targets;
 mod tokens;
 
@@ -40,7 +43,7 @@ use crate::time::{Clock, Timestamp};
 pub use crate::store::{Claimed, Kind as Owed, Outcome, Stored, Viewer};
 pub use copies::Copy;
 pub use key_sets::{Document, Fetch};
-pub use notifications::NotifyPlan;
+pub use notifications::{NotifyPlan, Said};
 pub use polls::PollPlan;
 pub use reading::Found;
 pub use relaying::Reach;
@@ -143,8 +146,10 @@ impl App {
         &self.0.tokens
     }
 
-    /// Commits, then lets the worker look, if there is something to look at.
-    async fn commit(&self, tx: Tx) -> Result<(), Error> {
+    /// Tells the subscribers, commits, then lets the worker look, if there is something to look at. A transaction that
+    /// changed a resource ends here and nowhere else.
+    async fn commit(&self, mut tx: Tx) -> Result<(), Error> {
+        self.number_events(&mut tx).await?;
         let owes = tx.owes();
         tx.commit().await?;
         if owes {
@@ -169,11 +174,9 @@ impl App {
         tx.insert_resource(resource, id, author, method, self.own()).await
     }
 
-    /// Stores a new version, and tells the subscribers.
+    /// Stores a new version.
     async fn save(&self, tx: &mut Tx, current: &Stored, resource: Resource, by: &str) -> Result<Written, Error> {
-        let written = tx.update_resource(current, resource, by, self.own()).await?;
-        self.publish(tx, &written).await?;
-        Ok(written)
+        tx.update_resource(current, resource, by, self.own()).await
     }
 
     /// The current version of something that must be there.

@@ -1,275 +1,294 @@
-//! Subscriptions: taking them in, giving events their numbers in the transaction of the change, and answering for them.
+//! Sending to subscribers: what is due to one is planned from its standing at that moment, and recorded when it is taken.
 //!
-//! A first version of the guide's Task topic over rest-hook. Who is told is decided twice: by grant when it happens and
-//! by grant again when it is sent (design D15, D15a).
+//! One delivery per Subscription, so that its notifications follow each other. It stands for the handshake, the next
+//! events, those asked for again, a heartbeat and the end, whatever is due first. Who may see what is asked once more
+//! here: an event that may not be seen any more keeps its number and says nothing else (design D11, D15a).
 
-use super::{Answer, App, Claimed, Context, Stored};
-use crate::config::{PartnerAddresses, Role};
-use crate::error::{Error, Kind};
-use crate::fhir::search::satisfies;
-use crate::fhir::subscription::{self, Notice, Standing, TASK_TOPIC};
-use crate::fhir::{Key, Resource, ResourceType};
-use crate::referral::Status;
-use crate::referral::decide::status_of;
-use crate::store::{Kind as Owed, Reason, Subscription, Tx, Written};
-use serde_json::{Value, json};
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::{App, Claimed};
+use crate::error::Error;
+use crate::fhir::subscription::{
+    self, Asked, Content, Event, Notice, SHORTEST_HEARTBEAT, Shown, Standing, notification,
+};
+use crate::fhir::{Resource, ResourceType};
+use crate::store::{Access, Outcome, Subscription, Tx};
+use crate::time::Timestamp;
 
 /// Send this to a subscriber.
 #[derive(Debug, Clone)]
 pub struct NotifyPlan {
+    /// `POST`, or `PUT` for classic criteria.
+    pub method: &'static str,
     /// Where.
     pub endpoint: String,
     /// With these headers.
     pub headers: Vec<(String, String)>,
-    /// The Bundle.
-    pub body: String,
-    /// The last event in it; nothing in a handshake.
-    pub upto: Option<i64>,
-    /// The number of events it tells of.
-    count: i64,
+    /// The Bundle; nothing where the subscriber wants none.
+    pub body: Option<String>,
+    /// How long it may take.
+    pub timeout: Duration,
+    /// What it is.
+    pub said: Said,
+    /// The Tasks it names, with their versions: evidence that the subscriber knows them.
+    tasks: Vec<(String, i64)>,
 }
 
-/// Most events in one notification.
+/// What a notification says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Said {
+    /// A handshake, with the number of events so far.
+    Handshake(i64),
+    /// A heartbeat.
+    Heartbeat,
+    /// The events up to this number.
+    Events(i64),
+    /// Events asked for again, up to this number.
+    Again(i64),
+}
+
+/// Most events in one notification, whatever the subscriber takes.
 const EVENTS: usize = 100;
+/// From this size on, in bytes, a notification takes no further resource.
+const FULL: usize = 1024 * 1024;
 
 impl App {
-    /// Tells the subscribers of a Task that it has a new version: each gets an event with its own next number.
-    pub(super) async fn publish(&self, tx: &mut Tx, written: &Written) -> Result<(), Error> {
-        let key = &written.stored.key;
-        let intent = written.resource.text_at("intent");
-        if key.kind != ResourceType::TASK || status_of(&written.resource) == Status::Draft || intent != Some("order") {
+    /// What to send to a subscriber next.
+    pub async fn notify_plan(&self, claimed: &Claimed) -> Result<Option<NotifyPlan>, Error> {
+        let mut tx = self.store().read().await?;
+        let Some(one) = tx.subscription(&claimed.subject).await? else { return Ok(None) };
+        if self.has_ended(&one) {
+            drop(tx);
+            self.end(&one.id).await?;
+            return Ok(None);
+        }
+        let asked = self.asked_of(&one)?;
+        let now = self.now();
+        match one.status.as_str() {
+            "requested" => {
+                let standing = Standing { count: one.events, ..standing(&one, &asked) };
+                let body = notification(self.own(), standing, Notice::Handshake, &[], now);
+                Ok(Some(self.plan(&asked, body, Said::Handshake(one.events), Vec::new())))
+            }
+            // A classic one is tried on in spite of its error (S-206).
+            "active" => self.events_plan(tx, &one, asked).await,
+            "error" if asked.subject.is_classic() => self.events_plan(tx, &one, asked).await,
+            _ => Ok(None),
+        }
+    }
+
+    async fn events_plan(&self, mut tx: Tx, one: &Subscription, asked: Asked) -> Result<Option<NotifyPlan>, Error> {
+        let now = self.now();
+        if one.held {
+            return Ok(None);
+        }
+        let most = asked.max_count.map_or(EVENTS, |most| EVENTS.min(usize::try_from(most).unwrap_or(EVENTS)));
+        let most = if asked.subject.is_classic() { 1 } else { most };
+        let (from, to) = one.again.unwrap_or((one.sent + 1, one.events));
+        let mut shown = Vec::new();
+        let mut size = 0;
+        for event in tx.events(&one.id, from, to, most).await? {
+            let event = self.shown(&mut tx, one, event, asked.content).await?;
+            size += event.resource.as_ref().map_or(0, |resource| resource.to_string().len());
+            shown.push(event);
+            if size >= FULL {
+                break;
+            }
+        }
+        drop(tx);
+        let Some(last) = shown.last().map(|shown| shown.event.number) else {
+            if one.again.is_some() {
+                // What was asked for again is forgotten already: there is nothing to say, and that is done.
+                self.nothing_again(&one.id).await?;
+            }
+            let silent = heartbeat_at(one, &asked).is_some_and(|at| at <= now);
+            return Ok(silent.then(|| {
+                let body = notification(self.own(), standing(one, &asked), Notice::Heartbeat, &[], now);
+                self.plan(&asked, body, Said::Heartbeat, Vec::new())
+            }));
+        };
+        let said = if one.again.is_some() { Said::Again(last) } else { Said::Events(last) };
+        self.disclosed(one, &shown).await?;
+        let named = shown.iter().filter(|shown| shown.named && shown.event.focus.kind == ResourceType::TASK);
+        let tasks = named.map(|shown| (shown.event.focus.id.clone(), shown.event.version)).collect();
+        if asked.subject.is_classic() {
+            return Ok(self.classic_plan(&asked, shown.pop(), said, tasks));
+        }
+        let count = if one.again.is_some() { one.events } else { last };
+        let standing = Standing { count, status: "active", ..standing(one, &asked) };
+        let body = notification(self.own(), standing, Notice::Events, &shown, now);
+        Ok(Some(self.plan(&asked, body, said, tasks)))
+    }
+
+    fn plan(&self, asked: &Asked, body: Value, said: Said, tasks: Vec<(String, i64)>) -> NotifyPlan {
+        let media = asked.payload.iter().map(|(media, _)| ("content-type".to_string(), media.clone()));
+        let limit = self.config().delivery.timeout;
+        NotifyPlan {
+            method: "POST",
+            endpoint: asked.endpoint.clone(),
+            headers: media.chain(asked.headers.clone()).collect(),
+            body: Some(body.to_string()),
+            timeout: asked.timeout.map_or(limit, |seconds| Duration::from_secs(seconds.into())),
+            said,
+            tasks,
+        }
+    }
+
+    /// S-203, S-204: the changed resource put below the endpoint, or an empty request to it. What may not be seen, or is
+    /// gone, is not told at all.
+    fn classic_plan(
+        &self,
+        asked: &Asked,
+        shown: Option<Shown>,
+        said: Said,
+        tasks: Vec<(String, i64)>,
+    ) -> Option<NotifyPlan> {
+        let shown = shown?;
+        let plan = self.plan(asked, Value::Null, said, tasks);
+        if asked.payload.is_none() {
+            return Some(NotifyPlan { body: None, tasks: Vec::new(), ..plan });
+        }
+        let resource = shown.resource?;
+        let endpoint = format!("{}/{}", plan.endpoint.trim_end_matches('/'), shown.event.focus);
+        Some(NotifyPlan { method: "PUT", endpoint, body: Some(resource.to_string()), ..plan })
+    }
+
+    /// An event as this subscriber may see it now.
+    pub(super) async fn shown(
+        &self,
+        tx: &mut Tx,
+        one: &Subscription,
+        event: Event,
+        content: Content,
+    ) -> Result<Shown, Error> {
+        let named = self.subscriber_sees(tx, one, &event).await?;
+        let resource = match content {
+            Content::FullResource if named => tx.resource(&event.focus).await?,
+            Content::Empty | Content::IdOnly | Content::FullResource => None,
+        };
+        let resource = resource.filter(|stored| !stored.deleted).map(|stored| stored.resource()).transpose()?;
+        let resource = resource.map(|resource| Value::Object(self.absolute(&resource).elements().clone()));
+        Ok(Shown { event, named, resource })
+    }
+
+    /// Health data that is about to leave is on record first (S-170).
+    pub(super) async fn disclosed(&self, one: &Subscription, shown: &[Shown]) -> Result<(), Error> {
+        let told = shown.iter().filter(|shown| shown.resource.is_some()).map(|shown| Access {
+            partner: one.partner.clone(),
+            action: "notify",
+            key: shown.event.focus.clone(),
+            version: shown.event.version,
+            request: one.id.clone(),
+        });
+        self.0.recorder.record(told.collect()).await
+    }
+
+    /// A subscriber has taken a notification.
+    pub async fn notified(&self, claimed: &Claimed, plan: &NotifyPlan) -> Result<(), Error> {
+        let mut tx = self.store().begin().await?;
+        let Some(mut one) = tx.subscription(&claimed.subject).await? else { return self.done(tx, claimed).await };
+        if !tx.holds(claimed).await? {
             return Ok(());
         }
-        let now = self.now();
-        for one in tx.subscribers(key, TASK_TOPIC).await? {
-            if one.ends.is_some_and(|end| end <= now) {
-                continue;
-            }
-            let resource = Resource::stored(&one.resource)?;
-            let asked = subscription::parse(&resource, self.own())?;
-            let updated = written.stored.updated;
-            if asked.filters.iter().all(|filter| satisfies(filter, &key.id, updated, &written.rows)) {
-                tx.insert_event(&one.id, key, written.stored.version).await?;
-                if one.status == "active" {
-                    self.owe(tx, Owed::Notify, &one.id, &one.partner).await?;
+        one.said = Some(self.now());
+        match plan.said {
+            Said::Handshake(count) => {
+                // Switched off, or asked for anew, while it was on the way: that answer is about nothing now.
+                if one.status == "requested" && tx.is_latest(claimed).await? {
+                    one.begun = true;
+                    one.sent = count;
+                    self.subscription_becomes(&mut tx, &mut one, "active", None).await?;
                 }
             }
-        }
-        Ok(())
-    }
-
-    /// Takes in a new Subscription: always as `requested`, until the handshake succeeds.
-    pub(super) async fn subscribe(
-        &self,
-        tx: &mut Tx,
-        context: &Context,
-        mut resource: Resource,
-    ) -> Result<Answer, Error> {
-        self.room_for_one_more(tx, context).await?;
-        self.check_subscription(&mut resource)?;
-        let asked = subscription::parse(&resource, self.own())?;
-        if asked.off {
-            return Err(Error::invalid("Subscription.status", "A Subscription is created as requested."));
-        }
-        resource.set("status", json!("requested"));
-        let secret = resource.clone();
-        let written = self.insert(tx, without_headers(&resource), &context.partner.id).await?;
-        tx.grant(&context.partner.id, std::slice::from_ref(&written.stored.key), "", Reason::Author).await?;
-        let id = written.stored.key.id.clone();
-        self.stand(tx, context, &id, &secret, "requested").await?;
-        self.owe(tx, Owed::Notify, &id, &context.partner.id).await?;
-        // The creator sees the headers it sent, this once.
-        let mut shown = secret;
-        shown.stamp(&id, written.stored.version, written.stored.updated);
-        Ok(Answer { stored: Stored { content: shown.to_text(), ..written.stored }, created: true })
-    }
-
-    pub(super) async fn room_for_one_more(&self, tx: &mut Tx, context: &Context) -> Result<(), Error> {
-        let most = i64::from(self.config().subscriptions.per_partner);
-        if tx.subscription_count(&context.partner.id).await? >= most {
-            return Err(Error::refused("Subscription", format!("A partner has at most {most} subscriptions here.")));
-        }
-        Ok(())
-    }
-
-    /// A subscriber changes, reactivates or switches off its Subscription.
-    pub(super) async fn resubscribe(
-        &self,
-        tx: &mut Tx,
-        context: &Context,
-        stored: &Stored,
-        mut resource: Resource,
-    ) -> Result<Answer, Error> {
-        self.check_subscription(&mut resource)?;
-        let id = stored.key.id.clone();
-        let before = tx.subscription(&id).await?;
-        let was_off = before.as_ref().is_none_or(|before| before.status == "off");
-        if was_off && resource.text_at("status") != Some("off") {
-            self.room_for_one_more(tx, context).await?;
-        }
-        // Headers are not read back, so a client that PUTs what it read keeps those it set.
-        if let Some(before) = &before {
-            let kept = Resource::stored(&before.resource)?;
-            let kept = kept.at("channel").and_then(|channel| channel.get("header")).cloned();
-            if let (Some(header), Some(Value::Object(channel))) = (kept, resource.elements_mut().get_mut("channel")) {
-                channel.entry("header").or_insert(header);
+            Said::Heartbeat => tx.update_subscription(&one).await?,
+            Said::Events(last) => {
+                one.sent = one.sent.max(last);
+                tx.update_subscription(&one).await?;
+            }
+            Said::Again(last) => {
+                one.again = one.again.map(|(_, to)| (last + 1, to)).filter(|(from, to)| from <= to);
+                tx.update_subscription(&one).await?;
             }
         }
-        let asked = subscription::parse(&resource, self.own())?;
-        let status = if asked.off { "off" } else { "requested" };
-        resource.set("status", json!(status));
-        resource.set("error", Value::Null);
-        let written = self.save(tx, stored, without_headers(&resource), &context.partner.id).await?;
-        self.stand(tx, context, &id, &resource, status).await?;
-        if !asked.off {
-            self.owe_afresh(tx, Owed::Notify, &id, &context.partner.id).await?;
+        if one.status == "error" && self.asked_of(&one)?.subject.is_classic() {
+            self.subscription_becomes(&mut tx, &mut one, "active", None).await?;
         }
-        Ok(Answer { stored: written.stored, created: false })
+        self.rest(tx, claimed, &one).await?;
+        self.source_saw(&one.partner, &plan.tasks, "notification").await
     }
 
-    /// What only the configuration can judge: the end, and how open the wire is.
-    pub(super) fn check_subscription(&self, resource: &mut Resource) -> Result<(), Error> {
-        let asked = subscription::parse(resource, self.own())?;
-        let tests = self.config().delivery.partner_addresses == PartnerAddresses::AllowPrivateForTestsOnly;
-        if asked.endpoint.starts_with("http://") && !tests {
-            return Err(Error::invalid(
-                "Subscription.channel.endpoint",
-                "The endpoint is https: notifications are about patients.",
-            ));
-        }
-        if asked.end.is_some_and(|end| end <= self.now()) {
-            if !self.config().subscriptions.accept_past_end {
-                return Err(Error::invalid("Subscription.end", "This end has passed."));
-            }
-            resource.set("end", Value::Null);
-        }
-        Ok(())
+    /// Nothing was to be sent to a subscriber after all.
+    pub(super) async fn nothing_to_tell(&self, claimed: &Claimed) -> Result<(), Error> {
+        let mut tx = self.store().begin().await?;
+        let Some(one) = tx.subscription(&claimed.subject).await? else { return self.done(tx, claimed).await };
+        self.rest(tx, claimed, &one).await
     }
 
-    pub(super) async fn stand(
-        &self,
-        tx: &mut Tx,
-        context: &Context,
-        id: &str,
-        resource: &Resource,
-        status: &str,
-    ) -> Result<(), Error> {
-        let asked = subscription::parse(resource, self.own())?;
-        let sees = if context.is(Role::Operator) {
-            "*"
-        } else if context.is(Role::Coordinator) {
-            self.gateway()
+    /// This try is over; the next thing that will be due to the subscriber is owed.
+    async fn rest(&self, mut tx: Tx, claimed: &Claimed, one: &Subscription) -> Result<(), Error> {
+        if !tx.finish(claimed, &Outcome::Done).await? {
+            return Ok(());
+        }
+        let sends = one.status == "active" && !one.held;
+        let next = if sends && (one.again.is_some() || one.sent < one.events) {
+            Some(self.now())
         } else {
-            &context.partner.id
+            let heartbeat = if sends { heartbeat_at(one, &self.asked_of(one)?) } else { None };
+            let end = one.ends.filter(|_| one.status != "off");
+            heartbeat.into_iter().chain(end).min()
         };
-        let one = Subscription {
-            id: id.to_string(),
-            partner: context.partner.id.clone(),
-            sees: sees.to_string(),
-            status: status.to_string(),
-            endpoint: asked.endpoint,
-            resource: resource.to_text(),
-            ends: asked.end,
-            events: 0,
-            sent: 0,
-            begun: false,
-            error: None,
-        };
-        tx.put_subscription(&one, TASK_TOPIC).await
-    }
-
-    /// A deleted Subscription is off.
-    pub(super) async fn unsubscribe(&self, tx: &mut Tx, id: &str) -> Result<(), Error> {
-        if let Some(mut one) = tx.subscription(id).await? {
-            one.status = "off".to_string();
-            tx.update_subscription(&one).await?;
+        if let Some(at) = next {
+            self.owe_at(&mut tx, &one.id, &one.partner, at).await?;
         }
-        Ok(())
+        self.commit(tx).await
     }
 
-    /// The subscriber can't be reached: `error`, until it asks again. Counting goes on. Whoever has switched off, or asked
-    /// anew (and then this was not about its `latest` wish), is left alone.
-    pub(super) async fn subscription_failed(
-        &self,
-        tx: &mut Tx,
-        id: &str,
-        why: &str,
-        latest: bool,
-    ) -> Result<(), Error> {
-        let failed = |one: &Subscription| one.status == "active" || (one.status == "requested" && latest);
-        if let Some(mut one) = tx.subscription(id).await?.filter(failed) {
+    /// A classic subscription shows that a try failed, and is tried on (S-206).
+    pub(super) async fn stumbled(&self, tx: &mut Tx, id: &str, why: &str) -> Result<(), Error> {
+        let Some(mut one) = tx.subscription(id).await?.filter(|one| one.status == "active") else { return Ok(()) };
+        if self.asked_of(&one)?.subject.is_classic() {
             self.subscription_becomes(tx, &mut one, "error", Some(why)).await?;
         }
         Ok(())
     }
 
-    /// The Subscription resource and its standing change together.
-    pub(super) async fn subscription_becomes(
-        &self,
-        tx: &mut Tx,
-        one: &mut Subscription,
-        status: &str,
-        why: Option<&str>,
-    ) -> Result<(), Error> {
-        one.status = status.to_string();
-        one.error = why.map(str::to_string);
-        tx.update_subscription(one).await?;
-        let key = Key::new(ResourceType::SUBSCRIPTION, &one.id);
-        let Some(stored) = tx.resource_for_update(&key).await?.filter(|stored| !stored.deleted) else { return Ok(()) };
-        let mut resource = stored.resource()?;
-        resource.set("status", json!(status));
-        resource.set("error", why.map_or(Value::Null, |why| json!(why)));
-        self.save(tx, &stored, resource, self.gateway()).await?;
-        Ok(())
+    fn has_ended(&self, one: &Subscription) -> bool {
+        one.status != "off" && one.ends.is_some_and(|end| end <= self.now())
     }
 
-    /// `$status` of one Subscription or of all the caller's.
-    pub async fn subscription_status(&self, context: &Context, id: Option<&str>) -> Result<Value, Error> {
-        let mut tx = self.store().read().await?;
-        let operator = context.is(Role::Operator);
-        let owner = (!operator).then_some(context.partner.id.as_str());
-        let list: Vec<Subscription> = match id {
-            Some(id) => {
-                let one = tx.subscription(id).await?.filter(|one| operator || one.partner == context.partner.id);
-                vec![one.ok_or_else(|| Error::not_found("Subscription", id))?]
-            }
-            None => tx.subscriptions(owner).await?,
+    /// Its end has come (S-040, S-209).
+    async fn end(&self, id: &str) -> Result<(), Error> {
+        let mut tx = self.store().begin().await?;
+        if let Some(mut one) = tx.subscription(id).await?.filter(|one| self.has_ended(one)) {
+            self.subscription_becomes(&mut tx, &mut one, "off", None).await?;
+        }
+        self.commit(tx).await
+    }
+
+    async fn nothing_again(&self, id: &str) -> Result<(), Error> {
+        let mut tx = self.store().begin().await?;
+        if let Some(mut one) = tx.subscription(id).await? {
+            one.again = None;
+            tx.update_subscription(&one).await?;
+        }
+        self.commit(tx).await
+    }
+
+    /// What a subscription asks for, its headers included.
+    pub(super) fn asked_of(&self, one: &Subscription) -> Result<Asked, Error> {
+        subscription::parse(&Resource::stored(&one.resource)?, self.own())
+    }
+
+    async fn subscriber_sees(&self, tx: &mut Tx, one: &Subscription, event: &Event) -> Result<bool, Error> {
+        let Some(partner) = self.partner(&one.partner) else { return Ok(false) };
+        let context = super::Context {
+            scopes: self.configured_scopes(&partner.id),
+            partner: partner.clone(),
+            request: String::new(),
         };
-        let mut standings = Vec::new();
-        for one in &list {
-            let asked = subscription::parse(&Resource::stored(&one.resource)?, self.own())?;
-            standings.push(Standing { id: &one.id, status: &one.status, count: one.events, content: asked.content });
-        }
-        Ok(subscription::status_set(self.own(), &standings))
-    }
-
-    /// `$events`: events again, as a notification Bundle; what the caller may no longer see is left out.
-    pub async fn subscription_events(
-        &self,
-        context: &Context,
-        id: &str,
-        from: Option<i64>,
-        to: Option<i64>,
-    ) -> Result<Value, Error> {
-        let mut tx = self.store().read().await?;
-        let one =
-            tx.subscription(id).await?.filter(|one| context.is(Role::Operator) || one.partner == context.partner.id);
-        let one = one.ok_or_else(|| Error::not_found("Subscription", id))?;
-        let asked = subscription::parse(&Resource::stored(&one.resource)?, self.own())?;
-        let (from, to) = (from.unwrap_or(1).max(1), to.unwrap_or(i64::MAX));
-        if from > to {
-            return Err(
-                Error::new(Kind::Malformed, "eventsSinceNumber is larger than eventsUntilNumber.").code("value")
-            );
-        }
-        let mut named = Vec::new();
-        for event in tx.events(id, from, to, 1_000).await? {
-            if self.subscriber_sees(&mut tx, &one, &event.focus).await? {
-                named.push(event);
-            }
-        }
-        let standing = Standing { id, status: &one.status, count: one.events, content: asked.content };
-        Ok(subscription::notification(self.own(), standing, Notice::Query, &named, self.now()))
+        Ok(context.scopes.allow(event.focus.kind, 'r') && tx.may_see(&self.viewer(&context), &event.focus).await?)
     }
 
     /// Forgets events that are older than the configured time, some at a time; false when none is left. Part of the
@@ -281,90 +300,17 @@ impl App {
         tx.commit().await?;
         Ok(forgotten > 0)
     }
-
-    /// What to send to a subscriber next.
-    pub async fn notify_plan(&self, claimed: &Claimed) -> Result<Option<NotifyPlan>, Error> {
-        let mut tx = self.store().read().await?;
-        let Some(one) = tx.subscription(&claimed.subject).await? else { return Ok(None) };
-        let resource = Resource::stored(&one.resource)?;
-        let asked = subscription::parse(&resource, self.own())?;
-        let standing = |status| Standing { id: &one.id, status, count: one.events, content: asked.content };
-        let now = self.now();
-        let (body, upto) = match one.status.as_str() {
-            "requested" => {
-                (subscription::notification(self.own(), standing("requested"), Notice::Handshake, &[], now), None)
-            }
-            "active" => {
-                let events = tx.events(&one.id, one.sent + 1, one.events, EVENTS).await?;
-                let Some(last) = events.last().map(|event| event.number) else { return Ok(None) };
-                // Only what the subscriber may see at the moment of sending is named (S privacy).
-                let mut named = Vec::new();
-                for event in events {
-                    if self.subscriber_sees(&mut tx, &one, &event.focus).await? {
-                        named.push(event);
-                    }
-                }
-                let standing = Standing { count: last, ..standing("active") };
-                (subscription::notification(self.own(), standing, Notice::Events, &named, now), Some(last))
-            }
-            _ => return Ok(None),
-        };
-        let count = upto.unwrap_or(one.events);
-        let headers = std::iter::once(("content-type".to_string(), asked.payload)).chain(asked.headers).collect();
-        Ok(Some(NotifyPlan { endpoint: asked.endpoint, headers, body: body.to_string(), upto, count }))
-    }
-
-    /// A subscriber has taken a notification.
-    pub async fn notified(&self, claimed: &Claimed, plan: &NotifyPlan) -> Result<(), Error> {
-        let mut tx = self.store().begin().await?;
-        let Some(mut one) = tx.subscription(&claimed.subject).await? else { return self.done(tx, claimed).await };
-        if !tx.holds(claimed).await? {
-            return Ok(());
-        }
-        let mut told = Vec::new();
-        match plan.upto {
-            // Switched off, or asked for anew, while its handshake was on the way: that answer is about nothing now.
-            None if one.status != "requested" || !tx.is_latest(claimed).await? => {}
-            None => {
-                one.begun = true;
-                one.sent = plan.count;
-                self.subscription_becomes(&mut tx, &mut one, "active", None).await?;
-            }
-            Some(upto) => {
-                told = tx.events(&one.id, one.sent + 1, upto, EVENTS).await?;
-                one.sent = one.sent.max(upto);
-                tx.update_subscription(&one).await?;
-            }
-        }
-        if one.status == "active" && one.sent < one.events {
-            self.owe(&mut tx, Owed::Notify, &one.id, &one.partner).await?;
-        }
-        self.done(tx, claimed).await?;
-        let tasks: Vec<(String, i64)> = told.into_iter().map(|event| (event.focus.id, event.version)).collect();
-        self.source_saw(&one.partner, &tasks, "notification").await
-    }
-
-    pub(super) async fn subscriber_sees(
-        &self,
-        tx: &mut Tx,
-        one: &crate::store::Subscription,
-        key: &Key,
-    ) -> Result<bool, Error> {
-        let Some(partner) = self.partner(&one.partner) else { return Ok(false) };
-        let context = super::Context {
-            scopes: self.configured_scopes(&partner.id),
-            partner: partner.clone(),
-            request: String::new(),
-        };
-        tx.may_see(&self.viewer(&context), key).await
-    }
 }
 
-/// Headers carry secrets: they are kept for sending and never read back.
-fn without_headers(resource: &Resource) -> Resource {
-    let mut open = resource.clone();
-    if let Some(Value::Object(channel)) = open.elements_mut().get_mut("channel") {
-        channel.shift_remove("header");
-    }
-    open
+/// How a subscription stands.
+pub(super) fn standing<'a>(one: &'a Subscription, asked: &'a Asked) -> Standing<'a> {
+    let topic = (!asked.subject.is_classic()).then_some(asked.topic.as_str());
+    let error = one.error.as_deref();
+    Standing { id: &one.id, status: &one.status, count: one.events, content: asked.content, topic, error }
+}
+
+/// When a heartbeat is due, if nothing else is said before (S-104).
+fn heartbeat_at(one: &Subscription, asked: &Asked) -> Option<Timestamp> {
+    let period = asked.heartbeat?.max(SHORTEST_HEARTBEAT);
+    Some(one.said?.plus(Duration::from_secs(period.into())))
 }

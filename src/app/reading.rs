@@ -205,7 +205,7 @@ impl App {
                 let version = tasks.iter().find(|(id, _)| *id == referral.task).map_or(0, |(_, version)| *version);
                 self.informed(&mut tx, &referral.task, version, how).await?;
             }
-            tx.commit().await?;
+            self.commit(tx).await?;
         }
         Ok(())
     }

@@ -9,7 +9,7 @@ use crate::fhir::{Key, Resource, ResourceType};
 use crate::referral::Status;
 use crate::referral::decide::status_of;
 use crate::referral::relay::{self, Parts, Target};
-use crate::store::{Kind as Owed, Reason, Referral, Relay, Tx, Written};
+use crate::store::{Kind as Owed, Reason, Referral, Relay, Tx};
 use serde_json::{Value, json};
 
 /// How far references are followed from where a referral begins.
@@ -127,9 +127,6 @@ impl App {
         }
         if drafted {
             self.save(tx, &stored, task, self.gateway()).await?;
-        } else {
-            let written = self.as_written(&stored)?;
-            self.publish(tx, &written).await?;
         }
         self.note(tx, referral, &key, self.gateway(), "relayed", "decided", stored.version).await?;
         if light {
@@ -141,12 +138,6 @@ impl App {
             Some(partner) if relay.channel == "fhir" => self.owe(tx, Owed::Deliver, &relay.task, partner).await,
             _ => Ok(()),
         }
-    }
-
-    pub(super) fn as_written(&self, stored: &Stored) -> Result<Written, Error> {
-        let resource = stored.resource()?;
-        let rows = crate::fhir::search_index::rows(&resource, self.own());
-        Ok(Written { stored: stored.clone(), resource, rows })
     }
 
     /// What a target may see with a Task: the Task's parties for as long as it shows, the rest while it is open (D11).

@@ -61,7 +61,7 @@ impl App {
                 );
             }
         }
-        tx.commit().await?;
+        self.commit(tx).await?;
         self.owe_polls().await
     }
 

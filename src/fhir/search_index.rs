@@ -328,6 +328,12 @@ pub fn own_parameters(kind: ResourceType) -> &'static [Parameter] {
                     token("type", &["channel.type"]),
                     uri("url", &["channel.endpoint"]),
                     uri("criteria", &["criteria"]),
+                    token("payload", &["channel.payload"]),
+                    // The Backport guide's (S-008).
+                    uri("topic", &["criteria"]),
+                    uri("filter-criteria", &["_criteria.extension.valueString"]),
+                    token("payload-type", &["channel.payload"]),
+                    token("custom-channel", &["channel._type.extension.valueCoding"]),
                 ]
             }
         }

@@ -15,7 +15,7 @@ use super::respond;
 use super::routes::{Interaction, OPERATIONS, ROWS, Row};
 use crate::fhir::ResourceType;
 use crate::fhir::search_index::{ParameterType, own_parameters, parameters};
-use crate::fhir::subscription::TASK_TOPIC;
+use crate::fhir::subscription::TOPICS;
 
 /// When what is claimed here last changed.
 const DATE: &str = "2026-11-21";
@@ -65,7 +65,7 @@ fn resource(row: &Row) -> Option<Value> {
     let mut out = json!({"type": row.kind});
     if row.kind == "Subscription" {
         let url = format!("{BACKPORT}/StructureDefinition/capabilitystatement-subscriptiontopic-canonical");
-        out["extension"] = json!([{"url": url, "valueCanonical": TASK_TOPIC}]);
+        out["extension"] = TOPICS.iter().map(|topic| json!({"url": url, "valueCanonical": topic.url})).collect();
     }
     if !row.profiles.is_empty() {
         out["supportedProfile"] = json!(row.profiles);
@@ -279,7 +279,11 @@ mod tests {
     #[test]
     fn subscriptions_are_advertised() {
         let resource = of("Subscription");
-        assert_eq!(resource["extension"][0]["valueCanonical"], TASK_TOPIC);
+        // S-002, G-116, G-118: byte for byte what a subscriber writes.
+        assert_eq!(
+            names(&resource["extension"], "valueCanonical"),
+            TOPICS.iter().map(|topic| topic.url).collect::<Vec<_>>()
+        );
         assert!(resource["supportedProfile"][0].as_str().unwrap().ends_with("/backport-subscription"));
         assert_eq!(names(&resource["operation"], "name"), ["status", "events"]);
         assert!(statement(OWN)["instantiates"][0].as_str().unwrap().ends_with("backport-subscription-server-r4"));

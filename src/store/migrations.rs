@@ -5,8 +5,11 @@ use crate::error::Error;
 use crate::store::Tx;
 
 /// Their texts, counted from 1.
-const MIGRATIONS: &[&str] =
-    &[include_str!("../../migrations/0001_spine.sql"), include_str!("../../migrations/0002_tokens.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("../../migrations/0001_spine.sql"),
+    include_str!("../../migrations/0002_tokens.sql"),
+    include_str!("../../migrations/0003_subscriptions.sql"),
+];
 
 /// Runs what has not been run. A second gateway waits for the first.
 pub(super) async fn run(tx: &mut Tx) -> Result<(), Error> {

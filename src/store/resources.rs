@@ -2,6 +2,7 @@
 
 use crate::error::Error;
 use crate::fhir::search_index::{ParameterType, Row as IndexRow, parameter};
+use crate::fhir::subscription::Change;
 use crate::fhir::{Key, Resource};
 use crate::store::grants::visible;
 use crate::store::{Arg, Tx, Viewer};
@@ -44,6 +45,21 @@ pub struct Written {
     pub rows: Vec<IndexRow>,
 }
 
+/// One change of a transaction, for those who are to be told of it.
+#[derive(Debug, Clone)]
+pub struct Changed {
+    /// What changed.
+    pub key: Key,
+    /// The version it has now.
+    pub version: i64,
+    /// How.
+    pub change: Change,
+    /// When.
+    pub at: Timestamp,
+    /// Its index rows; none of what is deleted.
+    pub rows: Vec<IndexRow>,
+}
+
 /// Longest value in the index, in bytes: an entry of a PostgreSQL index holds no more than 2,700. Longer ones are cut
 /// there and in searches alike, so they are found.
 const INDEXABLE: usize = 1_000;
@@ -55,6 +71,11 @@ pub(super) fn indexable(value: &str) -> &str {
 const COLUMNS: &str = "v.version, v.updated, r.author, v.method, v.content";
 
 impl Tx {
+    /// What this transaction changed and has told nobody of yet, in order; it is told once.
+    pub fn take_changes(&mut self) -> Vec<Changed> {
+        std::mem::take(&mut self.changes)
+    }
+
     /// The current version, also when it is a deletion.
     pub async fn resource(&mut self, key: &Key) -> Result<Option<Stored>, Error> {
         if let Some(stored) = self.known.get(key) {
@@ -208,6 +229,8 @@ impl Tx {
             args![key.kind.name(), &key.id, version, stamp, by],
         )
         .await?;
+        let (key, change) = (key.clone(), Change::Deleted);
+        self.changes.push(Changed { key, version, change, at: stamp, rows: Vec::new() });
         Ok(())
     }
 
@@ -250,6 +273,8 @@ impl Tx {
         )
         .await?;
         let rows = crate::fhir::search_index::rows(&resource, own);
+        let change = if version > 1 && before.is_some() { Change::Updated } else { Change::Created };
+        self.changes.push(Changed { key: key.clone(), version, change, at: stamp, rows: rows.clone() });
         match before {
             Some(before) if version > 1 => {
                 let new = self.unindex(&key, &before, &rows).await?;

@@ -16,11 +16,12 @@ use sqlx::{AssertSqlSafe, PgPool, Postgres};
 use crate::error::Error;
 use crate::fhir::Key;
 use crate::store::marks::Marks;
+use crate::store::migrations;
+use crate::store::resources::{Changed, Stored};
 use crate::store::sqlite::{self, Reader};
 use crate::store::stamps::{Stamped, Stamps, locked};
 use crate::store::values::{Arg, Row};
 use crate::store::writer::{Embedded, Held};
-use crate::store::{Stored, migrations};
 use crate::time::{Clock, Timestamp};
 
 /// Longest anybody waits for the writer or a connection.
@@ -127,6 +128,7 @@ impl Store {
             state: State::Sound,
             clock,
             known: HashMap::new(),
+            changes: Vec::new(),
             owes: false,
             unhurried: false,
             marks,
@@ -188,6 +190,8 @@ pub struct Tx {
     clock: Clock,
     /// What this transaction wrote, or read and can't change under it: no statement twice for one resource.
     pub(super) known: HashMap<Key, Stored>,
+    /// What this transaction changed and has told no subscriber yet.
+    pub(super) changes: Vec<Changed>,
     /// It has owed something that a worker may want to look at.
     pub(super) owes: bool,
     /// May take longer than [`LONGEST`].
@@ -227,6 +231,11 @@ impl Tx {
     /// writer.
     pub(super) fn is_alone(&self) -> bool {
         matches!(self.connection, Connected::Writer(_))
+    }
+
+    /// Whether this is PostgreSQL.
+    pub(super) fn is_postgres(&self) -> bool {
+        matches!(self.connection, Connected::Postgres(_) | Connected::PostgresReader(_))
     }
 
     /// The time of this transaction: what it writes carries it. Stamps of one gateway always rise.

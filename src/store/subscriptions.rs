@@ -1,16 +1,21 @@
 //! Subscriptions and their events: numbered per subscription, without gaps, in the order of commit (design D15).
 //!
 //! The number comes from the subscription's own row in the transaction of the change, so that two transactions that
-//! concern one subscriber follow each other and a rolled-back one leaves no gap.
+//! concern one subscriber follow each other and a rolled-back one leaves no gap. A change finds its subscribers by
+//! terms (`subscription_term`): what is looked at does not grow with the subscriptions that it does not concern.
 
 use crate::error::Error;
-use crate::fhir::subscription::Event;
+use crate::fhir::subscription::{Change, Event};
 use crate::fhir::{Key, ResourceType};
+use crate::store::grants::marks;
 use crate::store::{Row, Tx};
 use crate::time::Timestamp;
 
+/// Terms written in one statement: four placeholders each.
+const CHUNK: usize = 100;
+
 /// A subscription as delivery sees it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Subscription {
     /// Its id.
     pub id: String,
@@ -22,8 +27,10 @@ pub struct Subscription {
     pub status: String,
     /// Where notifications go.
     pub endpoint: String,
-    /// Its own JSON, headers included: what delivery reads the content level, headers and filters from.
+    /// Its own JSON, without headers: what delivery reads the content level and filters from.
     pub resource: String,
+    /// Its headers, sealed.
+    pub headers: Option<String>,
     /// When it ends.
     pub ends: Option<Timestamp>,
     /// The last number given out.
@@ -34,9 +41,26 @@ pub struct Subscription {
     pub begun: bool,
     /// What went wrong last.
     pub error: Option<String>,
+    /// When something was last sent.
+    pub said: Option<Timestamp>,
+    /// An operator holds it: events count, nothing is sent.
+    pub held: bool,
+    /// Numbers asked for again: from, to.
+    pub again: Option<(i64, i64)>,
 }
 
-const COLUMNS: &str = "id, partner, sees, status, endpoint, resource, ends, events, sent, begun, error";
+/// By what a subscription is found.
+#[derive(Debug, Clone)]
+pub struct Terms<'a> {
+    /// The topic.
+    pub topic: &'a str,
+    /// Whether its resources need no grant.
+    pub open: bool,
+    /// `parameter=value`, or empty.
+    pub terms: Vec<String>,
+}
+
+const COLUMNS: &str = "id, partner, sees, status, endpoint, resource, headers, ends, events, sent, begun, error, said, held, again, again_to";
 
 fn subscription_of(row: &Row) -> Result<Subscription, Error> {
     Ok(Subscription {
@@ -46,26 +70,76 @@ fn subscription_of(row: &Row) -> Result<Subscription, Error> {
         status: row.text(3)?,
         endpoint: row.text(4)?,
         resource: row.text(5)?,
-        ends: row.time_or_null(6)?,
-        events: row.int(7)?,
-        sent: row.int(8)?,
-        begun: row.flag(9)?,
-        error: row.text_or_null(10)?,
+        headers: row.text_or_null(6)?,
+        ends: row.time_or_null(7)?,
+        events: row.int(8)?,
+        sent: row.int(9)?,
+        begun: row.flag(10)?,
+        error: row.text_or_null(11)?,
+        said: row.time_or_null(12)?,
+        held: row.flag(13)?,
+        again: row.int_or_null(14)?.zip(row.int_or_null(15)?),
     })
 }
 
 impl Tx {
-    /// Stores or replaces a subscription's standing; its counters go on.
-    pub async fn put_subscription(&mut self, one: &Subscription, topic: &str) -> Result<(), Error> {
+    /// Stores or replaces a subscription's standing and the terms it is found by; its counters go on.
+    pub async fn put_subscription(&mut self, one: &Subscription, by: &Terms<'_>) -> Result<(), Error> {
+        let Subscription { id, partner, sees, status, .. } = one.clone();
         let one = one.clone();
         self.run(
-            "insert into subscription (id, partner, topic, status, endpoint, resource, ends, sees, events, sent, begun)
-             values ($1, $2, $3, $4, $5, $6, $7, $8, 0, 0, 0)
-             on conflict (id) do update set status = excluded.status, sees = excluded.sees, endpoint = excluded.endpoint,
-             resource = excluded.resource, ends = excluded.ends, error = null",
-            args![one.id, one.partner, topic, one.status, one.endpoint, one.resource, one.ends, one.sees],
+            "insert into subscription
+             (id, partner, topic, status, endpoint, resource, headers, ends, sees, events, sent, begun)
+             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, 0, 0, $10)
+             on conflict (id) do update set topic = excluded.topic, status = excluded.status, sees = excluded.sees,
+             endpoint = excluded.endpoint, resource = excluded.resource, headers = excluded.headers,
+             ends = excluded.ends, error = null, again = null, again_to = null,
+             begun = case when subscription.begun = 1 then 1 else excluded.begun end",
+            args![
+                one.id,
+                one.partner,
+                by.topic,
+                one.status,
+                one.endpoint,
+                one.resource,
+                one.headers,
+                one.ends,
+                one.sees,
+                one.begun,
+            ],
         )
         .await?;
+        self.forget_terms(&id).await?;
+        if status == "off" {
+            return Ok(());
+        }
+        let viewers = match (by.open || sees == "*", sees == partner) {
+            (true, _) => vec!["*".to_string()],
+            (false, true) => vec![partner],
+            (false, false) => vec![sees, partner],
+        };
+        let rows: Vec<(&String, &String)> =
+            viewers.iter().flat_map(|viewer| by.terms.iter().map(move |term| (viewer, term))).collect();
+        for chunk in rows.chunks(CHUNK) {
+            let mut args = args![by.topic, &id];
+            let mut values = Vec::new();
+            for (viewer, term) in chunk {
+                let first = args.len() + 1;
+                values.push(format!("($1, ${first}, ${}, $2)", first + 1));
+                args.extend(args![*viewer, *term]);
+            }
+            let text = format!(
+                "insert into subscription_term (topic, viewer, term, subscription) values {} on conflict do nothing",
+                values.join(", ")
+            );
+            self.run(text, args).await?;
+        }
+        Ok(())
+    }
+
+    /// No change finds this subscription any more.
+    pub async fn forget_terms(&mut self, id: &str) -> Result<(), Error> {
+        self.run("delete from subscription_term where subscription = $1", args![id]).await?;
         Ok(())
     }
 
@@ -83,14 +157,28 @@ impl Tx {
         row.map_or(Ok(0), |row| row.int(0))
     }
 
-    /// The begun subscriptions to a topic whose holders may see this resource, in the order their rows must be locked.
-    pub async fn subscribers(&mut self, focus: &Key, topic: &str) -> Result<Vec<Subscription>, Error> {
-        let text = format!(
-            "select {COLUMNS} from subscription s where s.topic = $1 and s.begun = 1 and s.status <> 'off'
-             and (s.sees = '*' or exists (select 1 from resource_grant g where g.type = $2 and g.id = $3
-             and g.ended is null and (g.partner = s.sees or g.partner = s.partner))) order by s.id"
-        );
-        self.all(text, args![topic, focus.kind.name(), &focus.id]).await?.iter().map(subscription_of).collect()
+    /// The begun subscriptions that a change of this resource may concern: of one of these topics, found by one of these
+    /// terms, and whose holders may see it. In the order in which their rows must be locked.
+    pub async fn subscribers(
+        &mut self,
+        focus: &Key,
+        topics: &[String],
+        terms: &[String],
+    ) -> Result<Vec<Subscription>, Error> {
+        let (text, args) = subscribers(focus, topics, terms);
+        self.all(text, args).await?.iter().map(subscription_of).collect()
+    }
+
+    /// How the database would look for them.
+    pub async fn subscribers_plan(
+        &mut self,
+        focus: &Key,
+        topics: &[String],
+        terms: &[String],
+    ) -> Result<Vec<String>, Error> {
+        let (text, args) = subscribers(focus, topics, terms);
+        let (word, column) = if self.is_postgres() { ("explain", 0) } else { ("explain query plan", 3) };
+        self.all(format!("{word} {text}"), args).await?.iter().map(|row| row.text(column)).collect()
     }
 
     /// A partner's subscriptions, or everybody's.
@@ -99,37 +187,47 @@ impl Tx {
         self.all(text, args![partner.unwrap_or("")]).await?.iter().map(subscription_of).collect()
     }
 
-    /// Gives an event its number and stores it.
-    pub async fn insert_event(&mut self, subscription: &str, focus: &Key, version: i64) -> Result<i64, Error> {
+    /// Gives an event its number and stores it; the number, and whether it is to be sent now. None if the subscription
+    /// has been switched off meanwhile.
+    pub async fn insert_event(
+        &mut self,
+        subscription: &str,
+        focus: &Key,
+        version: i64,
+        change: Change,
+    ) -> Result<Option<(i64, bool)>, Error> {
         let stamp = self.stamp();
-        let row = self
-            .one("update subscription set events = events + 1 where id = $1 returning events", args![subscription])
-            .await?;
-        let number = row.ok_or_else(|| Error::internal("the subscription has gone"))?.int(0)?;
+        // The status as it is under the lock: a handshake may have just succeeded.
+        let text = "update subscription set events = events + 1 where id = $1 and status <> 'off'
+             returning events, status, held";
+        let Some(row) = self.one(text, args![subscription]).await? else { return Ok(None) };
+        let (number, sends) = (row.int(0)?, row.text(1)? == "active" && !row.flag(2)?);
         self.run(
-            "insert into event (subscription, number, at, type, id, version) values ($1, $2, $3, $4, $5, $6)",
-            args![subscription, number, stamp, focus.kind.name(), &focus.id, version],
+            "insert into event (subscription, number, at, type, id, version, change) values ($1, $2, $3, $4, $5, $6, $7)",
+            args![subscription, number, stamp, focus.kind.name(), &focus.id, version, change.code()],
         )
         .await?;
-        Ok(number)
+        Ok(Some((number, sends)))
     }
 
     /// Events of a subscription in order, both ends included.
     pub async fn events(&mut self, subscription: &str, from: i64, to: i64, most: usize) -> Result<Vec<Event>, Error> {
         let rows = self
             .all(
-                "select number, at, type, id, version from event
+                "select number, at, type, id, version, change from event
                  where subscription = $1 and number >= $2 and number <= $3 order by number limit $4",
                 args![subscription, from, to, i64::try_from(most).unwrap_or(i64::MAX)],
             )
             .await?;
         let event_of = |row: &Row| {
             let kind = ResourceType::parse(&row.text(2)?).ok_or_else(|| Error::internal("unknown type of an event"))?;
+            let change = Change::parse(&row.text(5)?).ok_or_else(|| Error::internal("unknown change of an event"))?;
             Ok(Event {
                 number: row.int(0)?,
                 at: row.time(1)?,
                 focus: Key::new(kind, row.text(3)?),
                 version: row.int(4)?,
+                change,
             })
         };
         rows.iter().map(event_of).collect()
@@ -138,9 +236,11 @@ impl Tx {
     /// Records how far a subscriber has acknowledged, or that its standing has changed.
     pub async fn update_subscription(&mut self, one: &Subscription) -> Result<(), Error> {
         let one = one.clone();
+        let (again, again_to) = one.again.unzip();
         self.run(
-            "update subscription set status = $1, sent = $2, begun = $3, error = $4 where id = $5",
-            args![one.status, one.sent, one.begun, one.error, one.id],
+            "update subscription set status = $1, sent = $2, begun = $3, error = $4, said = $5, held = $6, again = $7,
+             again_to = $8 where id = $9",
+            args![one.status, one.sent, one.begun, one.error, one.said, one.held, again, again_to, one.id],
         )
         .await?;
         Ok(())
@@ -152,4 +252,18 @@ impl Tx {
             (select subscription, number from event where at < $1 order by at limit 1000)";
         self.run(text, args![before]).await
     }
+}
+
+fn subscribers(focus: &Key, topics: &[String], terms: &[String]) -> (String, Vec<crate::store::Arg>) {
+    let mut args = args![focus.kind.name(), &focus.id];
+    let topics = marks(topics, &mut args);
+    let terms = marks(terms, &mut args);
+    let text = format!(
+        "select {COLUMNS} from subscription where id in (
+         select t.subscription from subscription_term t where t.topic in ({topics})
+         and t.viewer in (select '*' union all
+         select g.partner from resource_grant g where g.type = $1 and g.id = $2 and g.ended is null)
+         and t.term in ({terms})) and begun = 1 and status <> 'off' order by id"
+    );
+    (text, args)
 }

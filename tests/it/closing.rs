@@ -5,7 +5,7 @@ use serde_json::json;
 
 use crate::acts::reference;
 use crate::databases::Place;
-use crate::gateway::{Fault, HOOK, PANTRY, TestGateway, county, partner};
+use crate::gateway::{Fault, HANDSHAKE, HOOK, PANTRY, TestGateway, county, partner};
 
 // D12b
 #[tokio::test]
@@ -66,7 +66,7 @@ async fn a_notification_that_the_source_took_closes_the_loop() {
             "_payload": {"extension": [{"url": "http://hl7.org/fhir/uv/subscriptions-backport/StructureDefinition/backport-payload-content", "valueCode": "id-only"}]}}});
     let made = county.post("clinic", "Subscription", &subscription).await;
     assert_eq!(made.status, 201, "{}", made.body);
-    county.deliver_due().await;
+    county.later(HANDSHAKE).await;
     let task = county.refers("sr1", "housing-instability").await;
     county.deliver_due().await;
     let theirs = county.relayed(&task).await.remove(0);

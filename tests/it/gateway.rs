@@ -29,6 +29,9 @@ pub const PANTRY: &str = "https://pantry.test/fhir";
 /// Where the clinic takes notifications.
 pub const HOOK: &str = "https://ehr.test/hook";
 
+/// The handshake follows the answer to the create after so long (S-050).
+pub const HANDSHAKE: Duration = Duration::from_millis(300);
+
 /// What happens to the next requests to a host, in order; then they are answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
@@ -163,8 +166,8 @@ impl World {
                 Response { status: answer.status, headers: headers.collect(), body: answer.body.into_bytes() }
             }
             None if request.url.contains("/hook") => {
-                let heard = serde_json::from_str(&request.body.unwrap_or_default()).unwrap();
-                places.hooks.entry(request.url).or_default().push(heard);
+                let heard = request.body.map(|body| serde_json::from_str(&body).unwrap());
+                places.hooks.entry(request.url).or_default().extend(heard);
                 Response { status: 200, headers: vec![], body: vec![] }
             }
             None => return Err(SendError("no connection".into())),
@@ -305,6 +308,11 @@ impl TestGateway {
     /// A gateway over the same database with other settings.
     pub async fn over(&self, settings: &str) -> Gateway {
         open(&self.place, settings, &self.world).await
+    }
+
+    /// The gateway's database, for what no partner can do.
+    pub async fn store(&self) -> loopgate::store::Store {
+        self.place.open().await
     }
 
     /// Forgets the first round of questions: what follows is about what a test does.

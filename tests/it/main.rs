@@ -29,6 +29,7 @@ mod store_grants;
 mod store_marks;
 mod store_outbox;
 mod store_search;
+mod subscribing;
 mod terminology;
 mod tls;
 mod xml;

@@ -6,65 +6,74 @@ use loopgate::app::Owed;
 use serde_json::{Value, json};
 
 use crate::databases::Place;
-use crate::gateway::{Answered, EHR, Fault, HOOK, TestGateway, county as partners};
+use crate::gateway::{Answered, EHR, Fault, HANDSHAKE, HOOK, TestGateway, county as partners};
 
 const TOPIC: &str = "http://hl7.org/fhir/us/sdoh-clinicalcare/SubscriptionTopic/Task";
 const CONTENT: &str = "http://hl7.org/fhir/uv/subscriptions-backport/StructureDefinition/backport-payload-content";
 const OTHER_HOOK: &str = "https://agency.test/hook";
 
-fn subscription(hook: &str) -> Value {
+/// A Subscription to Tasks, id-only.
+pub fn subscription(hook: &str) -> Value {
     json!({"resourceType": "Subscription", "status": "requested", "reason": "to know", "criteria": TOPIC,
         "channel": {"type": "rest-hook", "endpoint": hook, "payload": "application/fhir+json",
             "_payload": {"extension": [{"url": CONTENT, "valueCode": "id-only"}]},
             "header": ["Authorization: Bearer hush", "X-Place: here"]}})
 }
 
-async fn subscribed(county: &TestGateway, partner: &str, hook: &str) -> String {
+/// It, taken in and shaken hands with; its id.
+pub async fn subscribed(county: &TestGateway, partner: &str, hook: &str) -> String {
     let answer = county.post(partner, "Subscription", &subscription(hook)).await;
     assert_eq!((answer.status, answer.body["status"].as_str()), (201, Some("requested")), "{}", answer.body);
-    county.deliver_due().await;
+    county.later(HANDSHAKE).await;
     answer.id()
 }
 
-fn parameters(bundle: &Value) -> Vec<Value> {
+/// A notification's status.
+pub fn parameters(bundle: &Value) -> Vec<Value> {
     bundle["entry"][0]["resource"]["parameter"].as_array().cloned().unwrap()
 }
 
-fn says(bundle: &Value, name: &str) -> String {
+/// A parameter of a notification's status.
+pub fn says(bundle: &Value, name: &str) -> String {
     let all = parameters(bundle);
     let one = all.iter().find(|one| one["name"] == name).cloned().unwrap_or_default();
     let value = one.as_object().and_then(|one| one.iter().find(|(name, _)| name.starts_with("value")));
     value.and_then(|(_, value)| value.as_str()).unwrap_or_default().to_string()
 }
 
-fn numbers(bundle: &Value) -> Vec<i64> {
+/// The event numbers of a notification.
+pub fn numbers(bundle: &Value) -> Vec<i64> {
     let number = |part: &Value| part["part"][0]["valueString"].as_str().unwrap().parse().unwrap();
     parameters(bundle).iter().filter(|one| one["name"] == "notification-event").map(number).collect()
 }
 
 /// The numbers that arrived at a hook, in order of arrival.
-fn heard(county: &TestGateway, hook: &str) -> Vec<i64> {
+pub fn heard(county: &TestGateway, hook: &str) -> Vec<i64> {
     county.world.heard(hook).iter().flat_map(numbers).collect()
 }
 
-fn foci(bundle: &Value) -> Vec<String> {
+/// What a notification is about.
+pub fn foci(bundle: &Value) -> Vec<String> {
     let entries = bundle["entry"].as_array().unwrap();
     entries.iter().skip(1).map(|entry| entry["fullUrl"].as_str().unwrap().to_string()).collect()
 }
 
-async fn status(county: &TestGateway, partner: &str, id: &str) -> String {
+/// A Subscription's status.
+pub async fn status(county: &TestGateway, partner: &str, id: &str) -> String {
     let answer = county.get(partner, &format!("Subscription/{id}")).await;
     answer.body["status"].as_str().unwrap_or_default().to_string()
 }
 
-async fn put(county: &TestGateway, id: &str, status: &str, hook: &str) -> Answered {
+/// The clinic updates its Subscription.
+pub async fn put(county: &TestGateway, id: &str, status: &str, hook: &str) -> Answered {
     let mut body = subscription(hook);
     body["id"] = json!(id);
     body["status"] = json!(status);
     county.put("clinic", &format!("Subscription/{id}"), &body).await
 }
 
-fn up_to(last: i64) -> Vec<i64> {
+/// 1, 2, 3 …
+pub fn up_to(last: i64) -> Vec<i64> {
     (1..=last).collect()
 }
 
@@ -120,7 +129,7 @@ async fn headers_are_never_read_back() {
     let answer = county.post("clinic", "Subscription", &subscription(HOOK)).await;
     assert_eq!(answer.body["channel"]["header"][0], "Authorization: Bearer hush", "S-022");
     let id = answer.id();
-    county.deliver_due().await;
+    county.later(HANDSHAKE).await;
     for who in ["clinic", "root", "desk", "agency"] {
         for path in ["", "/_history", "/_history/1", "/_history/2", "/$status", "/$events"] {
             let read = county.get(who, &format!("Subscription/{id}{path}")).await;
@@ -304,6 +313,7 @@ async fn a_late_answer_does_not_wake_a_subscription_that_was_switched_off() {
     for act in ["off", "delete", "elsewhere"] {
         let county = TestGateway::county().await.settled().await;
         let id = county.post("clinic", "Subscription", &subscription(HOOK)).await.id();
+        county.clock.advance(HANDSHAKE);
         let app = &county.gateway.app;
         let claimed = app.claim(1, &[]).await.unwrap().remove(0);
         let plan = app.notify_plan(&claimed).await.unwrap().unwrap();
@@ -333,6 +343,7 @@ async fn a_late_failure_does_not_stop_a_subscription_that_was_asked_for_anew() {
     for act in ["off", "requested"] {
         let county = TestGateway::county().await.settled().await;
         let id = county.post("clinic", "Subscription", &subscription(HOOK)).await.id();
+        county.clock.advance(HANDSHAKE);
         let app = &county.gateway.app;
         let claimed = app.claim(1, &[]).await.unwrap().remove(0);
         put(&county, &id, act, OTHER_HOOK).await;
@@ -380,9 +391,12 @@ async fn a_subscription_ends_at_its_end() {
     let county = TestGateway::county().await.settled().await;
     let mut body = subscription(HOOK);
     body["end"] = json!(county.clock.now().plus(Duration::from_secs(60)).to_string());
-    assert_eq!(county.post("clinic", "Subscription", &body).await.status, 201);
-    county.deliver_due().await;
-    county.later(Duration::from_secs(61)).await;
+    let id = county.post("clinic", "Subscription", &body).await.id();
+    county.later(HANDSHAKE).await;
+    county.later(Duration::from_secs(58)).await;
+    assert_eq!(status(&county, "clinic", &id).await, "active");
+    county.later(Duration::from_secs(2)).await;
+    assert_eq!(status(&county, "clinic", &id).await, "off", "S-040: nobody has to do anything for it");
     county.refers("sr1", "housing-instability").await;
     county.deliver_due().await;
     assert_eq!(county.world.heard(HOOK).len(), 1);
@@ -397,14 +411,14 @@ async fn a_subscription_ends_at_its_end() {
 async fn what_cannot_be_served_is_refused() {
     let county = TestGateway::county().await.settled().await;
     for (pointer, value) in [
-        ("/criteria", json!("Task?status=requested")),
+        ("/criteria", json!("Task?colour=red")),
         ("/channel/type", json!("message")),
         ("/channel/endpoint", json!("ehr.test/hook")),
         ("/channel/endpoint", json!("http://ehr.test/hook")),
         ("/channel/payload", json!("text/plain")),
         ("/channel/header/0", json!("Content-Length: 0")),
         ("/channel/header/0", json!("X: a\r\nHost: b")),
-        ("/channel/_payload/extension/0/valueCode", json!("full-resource")),
+        ("/channel/_payload/extension/0/valueCode", json!("everything")),
         ("/status", json!("off")),
         ("/reason", Value::Null),
     ] {

@@ -5,7 +5,7 @@ use fhirbolt::FhirReleases;
 use fhirbolt::element::Element;
 use serde_json::{Value, json};
 
-use crate::gateway::{HOOK, TestGateway};
+use crate::gateway::{HANDSHAKE, HOOK, TestGateway};
 
 fn reads(value: &Value) {
     let read = fhirbolt::json::from_str::<Element<{ FhirReleases::R4 }>>(&value.to_string(), None);
@@ -21,7 +21,7 @@ async fn what_we_make_is_fhir_to_another_reader() {
         "channel": {"type": "rest-hook", "endpoint": HOOK, "payload": "application/fhir+json",
             "_payload": {"extension": [{"url": backport, "valueCode": "id-only"}]}}});
     assert_eq!(county.post("clinic", "Subscription", &subscription).await.status, 201);
-    county.deliver_due().await;
+    county.later(HANDSHAKE).await;
     let food = county.refers("sr1", "food-insecurity").await;
     let housing = county.refers("sr2", "housing-instability").await;
     county.deliver_due().await;

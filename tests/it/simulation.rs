@@ -21,7 +21,7 @@ use loopgate::referral::Status;
 use serde_json::{Value, json};
 
 use crate::databases::Place;
-use crate::gateway::{Answered, EHR, Fault, HOOK, PANTRY, TestGateway, partner};
+use crate::gateway::{Answered, EHR, Fault, HANDSHAKE, HOOK, PANTRY, TestGateway, partner};
 use crate::simulation_checks as checks;
 
 /// Seeds in `cargo test`.
@@ -360,7 +360,7 @@ impl Simulation {
         let made = self.county.post("clinic", "Subscription", &body).await;
         assert_eq!(made.status, 201, "{}", made.body);
         self.subscription = Some(made.id());
-        self.county.deliver_due().await;
+        self.county.later(HANDSHAKE).await;
     }
 
     /// A subscription in `error` is asked for again.

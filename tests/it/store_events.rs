@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use loopgate::fhir::Key;
-use loopgate::store::{Access, Evidence, Reason, Recorder, Store, Subscription};
+use loopgate::fhir::subscription::Change;
+use loopgate::store::{Access, Evidence, Reason, Recorder, Store, Subscription, Terms, Tx};
 use tokio::task::JoinSet;
 
 use crate::databases::Place;
@@ -20,19 +21,25 @@ fn subscription(id: &str, partner: &str) -> Subscription {
         status: "requested".into(),
         endpoint: "https://ehr/hook".into(),
         resource: "{}".into(),
-        ends: None,
-        events: 0,
-        sent: 0,
-        begun: false,
-        error: None,
+        ..Subscription::default()
     }
+}
+
+/// Found by every change of the topic.
+fn by() -> Terms<'static> {
+    Terms { topic: TOPIC, open: false, terms: vec![String::new()] }
+}
+
+/// Those that a change of this resource finds, when nothing narrows them.
+async fn subscribers(tx: &mut Tx, key: &Key, topic: &str) -> Vec<Subscription> {
+    tx.subscribers(key, &[topic.to_string()], &[String::new()]).await.unwrap()
 }
 
 /// A subscription whose handshake has succeeded.
 async fn subscribed(store: &Store, id: &str, partner: &str) {
     let mut tx = store.begin().await.unwrap();
     let mut one = subscription(id, partner);
-    tx.put_subscription(&one, TOPIC).await.unwrap();
+    tx.put_subscription(&one, &by()).await.unwrap();
     (one.status, one.begun) = ("active".into(), true);
     tx.update_subscription(&one).await.unwrap();
     tx.commit().await.unwrap();
@@ -57,8 +64,8 @@ on_both!(numbers_have_no_gap_under_eight_writers_of_whom_some_roll_back, async |
                 for partner in ["pantry", "clinic"] {
                     tx.grant(partner, std::slice::from_ref(&focus), "t", Reason::Party).await.unwrap();
                 }
-                for one in tx.subscribers(&focus, TOPIC).await.unwrap() {
-                    tx.insert_event(&one.id, &focus, 1).await.unwrap();
+                for one in subscribers(&mut tx, &focus, TOPIC).await {
+                    tx.insert_event(&one.id, &focus, 1, Change::Updated).await.unwrap();
                 }
                 if round % 3 == 1 {
                     drop(tx);
@@ -81,10 +88,10 @@ on_both!(no_number_shows_before_a_smaller_one_of_an_open_transaction, async |pla
     let other = if place.is_sqlite() { store.clone() } else { other };
     subscribed(&store, "a", "clinic").await;
     let mut open = store.begin().await.unwrap();
-    assert_eq!(open.insert_event("a", &task_key("t1"), 1).await.unwrap(), 1);
+    assert_eq!(open.insert_event("a", &task_key("t1"), 1, Change::Updated).await.unwrap(), Some((1, true)));
     let later = tokio::spawn(async move {
         let mut tx = other.begin().await.unwrap();
-        let number = tx.insert_event("a", &task_key("t2"), 1).await.unwrap();
+        let number = tx.insert_event("a", &task_key("t2"), 1, Change::Updated).await.unwrap();
         tx.commit().await.unwrap();
         number
     });
@@ -95,7 +102,7 @@ on_both!(no_number_shows_before_a_smaller_one_of_an_open_transaction, async |pla
     }
     assert!(store.horizon() < open.stamp());
     open.commit().await.unwrap();
-    assert_eq!(later.await.unwrap(), 2);
+    assert_eq!(later.await.unwrap(), Some((2, true)));
     assert_eq!(numbers(&store, "a").await, [1, 2]);
 });
 
@@ -103,11 +110,11 @@ on_both!(the_number_of_a_transaction_that_is_rolled_back_goes_to_the_one_behind_
     let store = place.store().await;
     subscribed(&store, "a", "clinic").await;
     let mut open = store.begin().await.unwrap();
-    open.insert_event("a", &task_key("t1"), 1).await.unwrap();
+    open.insert_event("a", &task_key("t1"), 1, Change::Updated).await.unwrap();
     let other = store.clone();
     let later = tokio::spawn(async move {
         let mut tx = other.begin().await.unwrap();
-        tx.insert_event("a", &task_key("t2"), 3).await.unwrap();
+        tx.insert_event("a", &task_key("t2"), 3, Change::Updated).await.unwrap();
         tx.commit().await.unwrap();
     });
     for _ in 0..20 {
@@ -124,14 +131,14 @@ on_both!(a_subscription_keeps_its_counters_when_it_is_sent_again, async |place: 
     subscribed(&store, "a", "clinic").await;
     let mut tx = store.begin().await.unwrap();
     for version in 1..=3 {
-        tx.insert_event("a", &task_key("t1"), version).await.unwrap();
+        tx.insert_event("a", &task_key("t1"), version, Change::Updated).await.unwrap();
     }
     let mut one = tx.subscription("a").await.unwrap().unwrap();
     (one.sent, one.status, one.error) = (2, "error".into(), Some("410".into()));
     tx.update_subscription(&one).await.unwrap();
     let again =
         Subscription { endpoint: "https://ehr/new".into(), ends: Some(tx.stamp()), ..subscription("a", "clinic") };
-    tx.put_subscription(&again, TOPIC).await.unwrap();
+    tx.put_subscription(&again, &by()).await.unwrap();
     tx.commit().await.unwrap();
     let mut reader = store.read().await.unwrap();
     let now = reader.subscription("a").await.unwrap().unwrap();
@@ -149,26 +156,26 @@ on_both!(events_count_for_begun_subscriptions_of_the_topic_whose_holder_may_see,
     let mut tx = store.begin().await.unwrap();
     for (id, status, begun) in [("not-begun", "requested", false), ("off", "off", true)] {
         let mut one = subscription(id, "clinic");
-        tx.put_subscription(&one, TOPIC).await.unwrap();
+        tx.put_subscription(&one, &by()).await.unwrap();
         (one.status, one.begun) = (status.into(), begun);
         tx.update_subscription(&one).await.unwrap();
     }
     // A coordinator follows the gateway's grants besides its own; an operator sees all.
     for (id, sees) in [("coordinator", "hub"), ("operator", "*")] {
         let mut one = Subscription { sees: sees.into(), ..subscription(id, id) };
-        tx.put_subscription(&one, TOPIC).await.unwrap();
+        tx.put_subscription(&one, &by()).await.unwrap();
         one.begun = true;
         tx.update_subscription(&one).await.unwrap();
     }
     let key = task_key("t1");
     let ids = |list: Vec<Subscription>| list.into_iter().map(|one| one.id).collect::<Vec<_>>();
-    assert_eq!(ids(tx.subscribers(&key, TOPIC).await.unwrap()), ["operator"]);
+    assert_eq!(ids(subscribers(&mut tx, &key, TOPIC).await), ["operator"]);
     tx.grant("clinic", std::slice::from_ref(&key), "t1", Reason::Party).await.unwrap();
-    assert_eq!(ids(tx.subscribers(&key, TOPIC).await.unwrap()), ["a", "b", "operator"]);
-    assert_eq!(ids(tx.subscribers(&key, "https://other/topic").await.unwrap()), [""; 0]);
+    assert_eq!(ids(subscribers(&mut tx, &key, TOPIC).await), ["a", "b", "operator"]);
+    assert_eq!(ids(subscribers(&mut tx, &key, "https://other/topic").await), [""; 0]);
     tx.grant("hub", std::slice::from_ref(&key), "t1", Reason::Party).await.unwrap();
     tx.end_grants("clinic", "t1", None).await.unwrap();
-    assert_eq!(ids(tx.subscribers(&key, TOPIC).await.unwrap()), ["coordinator", "operator"]);
+    assert_eq!(ids(subscribers(&mut tx, &key, TOPIC).await), ["coordinator", "operator"]);
     assert_eq!(tx.subscription_count("clinic").await.unwrap(), 3);
     assert_eq!(ids(tx.subscriptions(Some("clinic")).await.unwrap()), ["a", "b", "not-begun", "off"]);
     assert_eq!(tx.subscriptions(None).await.unwrap().len(), 7);
@@ -179,13 +186,13 @@ on_both!(old_events_are_forgotten_and_numbers_go_on, async |place: Place| {
     subscribed(&store, "a", "clinic").await;
     for version in 1..=4 {
         let mut tx = store.begin().await.unwrap();
-        tx.insert_event("a", &task_key("t1"), version).await.unwrap();
+        tx.insert_event("a", &task_key("t1"), version, Change::Updated).await.unwrap();
         tx.commit().await.unwrap();
         place.clock.advance(Duration::from_secs(60));
     }
     let mut tx = store.begin().await.unwrap();
     assert_eq!(tx.forget_events(place.clock.now().minus(Duration::from_secs(120))).await.unwrap(), 2);
-    assert_eq!(tx.insert_event("a", &task_key("t1"), 5).await.unwrap(), 5);
+    assert_eq!(tx.insert_event("a", &task_key("t1"), 5, Change::Updated).await.unwrap(), Some((5, true)));
     tx.commit().await.unwrap();
     assert_eq!(numbers(&store, "a").await, [3, 4, 5]);
     let two = store.read().await.unwrap().events("a", 2, 4, 9).await.unwrap();
@@ -250,3 +257,35 @@ on_both!(evidence_comes_back_oldest_first, async |place: Place| {
     tx.commit().await.unwrap();
     assert_eq!(store.read().await.unwrap().evidence("t1").await.unwrap(), [first, second]);
 });
+
+// P16: ten thousand subscriptions to one topic, and a change looks at the one that it concerns.
+on_both!(a_change_finds_its_subscribers_by_terms, async |place: Place| {
+    let store = place.store().await;
+    let many = if place.is_sqlite() { 10_000 } else { 3_000 };
+    let mut tx = store.begin().await.unwrap();
+    for number in 0..many {
+        let one =
+            Subscription { begun: true, status: "active".into(), ..subscription(&format!("s{number}"), "clinic") };
+        tx.put_subscription(&one, &by_owner(number)).await.unwrap();
+    }
+    let key = task_key("t1");
+    tx.grant("clinic", std::slice::from_ref(&key), "t1", Reason::Party).await.unwrap();
+    tx.run("analyze", vec![]).await.unwrap();
+    let topics = [TOPIC.to_string(), "Task?".to_string()];
+    let terms = ["".to_string(), "_id=t1".to_string(), "owner=Organization/o77".to_string()];
+    let found = tx.subscribers(&key, &topics, &terms).await.unwrap();
+    assert_eq!(found.iter().map(|one| one.id.as_str()).collect::<Vec<_>>(), ["s77"]);
+    let plan = tx.subscribers_plan(&key, &topics, &terms).await.unwrap().join("\n");
+    let scans = ["Seq Scan on subscription", "SCAN subscription", "SCAN t"];
+    assert!(!scans.iter().any(|scan| plan.contains(scan)), "{plan}");
+    let by = if place.is_sqlite() { "topic=? AND viewer=? AND term=?" } else { "subscription_term_pkey" };
+    assert!(plan.contains(by), "{plan}");
+    // Switched off, it is found no more.
+    let off = Subscription { status: "off".into(), ..found[0].clone() };
+    tx.put_subscription(&off, &by_owner(77)).await.unwrap();
+    assert!(tx.subscribers(&key, &topics, &terms).await.unwrap().is_empty());
+});
+
+fn by_owner(number: usize) -> Terms<'static> {
+    Terms { topic: TOPIC, open: false, terms: vec![format!("owner=Organization/o{number}")] }
+}

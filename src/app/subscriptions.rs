@@ -1,0 +1,230 @@
+//! The life of a Subscription: taken in, shaken hands with, changed, failed, asked for anew, switched off, ended.
+//!
+//! The resource and its standing (`store::Subscription`) change in one transaction. A topic's Subscription is active once
+//! a handshake has succeeded; only its owner brings it back from `error`. A classic one is active at once.
+
+use serde_json::{Value, json};
+
+use super::{Answer, App, Context, Stored};
+use crate::config::{PartnerAddresses, Role};
+use crate::error::Error;
+use crate::fhir::subscription::{self, Asked, Channel, Content};
+use crate::fhir::{Key, Resource, ResourceType};
+use crate::store::{Delivery, Kind as Owed, Reason, Subscription, Terms, Tx};
+use std::time::Duration;
+
+/// The handshake follows the answer to the create: small clients learn the id from that answer (S-050).
+const HANDSHAKE_AFTER: Duration = Duration::from_millis(300);
+
+impl App {
+    /// Takes in a new Subscription: as `requested`, until the handshake succeeds; without one, as `active`.
+    pub(super) async fn subscribe(
+        &self,
+        tx: &mut Tx,
+        context: &Context,
+        mut resource: Resource,
+    ) -> Result<Answer, Error> {
+        self.room_for_one_more(tx, context).await?;
+        let asked = self.check_subscription(&mut resource)?;
+        if asked.off {
+            return Err(Error::invalid("Subscription.status", "A Subscription is created as requested."));
+        }
+        let status = first_status(&asked);
+        resource.set("status", json!(status));
+        resource.set("error", Value::Null);
+        let secret = resource.clone();
+        let written = self.insert(tx, without_headers(&resource), &context.partner.id).await?;
+        tx.grant(&context.partner.id, std::slice::from_ref(&written.stored.key), "", Reason::Author).await?;
+        let id = written.stored.key.id.clone();
+        self.stand(tx, context, &id, &secret, &asked, status).await?;
+        let due_at = self.now().plus(HANDSHAKE_AFTER);
+        self.owe_at(tx, &id, &context.partner.id, due_at).await?;
+        // The creator sees the headers it sent, this once.
+        let mut shown = secret;
+        shown.stamp(&id, written.stored.version, written.stored.updated);
+        Ok(Answer { stored: Stored { content: shown.to_text(), ..written.stored }, created: true })
+    }
+
+    async fn room_for_one_more(&self, tx: &mut Tx, context: &Context) -> Result<(), Error> {
+        let most = i64::from(self.config().subscriptions.per_partner);
+        if tx.subscription_count(&context.partner.id).await? >= most {
+            return Err(Error::refused("Subscription", format!("A partner has at most {most} subscriptions here.")));
+        }
+        Ok(())
+    }
+
+    /// A subscriber changes, reactivates or switches off its Subscription.
+    pub(super) async fn resubscribe(
+        &self,
+        tx: &mut Tx,
+        context: &Context,
+        stored: &Stored,
+        mut resource: Resource,
+    ) -> Result<Answer, Error> {
+        let id = stored.key.id.clone();
+        let before = tx.subscription(&id).await?;
+        // Headers are not read back, so a client that PUTs what it read keeps those it set.
+        if let Some(before) = &before {
+            let kept = Resource::stored(&before.resource)?;
+            let kept = kept.at("channel").and_then(|channel| channel.get("header")).cloned();
+            if let (Some(header), Some(Value::Object(channel))) = (kept, resource.elements_mut().get_mut("channel")) {
+                channel.entry("header").or_insert(header);
+            }
+        }
+        let asked = self.check_subscription(&mut resource)?;
+        let was_off = before.as_ref().is_none_or(|before| before.status == "off");
+        if was_off && !asked.off {
+            self.room_for_one_more(tx, context).await?;
+        }
+        let status = if asked.off { "off" } else { first_status(&asked) };
+        resource.set("status", json!(status));
+        resource.set("error", Value::Null);
+        let written = self.save(tx, stored, without_headers(&resource), &context.partner.id).await?;
+        self.stand(tx, context, &id, &resource, &asked, status).await?;
+        if !asked.off {
+            self.owe_afresh(tx, Owed::Notify, &id, &context.partner.id).await?;
+        }
+        Ok(Answer { stored: written.stored, created: false })
+    }
+
+    /// What only the configuration can judge: the end, and how open the wire is. A past end that is taken as none is
+    /// taken out.
+    fn check_subscription(&self, resource: &mut Resource) -> Result<Asked, Error> {
+        let mut asked = subscription::parse(resource, self.own())?;
+        let tests = self.config().delivery.partner_addresses == PartnerAddresses::AllowPrivateForTestsOnly;
+        if asked.channel == Channel::RestHook && asked.endpoint.starts_with("http://") && !tests {
+            return Err(Error::invalid(
+                "Subscription.channel.endpoint",
+                "The endpoint is https: notifications are about patients.",
+            ));
+        }
+        if asked.end.is_some_and(|end| end <= self.now()) && !asked.off {
+            if !self.config().subscriptions.accept_past_end {
+                return Err(Error::invalid("Subscription.end", "This end has passed."));
+            }
+            resource.set("end", Value::Null);
+            asked.end = None;
+        }
+        Ok(asked)
+    }
+
+    async fn stand(
+        &self,
+        tx: &mut Tx,
+        context: &Context,
+        id: &str,
+        resource: &Resource,
+        asked: &Asked,
+        status: &str,
+    ) -> Result<(), Error> {
+        let sees = if context.is(Role::Operator) {
+            "*"
+        } else if context.is(Role::Coordinator) {
+            self.gateway()
+        } else {
+            &context.partner.id
+        };
+        let one = Subscription {
+            id: id.to_string(),
+            partner: context.partner.id.clone(),
+            sees: sees.to_string(),
+            status: status.to_string(),
+            endpoint: asked.endpoint.clone(),
+            resource: resource.to_text(),
+            ends: asked.end,
+            begun: status == "active",
+            ..Subscription::default()
+        };
+        let topic = asked.subject.code();
+        let open = asked.subject.kind().is_directory();
+        let by = Terms { topic: &topic, open, terms: subscription::terms(&asked.filters) };
+        tx.put_subscription(&one, &by).await
+    }
+
+    /// A deleted Subscription is off.
+    pub(super) async fn unsubscribe(&self, tx: &mut Tx, id: &str) -> Result<(), Error> {
+        if let Some(mut one) = tx.subscription(id).await? {
+            one.status = "off".to_string();
+            tx.update_subscription(&one).await?;
+            tx.forget_terms(id).await?;
+        }
+        Ok(())
+    }
+
+    /// The subscriber can't be reached: `error`, until it asks again. Counting goes on. Whoever has switched off, or asked
+    /// anew (and then this was not about its `latest` wish), is left alone.
+    pub(super) async fn subscription_failed(
+        &self,
+        tx: &mut Tx,
+        id: &str,
+        why: &str,
+        latest: bool,
+    ) -> Result<(), Error> {
+        let failed = |one: &Subscription| one.status == "active" || (one.status == "requested" && latest);
+        if let Some(mut one) = tx.subscription(id).await?.filter(failed) {
+            self.subscription_becomes(tx, &mut one, "error", Some(why)).await?;
+        }
+        Ok(())
+    }
+
+    /// The Subscription resource and its standing change together.
+    pub(super) async fn subscription_becomes(
+        &self,
+        tx: &mut Tx,
+        one: &mut Subscription,
+        status: &str,
+        why: Option<&str>,
+    ) -> Result<(), Error> {
+        one.status = status.to_string();
+        one.error = why.map(str::to_string);
+        tx.update_subscription(one).await?;
+        if status == "off" {
+            tx.forget_terms(&one.id).await?;
+        }
+        if let (true, Some(end)) = (status == "error", one.ends) {
+            // Nothing is sent any more, but the end still comes.
+            self.owe_at(tx, &one.id, &one.partner, end).await?;
+        }
+        let key = Key::new(ResourceType::SUBSCRIPTION, &one.id);
+        let Some(stored) = tx.resource_for_update(&key).await?.filter(|stored| !stored.deleted) else { return Ok(()) };
+        let mut resource = stored.resource()?;
+        resource.set("status", json!(status));
+        resource.set("error", why.map_or(Value::Null, |why| json!(why)));
+        self.save(tx, &stored, resource, self.gateway()).await?;
+        Ok(())
+    }
+
+    /// Owes a subscriber what is due then.
+    pub(super) async fn owe_at(
+        &self,
+        tx: &mut Tx,
+        id: &str,
+        partner: &str,
+        due_at: crate::time::Timestamp,
+    ) -> Result<(), Error> {
+        let (subject, partner) = (id.to_string(), partner.to_string());
+        tx.enqueue(&Delivery { kind: Owed::Notify, subject, partner, due_at }).await
+    }
+}
+
+/// A topic's rest-hook shakes hands first (S-051, S-205).
+fn first_status(asked: &Asked) -> &'static str {
+    match asked.channel {
+        Channel::RestHook if !asked.subject.is_classic() => "requested",
+        Channel::RestHook => "active",
+    }
+}
+
+/// Headers carry secrets: they are kept for sending and never read back.
+fn without_headers(resource: &Resource) -> Resource {
+    let mut open = resource.clone();
+    if let Some(Value::Object(channel)) = open.elements_mut().get_mut("channel") {
+        channel.shift_remove("header");
+    }
+    open
+}
+
+/// How much of an event a subscription tells, when its holder asks for at most this.
+pub(super) fn at_most(asked: &Asked, wanted: Option<Content>) -> Content {
+    wanted.map_or(asked.content, |wanted| wanted.min(asked.content))
+}

@@ -1,0 +1,278 @@
+//! What a subscriber gets: notification Bundles, and the search set that answers `$status`.
+//!
+//! Every entry of a history Bundle has a request and a response (bdl-3, bdl-4); those of a search set have none. Counters
+//! are strings, because R4 has no 64-bit integer. An event whose focus the subscriber may not see keeps its number, and
+//! nothing else is said about it.
+
+use serde_json::{Value, json};
+
+use super::asked::{BACKPORT, Content};
+use super::topic::Change;
+use crate::fhir::resource::Key;
+use crate::time::Timestamp;
+
+/// The codes of what went wrong with an endpoint.
+const ERRORS: &str = "http://terminology.hl7.org/CodeSystem/subscription-error";
+
+/// Why a Bundle is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Notice {
+    /// Tries the endpoint out.
+    Handshake,
+    /// Nothing has happened for a while.
+    Heartbeat,
+    /// Events happened.
+    Events,
+    /// The answer to `$status`.
+    Status,
+    /// The answer to `$events`.
+    Query,
+}
+
+impl Notice {
+    fn code(self) -> &'static str {
+        match self {
+            Notice::Handshake => "handshake",
+            Notice::Heartbeat => "heartbeat",
+            Notice::Events => "event-notification",
+            Notice::Status => "query-status",
+            Notice::Query => "query-event",
+        }
+    }
+}
+
+/// One event of a subscription.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Event {
+    /// Counted from 1 per subscription, without gaps.
+    pub number: i64,
+    /// When it happened.
+    pub at: Timestamp,
+    /// What it is about.
+    pub focus: Key,
+    /// The version that made it.
+    pub version: i64,
+    /// What happened to it.
+    pub change: Change,
+}
+
+/// An event as one subscriber may see it.
+#[derive(Debug, Clone)]
+pub struct Shown {
+    /// The event.
+    pub event: Event,
+    /// Whether its focus may be named.
+    pub named: bool,
+    /// The focus as it is now, for `full-resource`, if it is there.
+    pub resource: Option<Value>,
+}
+
+/// A subscription's standing, as notifications tell it.
+#[derive(Debug, Clone, Copy)]
+pub struct Standing<'a> {
+    /// Its id.
+    pub id: &'a str,
+    /// Its status code.
+    pub status: &'a str,
+    /// Events since it began.
+    pub count: i64,
+    /// How much it carries.
+    pub content: Content,
+    /// Its topic, as the subscriber wrote it; none for classic criteria.
+    pub topic: Option<&'a str>,
+    /// What went wrong last.
+    pub error: Option<&'a str>,
+}
+
+/// The status Parameters of a subscription (backport-subscription-status-r4).
+fn status_of(own: &str, standing: Standing<'_>, notice: Notice, events: &[Shown]) -> Value {
+    let Standing { id, status, count, content, topic, error } = standing;
+    let mut parameters =
+        vec![json!({"name": "subscription", "valueReference": {"reference": format!("{own}/Subscription/{id}")}})];
+    // SHOULD NOT for `empty` (S-080).
+    if let Some(topic) = topic.filter(|_| content != Content::Empty) {
+        parameters.push(json!({"name": "topic", "valueCanonical": topic}));
+    }
+    parameters.push(json!({"name": "status", "valueCode": status}));
+    parameters.push(json!({"name": "type", "valueCode": notice.code()}));
+    parameters.push(json!({"name": "events-since-subscription-start", "valueString": count.to_string()}));
+    for Shown { event, named, .. } in events {
+        let mut parts = vec![
+            json!({"name": "event-number", "valueString": event.number.to_string()}),
+            json!({"name": "timestamp", "valueInstant": event.at.to_string()}),
+        ];
+        if *named && content != Content::Empty {
+            parts.push(json!({"name": "focus", "valueReference": {"reference": format!("{own}/{}", event.focus)}}));
+        }
+        parameters.push(json!({"name": "notification-event", "part": parts}));
+    }
+    if let Some(error) = error.filter(|_| status == "error") {
+        let code = if error.contains("answered") { "error-response" } else { "no-response" };
+        let concept = json!({"coding": [{"system": ERRORS, "code": code}], "text": error});
+        parameters.push(json!({"name": "error", "valueCodeableConcept": concept}));
+    }
+    json!({"resourceType": "Parameters", "id": crate::id::new(),
+        "meta": {"profile": [format!("{BACKPORT}/backport-subscription-status-r4")]}, "parameter": parameters})
+}
+
+/// A notification Bundle (backport-subscription-notification-r4).
+pub fn notification(own: &str, standing: Standing<'_>, notice: Notice, events: &[Shown], now: Timestamp) -> Value {
+    let status = status_of(own, standing, notice, events);
+    let full_url = format!("urn:uuid:{}", status["id"].as_str().unwrap_or(""));
+    let mut entries = vec![json!({"fullUrl": full_url, "resource": status,
+        "request": {"method": "GET", "url": format!("{own}/Subscription/{}/$status", standing.id)},
+        "response": {"status": "200"}})];
+    if standing.content != Content::Empty {
+        entries.extend(latest(events).map(|shown| entry(own, shown, standing.content)));
+    }
+    json!({"resourceType": "Bundle", "id": crate::id::new(), "type": "history", "timestamp": now.to_string(), "entry": entries})
+}
+
+/// Each focus once, by its last event (S-088), in the order of their first.
+fn latest(events: &[Shown]) -> impl Iterator<Item = &Shown> {
+    let named = || events.iter().enumerate().filter(|(_, shown)| shown.named);
+    let first = named().filter(move |(index, shown)| {
+        !events[..*index].iter().any(|other| other.named && other.event.focus == shown.event.focus)
+    });
+    first.filter_map(move |(_, shown)| {
+        events.iter().rev().find(|other| other.named && other.event.focus == shown.event.focus)
+    })
+}
+
+fn entry(own: &str, shown: &Shown, content: Content) -> Value {
+    let Event { focus, change, .. } = &shown.event;
+    let (method, url, status) = match change {
+        Change::Created => ("POST", focus.kind.name().to_string(), "201"),
+        Change::Updated => ("PUT", focus.to_string(), "200"),
+        Change::Deleted => ("DELETE", focus.to_string(), "204"),
+    };
+    let mut entry = json!({"fullUrl": format!("{own}/{focus}")});
+    if let Some(resource) = shown.resource.as_ref().filter(|_| content == Content::FullResource) {
+        entry["resource"] = resource.clone();
+    }
+    entry["request"] = json!({"method": method, "url": url});
+    entry["response"] = json!({"status": status});
+    entry
+}
+
+/// The answer to `$status`: a search set, whose entries have no request and response.
+pub fn status_set(own: &str, standings: &[Standing<'_>]) -> Value {
+    let entries: Vec<Value> = standings
+        .iter()
+        .map(|one| {
+            let status = status_of(own, *one, Notice::Status, &[]);
+            json!({"fullUrl": format!("urn:uuid:{}", status["id"].as_str().unwrap_or("")), "resource": status,
+                "search": {"mode": "match"}})
+        })
+        .collect();
+    let mut set =
+        json!({"resourceType": "Bundle", "id": crate::id::new(), "type": "searchset", "total": entries.len()});
+    if !entries.is_empty() {
+        set["entry"] = Value::Array(entries);
+    }
+    set
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fhir::resource::ResourceType;
+    use crate::fhir::subscription::topic::TASK_TOPIC;
+
+    fn shown(number: i64, id: &str, change: Change) -> Shown {
+        let focus = Key::new(ResourceType::TASK, id);
+        let event = Event { number, at: Timestamp(0), focus, version: number, change };
+        Shown { event, named: true, resource: Some(json!({"resourceType": "Task", "id": id, "status": "requested"})) }
+    }
+
+    fn told(content: Content, events: &[Shown]) -> Value {
+        let standing = Standing { id: "s1", status: "active", count: 7, content, topic: Some(TASK_TOPIC), error: None };
+        notification("https://hub/fhir", standing, Notice::Events, events, Timestamp(0))
+    }
+
+    // G-127, G-128, S-081: a history Bundle, request and response everywhere, references and no resources.
+    #[test]
+    fn an_id_only_notification_carries_references_and_no_resource() {
+        let bundle = told(
+            Content::IdOnly,
+            &[shown(1, "a", Change::Created), shown(2, "b", Change::Deleted), shown(3, "a", Change::Updated)],
+        );
+        assert_eq!(bundle["type"], "history");
+        let entries = bundle["entry"].as_array().unwrap();
+        assert_eq!(entries.len(), 3, "S-088: each focus once");
+        assert!(
+            entries
+                .iter()
+                .all(|entry| entry["request"]["method"].is_string() && entry["response"]["status"].is_string())
+        );
+        assert_eq!(entries[0]["request"]["url"], "https://hub/fhir/Subscription/s1/$status");
+        assert_eq!(entries[0]["fullUrl"], format!("urn:uuid:{}", entries[0]["resource"]["id"].as_str().unwrap()));
+        assert_eq!(
+            (&entries[1]["fullUrl"], &entries[1]["request"]["method"]),
+            (&json!("https://hub/fhir/Task/a"), &json!("PUT"))
+        );
+        assert_eq!(
+            (&entries[2]["request"]["method"], &entries[2]["response"]["status"]),
+            (&json!("DELETE"), &json!("204"))
+        );
+        assert!(entries[1..].iter().all(|entry| entry.get("resource").is_none()));
+        let parameters = entries[0]["resource"]["parameter"].as_array().unwrap();
+        assert!(parameters.iter().any(|one| one["name"] == "topic" && one["valueCanonical"] == TASK_TOPIC));
+        let counter = parameters.iter().find(|one| one["name"] == "events-since-subscription-start").unwrap();
+        assert_eq!(counter["valueString"], "7", "trap 1: a string");
+    }
+
+    // S-080
+    #[test]
+    fn an_empty_notification_says_that_something_happened() {
+        let bundle = told(Content::Empty, &[shown(1, "a", Change::Created)]);
+        let text = bundle.to_string();
+        assert_eq!(bundle["entry"].as_array().unwrap().len(), 1);
+        assert!(!text.contains("focus") && !text.contains("\"topic\"") && text.contains("notification-event"));
+    }
+
+    // S-082, S-083
+    #[test]
+    fn a_full_notification_carries_what_is_there() {
+        let mut gone = shown(2, "b", Change::Deleted);
+        gone.resource = None;
+        let bundle = told(Content::FullResource, &[shown(1, "a", Change::Updated), gone]);
+        assert_eq!(bundle["entry"][1]["resource"]["id"], "a");
+        assert!(bundle["entry"][2].get("resource").is_none() && bundle["entry"][2]["request"]["method"] == "DELETE");
+    }
+
+    // Privacy: the number stays, the focus is not disclosed.
+    #[test]
+    fn what_may_not_be_seen_keeps_its_number_and_nothing_else() {
+        let mut hidden = shown(1, "secret", Change::Updated);
+        hidden.named = false;
+        for content in [Content::Empty, Content::IdOnly, Content::FullResource] {
+            let bundle = told(content, std::slice::from_ref(&hidden));
+            let text = bundle.to_string();
+            assert!(!text.contains("secret") && text.contains("\"event-number\""), "{text}");
+            assert_eq!(bundle["entry"].as_array().unwrap().len(), 1);
+        }
+    }
+
+    // S-120, S-127: entries without request and response; the error where there is one.
+    #[test]
+    fn a_status_set_is_a_search_set() {
+        let standing = |status, error| Standing {
+            id: "s1",
+            status,
+            count: 3,
+            content: Content::IdOnly,
+            topic: Some(TASK_TOPIC),
+            error,
+        };
+        let set =
+            status_set("https://hub/fhir", &[standing("error", Some("answered 500")), standing("active", Some("old"))]);
+        assert_eq!((&set["type"], &set["total"]), (&json!("searchset"), &json!(2)));
+        let entry = &set["entry"][0];
+        assert!(entry.get("request").is_none() && entry.get("response").is_none());
+        let of = |index: usize| set["entry"][index]["resource"]["parameter"].to_string();
+        assert!(of(0).contains("error-response") && of(0).contains("query-status"));
+        assert!(!of(1).contains("valueCodeableConcept"));
+        assert!(status_set("x", &[]).get("entry").is_none());
+    }
+}

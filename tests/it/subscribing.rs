@@ -1,0 +1,450 @@
+//! What a subscriber can ask for: topics, filters, content levels, batches, heartbeats, older encodings, and `$status`.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use crate::databases::Place;
+use crate::gateway::{BASE, EHR, Fault, HANDSHAKE, HOOK, TestGateway, county};
+use crate::notifications::{foci, heard, numbers, parameters, put, says, status, subscribed, subscription, up_to};
+use crate::on_both;
+
+const BACKPORT: &str = "http://hl7.org/fhir/uv/subscriptions-backport/StructureDefinition";
+const GUIDE: &str = "http://hl7.org/fhir/us/sdoh-clinicalcare/SubscriptionTopic";
+const OURS: &str = "https://loopgate.org/fhir/SubscriptionTopic";
+
+fn secs(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+fn about(topic: &str, hook: &str, filters: &[&str], content: &str) -> Value {
+    let mut body = subscription(hook);
+    body["criteria"] = json!(topic);
+    body["channel"]["_payload"]["extension"][0]["valueCode"] = json!(content);
+    let url = format!("{BACKPORT}/backport-filter-criteria");
+    let filters: Vec<Value> = filters.iter().map(|one| json!({"url": url, "valueString": one})).collect();
+    if !filters.is_empty() {
+        body["_criteria"] = json!({"extension": filters});
+    }
+    body
+}
+
+fn wishing(name: &str, value: u32) -> Value {
+    let mut body = subscription(HOOK);
+    let kind = if name == "backport-max-count" { "valuePositiveInt" } else { "valueUnsignedInt" };
+    body["channel"]["extension"] = json!([{"url": format!("{BACKPORT}/{name}"), kind: value}]);
+    body
+}
+
+async fn taken(county: &TestGateway, who: &str, body: &Value) -> String {
+    let answer = county.post(who, "Subscription", body).await;
+    assert_eq!(answer.status, 201, "{}", answer.body);
+    county.later(HANDSHAKE).await;
+    answer.id()
+}
+
+fn events(county: &TestGateway, hook: &str) -> Vec<Value> {
+    let all = county.world.heard(hook);
+    all.into_iter().filter(|bundle| says(bundle, "type") == "event-notification").collect()
+}
+
+// S-082, S-102, D11: full-resource carries the Task as it is, with absolute references; the disclosure is on record.
+#[tokio::test]
+async fn a_full_notification_carries_the_resource_and_is_on_record() {
+    let county = TestGateway::county().await.settled().await;
+    let topic = format!("{GUIDE}/Task");
+    taken(&county, "clinic", &about(&topic, HOOK, &[], "full-resource")).await;
+    let task = county.refers("sr1", "housing-instability").await;
+    county.deliver_due().await;
+    let told = events(&county, HOOK);
+    let last = told.last().unwrap();
+    assert_eq!(says(last, "topic"), topic);
+    let entry = &last["entry"][1];
+    assert_eq!((&entry["resource"]["id"], &entry["fullUrl"]), (&json!(task), &json!(format!("{BASE}/Task/{task}"))));
+    let requester = entry["resource"]["requester"]["reference"].as_str().unwrap();
+    assert!(requester.starts_with(BASE), "D12a: {requester}");
+    let mut reader = county.store().await.read().await.unwrap();
+    let key = loopgate::fhir::Key::new(loopgate::fhir::ResourceType::TASK, task.as_str());
+    let seen = reader.accesses(&key).await.unwrap();
+    assert!(seen.iter().any(|(_, who, action, _)| who == "clinic" && action == "notify"), "S-170: {seen:?}");
+}
+
+// S-061…S-065: filters are a conjunction, commas a choice; what does not match is no event.
+#[tokio::test]
+async fn filters_narrow_what_is_told() {
+    let county = TestGateway::county().await.settled().await;
+    let topic = format!("{GUIDE}/Task");
+    let hook = |name: &str| format!("https://{name}.test/hook");
+    for (name, filters) in [
+        ("all", &["status=requested,accepted,in-progress"][..]),
+        ("mine", &["Task?requester=PractitionerRole/nobody"]),
+        ("hub", &["Task.owner=https://hub.test/fhir/Organization/hub", "status=accepted"]),
+        ("either", &["owner=Organization/nobody,Organization/hub"]),
+    ] {
+        taken(&county, "clinic", &about(&topic, &hook(name), filters, "id-only")).await;
+    }
+    let task = county.refers("sr1", "housing-instability").await;
+    county.deliver_due().await;
+    let relayed = county.relayed(&task).await.pop().unwrap();
+    county.answers("agency", &relayed, "accepted").await;
+    county.answers("agency", &relayed, "completed").await;
+    county.deliver_due().await;
+    let count = |name: &str| heard(&county, &hook(name)).len();
+    assert_eq!(count("mine"), 0);
+    assert_eq!(count("hub"), 1, "both must hold");
+    assert!(count("all") >= 3 && count("either") == count("all") + 1, "{} {}", count("all"), count("either"));
+    for name in ["all", "hub", "either"] {
+        assert_eq!(heard(&county, &hook(name)), up_to(count(name) as i64), "{name}");
+    }
+}
+
+// S-011, S-013, G-118: the ServiceRequest topic fires on update and not on create.
+#[tokio::test]
+async fn a_request_is_told_of_when_it_changes() {
+    let county = TestGateway::county().await.settled().await;
+    let body = about(&format!("{GUIDE}/Servicerequest"), "https://agency.test/hook", &[], "id-only");
+    taken(&county, "agency", &body).await;
+    let task = county.refers("sr1", "housing-instability").await;
+    county.deliver_due().await;
+    assert!(events(&county, "https://agency.test/hook").is_empty(), "created is no event here");
+    let mut source = county.get("clinic", &format!("Task/{task}")).await.body;
+    source["status"] = json!("cancelled");
+    source["statusReason"] = json!({"text": "not needed any more"});
+    assert_eq!(county.put("clinic", &format!("Task/{task}"), &source).await.status, 200);
+    county.deliver_due().await;
+    let told = events(&county, "https://agency.test/hook");
+    assert!(!told.is_empty());
+    assert!(foci(&told[0])[0].contains("/ServiceRequest/"), "{}", told[0]);
+    let alias = about(&format!("{GUIDE}/ServiceRequest"), HOOK, &["_id=a"], "empty");
+    taken(&county, "clinic", &alias).await;
+}
+
+// Our own topics: what was done, who has capacity, who consents.
+#[tokio::test]
+async fn our_own_topics_tell_what_they_say() {
+    let county = TestGateway::county().await.settled().await;
+    taken(&county, "clinic", &about(&format!("{OURS}/capacity"), HOOK, &[], "id-only")).await;
+    let service = "HealthcareService/agency-housing";
+    let mut body = county.get("agency", service).await.body;
+    body["comment"] = json!("we have moved");
+    assert_eq!(county.put("agency", service, &body).await.status, 200);
+    county.deliver_due().await;
+    assert!(events(&county, HOOK).is_empty(), "no news about capacity");
+    let extension =
+        "http://hl7.org/fhir/us/sdoh-clinicalcare/StructureDefinition/SDOHCC-ExtensionHealthcareServiceCapacityStatus";
+    let code = json!([{"url": "capacityStatus", "valueCodeableConcept": {"coding": [{
+        "system": "http://hl7.org/fhir/us/sdoh-clinicalcare/CodeSystem/SDOHCC-CodeSystemTemporaryCodes", "code": "no-capacity"}]}}]);
+    body["extension"] = json!([{"url": extension, "extension": code}]);
+    let answer = county.put("agency", service, &body).await;
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    county.deliver_due().await;
+    let told = events(&county, HOOK);
+    assert_eq!((told.len(), foci(&told[0])), (1, vec![format!("{BASE}/{service}")]));
+
+    let consents = "https://ehr.test/hook/consents";
+    taken(&county, "clinic", &about(&format!("{OURS}/consent"), consents, &[], "id-only")).await;
+    let patient = json!({"resourceType": "Patient", "name": [{"family": "X", "given": ["Y"]}], "gender": "unknown",
+        "identifier": [{"system": "urn:x", "value": "1"}]});
+    let patient = county.post("clinic", "Patient", &patient).await;
+    assert_eq!(patient.status, 201, "{}", patient.body);
+    let consent = json!({"resourceType": "Consent", "status": "active",
+        "scope": {"coding": [{"system": "http://terminology.hl7.org/CodeSystem/consentscope", "code": "patient-privacy"}]},
+        "category": [{"coding": [{"system": "http://terminology.hl7.org/CodeSystem/v3-ActCode", "code": "IDSCL"}]}],
+        "patient": {"reference": format!("Patient/{}", patient.id())}, "policyRule": {"text": "opt in"},
+        "organization": [{"reference": "Organization/clinic"}], "dateTime": "2026-01-01"});
+    let made = county.post("clinic", "Consent", &consent).await;
+    assert_eq!(made.status, 201, "{}", made.body);
+    let gone = county.ask("clinic", "DELETE", &format!("Consent/{}", made.id()), None, &[]).await;
+    assert!(matches!(gone.status, 200 | 204));
+    county.deliver_due().await;
+    let told = events(&county, consents);
+    let entries: Vec<&Value> = told.iter().flat_map(|bundle| &bundle["entry"].as_array().unwrap()[1..]).collect();
+    let last = entries.last().unwrap();
+    assert_eq!((&last["request"]["method"], &last["response"]["status"]), (&json!("DELETE"), &json!("204")), "S-089");
+    assert_eq!(heard(&county, consents), [1, 2]);
+}
+
+// S-087, G-127: no more than asked for in one Bundle; all of them come, in order.
+#[tokio::test]
+async fn a_batch_is_no_larger_than_asked_for() {
+    let county = TestGateway::county().await.settled().await;
+    taken(&county, "clinic", &wishing("backport-max-count", 2)).await;
+    county.world.fault(HOOK, &[Fault::Answer(503)]);
+    for number in 0..3 {
+        county.refers(&format!("sr{number}"), "housing-instability").await;
+    }
+    county.deliver_due().await;
+    county.later(secs(5)).await;
+    let told = events(&county, HOOK);
+    assert!(told.iter().all(|bundle| numbers(bundle).len() <= 2), "{told:?}");
+    assert!(told.iter().any(|bundle| numbers(bundle).len() == 2));
+    let all = heard(&county, HOOK);
+    assert!(all.len() >= 6 && all == up_to(all.len() as i64), "{all:?}");
+}
+
+// S-104, S-105, D15a: after so much silence, and only where it was asked for; never more often than every ten seconds.
+#[tokio::test]
+async fn a_heartbeat_comes_after_silence_and_only_if_asked_for() {
+    for (asked, every) in [(60, 60), (1, 10)] {
+        let county = TestGateway::county().await.settled().await;
+        let id = taken(&county, "clinic", &wishing("backport-heartbeat-period", asked)).await;
+        subscribed(&county, "clinic", "https://silent.test/hook").await;
+        let beats = || county.world.heard(HOOK).iter().filter(|bundle| says(bundle, "type") == "heartbeat").count();
+        let read = county.get("clinic", &format!("Subscription/{id}")).await.body;
+        assert!(read["channel"]["extension"].to_string().contains(&format!(":{asked}}}")), "echoed as asked: {read}");
+        county.later(secs(every) - HANDSHAKE * 2).await;
+        assert_eq!(beats(), 0);
+        county.later(HANDSHAKE * 3).await;
+        assert_eq!(beats(), 1);
+        let beat = county.world.heard(HOOK).pop().unwrap();
+        assert_eq!(
+            (says(&beat, "status"), says(&beat, "events-since-subscription-start")),
+            ("active".into(), "0".into())
+        );
+        assert_eq!((beat["entry"].as_array().unwrap().len(), numbers(&beat).len()), (1, 0));
+        // Something else was said: the silence begins anew.
+        county.later(secs(every - 1)).await;
+        county.refers("sr1", "housing-instability").await;
+        county.deliver_due().await;
+        let before = beats();
+        county.later(secs(every - 1)).await;
+        assert_eq!(beats(), before);
+        county.later(secs(1)).await;
+        assert_eq!(beats(), before + 1);
+        let silent = county.world.heard("https://silent.test/hook");
+        assert!(silent.iter().all(|bundle| says(bundle, "type") != "heartbeat"), "trap 4");
+    }
+}
+
+// S-054: a handshake is tried once; the subscriber asks again.
+#[tokio::test]
+async fn a_failed_handshake_is_an_error_at_once() {
+    for fault in [Fault::Answer(500), Fault::Answer(302), Fault::Answer(404), Fault::LoseRequest, Fault::LoseAnswer] {
+        let county = TestGateway::county().await.settled().await;
+        county.world.fault(HOOK, &[fault]);
+        let id = taken(&county, "clinic", &subscription(HOOK)).await;
+        assert_eq!(status(&county, "clinic", &id).await, "error", "{fault:?}");
+        let told = county.get("clinic", &format!("Subscription/{id}/$status")).await.body;
+        let error = parameters(&told).into_iter().find(|one| one["name"] == "error").unwrap();
+        let code = error["valueCodeableConcept"]["coding"][0]["code"].clone();
+        let expected = if matches!(fault, Fault::Answer(_)) { "error-response" } else { "no-response" };
+        assert_eq!(code, expected, "S-127: {error}");
+        let before = county.world.heard(HOOK).len();
+        county.later(secs(86_400)).await;
+        assert_eq!(county.world.heard(HOOK).len(), before, "S-181");
+        assert_eq!(put(&county, &id, "requested", HOOK).await.status, 200);
+        county.deliver_due().await;
+        assert_eq!(status(&county, "clinic", &id).await, "active", "S-182");
+    }
+}
+
+// S-120…S-126: by id, by status, both, and never another's.
+#[tokio::test]
+async fn the_status_of_several_can_be_asked_for() {
+    let county = TestGateway::county().await.settled().await;
+    let one = subscribed(&county, "clinic", HOOK).await;
+    let two = subscribed(&county, "clinic", "https://ehr.test/hook/2").await;
+    let theirs = subscribed(&county, "agency", "https://agency.test/hook").await;
+    assert_eq!(put(&county, &two, "off", HOOK).await.status, 200);
+    let asked = async |who: &str, query: &str| {
+        let answer = county.get(who, &format!("Subscription/$status{query}")).await;
+        assert_eq!((answer.status, &answer.body["type"]), (200, &json!("searchset")));
+        answer.entries().len()
+    };
+    assert_eq!(asked("clinic", "").await, 2);
+    assert_eq!(asked("clinic", &format!("?id={one}&id={two}&id={theirs}")).await, 2, "S-125");
+    assert_eq!(asked("clinic", "?status=off&status=error").await, 1);
+    assert_eq!(asked("clinic", &format!("?id={one}&status=off")).await, 0);
+    assert_eq!(asked("root", "").await, 3);
+    let input = json!({"resourceType": "Parameters", "parameter": [{"name": "id", "valueId": one}]});
+    let posted = county.post("clinic", "Subscription/$status", &input).await;
+    assert_eq!(posted.entries().len(), 1, "S-124");
+    let instance = county.get("clinic", &format!("Subscription/{one}/$status?id=other&status=off")).await;
+    assert_eq!(instance.entries().len(), 1, "S-123");
+    // S-006…S-008: the search parameters.
+    for (query, found) in [
+        (format!("url={HOOK}"), 2),
+        ("status=active".into(), 1),
+        (format!("topic={GUIDE}/Task"), 2),
+        ("payload-type=application/fhir%2Bjson".into(), 2),
+        ("type=rest-hook&status=off".into(), 1),
+        ("filter-criteria=x".into(), 0),
+    ] {
+        let answer = county.get("clinic", &format!("Subscription?{query}")).await;
+        assert_eq!(answer.entries().len(), found, "{query}: {}", answer.body);
+    }
+}
+
+// S-131, S-134: content is a hint that never gives more; bounds are whole numbers in order.
+#[tokio::test]
+async fn events_are_asked_for_by_number_and_content() {
+    let county = TestGateway::county().await.settled().await;
+    let id = taken(&county, "clinic", &about(&format!("{GUIDE}/Task"), HOOK, &[], "full-resource")).await;
+    let shy = taken(&county, "clinic", &about(&format!("{GUIDE}/Task"), "https://ehr.test/hook/2", &[], "empty")).await;
+    county.refers("sr1", "housing-instability").await;
+    county.deliver_due().await;
+    let asked = async |id: &str, query: &str| county.get("clinic", &format!("Subscription/{id}/$events{query}")).await;
+    let full = asked(&id, "").await.body;
+    assert_eq!(
+        (says(&full, "type"), full["entry"][1]["resource"]["resourceType"].clone()),
+        ("query-event".into(), json!("Task"))
+    );
+    let less = asked(&id, "?content=id-only&eventsSinceNumber=2").await.body;
+    assert!(less["entry"][1].get("resource").is_none() && numbers(&less)[0] == 2);
+    assert_eq!(asked(&id, "?content=empty").await.body["entry"].as_array().unwrap().len(), 1);
+    assert!(!asked(&shy, "?content=full-resource").await.body.to_string().contains("focus"));
+    for query in ["?eventsSinceNumber=x", "?eventsSinceNumber=-1", "?eventsSinceNumber=3&eventsUntilNumber=2"] {
+        assert_eq!(asked(&id, query).await.status, 400, "{query}");
+    }
+}
+
+// S-133, D11: at the moment of sending the grant is asked for again; the number stays, what it is about is not said.
+#[tokio::test]
+async fn what_was_taken_back_meanwhile_is_a_number_and_no_more() {
+    let county = TestGateway::county().await.settled().await;
+    let hook = "https://agency.test/hook";
+    let topic = format!("{GUIDE}/Task");
+    let id = taken(&county, "agency", &about(&topic, hook, &[], "full-resource")).await;
+    county.world.fault(hook, &[Fault::Answer(503)]);
+    let task = county.refers("sr1", "housing-instability").await;
+    county.deliver_due().await;
+    let relayed = county.relayed(&task).await.pop().unwrap();
+    let store = county.store().await;
+    let mut tx = store.begin().await.unwrap();
+    tx.end_grants("agency", &relayed, None).await.unwrap();
+    tx.commit().await.unwrap();
+    county.later(secs(5)).await;
+    let told = events(&county, hook);
+    assert_eq!(heard(&county, hook)[0], 1);
+    assert!(told.iter().all(|bundle| !bundle.to_string().contains(&relayed)), "{told:?}");
+    let asked = county.get("agency", &format!("Subscription/{id}/$events")).await.body;
+    assert!(!numbers(&asked).is_empty() && !asked.to_string().contains(&relayed));
+}
+
+// S-066, S-067, S-069: in the transaction of the change; no change, no event; the writer hears of its own change.
+#[tokio::test]
+async fn nothing_changed_is_no_event_and_a_bundle_is_one_per_change() {
+    let county = TestGateway::county().await.settled().await;
+    let id = subscribed(&county, "clinic", HOOK).await;
+    let task = county.refers("sr1", "housing-instability").await;
+    county.deliver_due().await;
+    let before = heard(&county, HOOK).len();
+    let body = county.get("clinic", &format!("Task/{task}")).await.body;
+    assert_eq!(county.put("clinic", &format!("Task/{task}"), &body).await.status, 200);
+    county.deliver_due().await;
+    assert_eq!(heard(&county, HOOK).len(), before, "S-067");
+    let entry = |name: &str| {
+        let task = county.referral(name, "housing-instability", Some("Organization/hub"));
+        json!({"fullUrl": format!("urn:uuid:00000000-0000-4000-8000-0000000000{name}"), "resource": task,
+            "request": {"method": "POST", "url": "Task"}})
+    };
+    let bundle = json!({"resourceType": "Bundle", "type": "transaction", "entry": [entry("01"), entry("02")]});
+    let answer = county.post("clinic", "", &bundle).await;
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    let counted = county.get("clinic", &format!("Subscription/{id}/$events")).await.body;
+    assert_eq!(numbers(&counted).len(), before + 2, "S-066, S-069");
+    let mut refused = bundle.clone();
+    refused["entry"][0]["resource"]["description"] = json!("another");
+    refused["entry"][1]["resource"]["status"] = json!("no such status");
+    assert!(county.post("clinic", "", &refused).await.status >= 400);
+    let counted = county.get("clinic", &format!("Subscription/{id}/$events")).await.body;
+    assert_eq!(numbers(&counted).len(), before + 2, "what was rolled back is no event");
+}
+
+// S-200…S-210: classic criteria: active at once, the resource put below the endpoint, error and back by themselves.
+#[tokio::test]
+async fn a_classic_subscription_lives_as_r4_says() {
+    let county = TestGateway::county().await.settled().await;
+    let classic = |endpoint: &str, payload: bool| {
+        let mut body = subscription(endpoint);
+        body["criteria"] = json!("Task?status=requested,accepted");
+        let channel = body["channel"].as_object_mut().unwrap();
+        channel.remove("_payload");
+        if !payload {
+            channel.remove("payload");
+        }
+        body
+    };
+    let answer = county.post("clinic", "Subscription", &classic("https://copy.test/hook/fhir", true)).await;
+    assert_eq!((answer.status, answer.body["status"].as_str()), (201, Some("active")), "S-205: {}", answer.body);
+    let id = answer.id();
+    taken(&county, "clinic", &classic("https://bare.test/hook", false)).await;
+    let task = county.refers("sr1", "housing-instability").await;
+    let place = format!("https://copy.test/hook/fhir/Task/{task}");
+    county.world.fault(&place, &[Fault::Answer(500)]);
+    county.deliver_due().await;
+    assert_eq!(status(&county, "clinic", &id).await, "error", "S-206");
+    county.later(secs(5)).await;
+    assert_eq!(status(&county, "clinic", &id).await, "active", "S-206");
+    let copies = county.world.heard(&place);
+    assert!(!copies.is_empty() && copies.iter().all(|copy| copy["id"] == json!(task)), "S-204");
+    let letters = county.world.letters();
+    assert!(letters.iter().any(|letter| letter.url == place && letter.method == "PUT"));
+    let bare: Vec<_> = letters.iter().filter(|letter| letter.url == "https://bare.test/hook").collect();
+    assert!(!bare.is_empty() && bare.iter().all(|one| one.method == "POST" && one.body.is_none()), "S-203");
+    let count = copies.len();
+    let relayed = county.relayed(&task).await.pop().unwrap();
+    county.answers("agency", &relayed, "accepted").await;
+    county.answers("agency", &relayed, "completed").await;
+    county.deliver_due().await;
+    assert_eq!(county.world.heard(&place).len(), count, "S-202: it stopped matching, and nobody is told");
+    let asked = county.get("clinic", &format!("Subscription/{id}/$events")).await;
+    assert_eq!((asked.status, asked.body["issue"][0]["code"].as_str()), (422, Some("not-supported")), "S-210");
+    let told = county.get("clinic", &format!("Subscription/{id}/$status")).await.body;
+    assert!(parameters(&told).iter().all(|one| one["name"] != "topic"));
+    assert!(!county.world.requests().iter().any(|request| request.contains("handshake")));
+}
+
+// Backport 0.1.0: the topic in an extension, the filter in criteria.
+#[tokio::test]
+async fn the_older_backport_is_understood() {
+    let county = TestGateway::county().await.settled().await;
+    let mut body = subscription(HOOK);
+    body["criteria"] = json!("Task?owner=Organization/hub");
+    body["extension"] =
+        json!([{"url": format!("{BACKPORT}/backport-topic-canonical"), "valueUri": format!("{GUIDE}/Task")}]);
+    taken(&county, "clinic", &body).await;
+    county.refers("sr1", "housing-instability").await;
+    county.deliver_due().await;
+    let told = events(&county, HOOK);
+    assert_eq!(says(&told[0], "topic"), format!("{GUIDE}/Task"));
+}
+
+// S-041: a retrying EHR does not subscribe twice.
+#[tokio::test]
+async fn a_conditional_create_makes_one_subscription() {
+    let county = TestGateway::county().await.settled().await;
+    let condition = format!("url={HOOK}&criteria={GUIDE}/Task");
+    let headers = [("if-none-exist", condition.as_str())];
+    let body = subscription(HOOK);
+    let first = county.ask("clinic", "POST", "Subscription", Some(&body), &headers).await;
+    let again = county.ask("clinic", "POST", "Subscription", Some(&body), &headers).await;
+    assert_eq!((first.status, again.status), (201, 200));
+    assert_eq!(first.id(), again.id());
+    assert!(!again.body.to_string().contains("hush"));
+}
+
+on_both!(many_subscriptions_and_a_change_looks_at_those_it_concerns, async |place: Place| {
+    let county = TestGateway::with(place, &county()).await.settled().await;
+    let topic = format!("{GUIDE}/Task");
+    for number in 0..30 {
+        let hook = format!("https://ehr.test/hook/{number}");
+        let filter = format!("_id=nobody-{number}");
+        taken(&county, "clinic", &about(&topic, &hook, &[&filter], "empty")).await;
+    }
+    let id = taken(&county, "clinic", &about(&topic, HOOK, &["owner=Organization/hub"], "id-only")).await;
+    county.refers("sr1", "housing-instability").await;
+    county.deliver_due().await;
+    assert!(!heard(&county, HOOK).is_empty());
+    assert!((0..30).all(|number| heard(&county, &format!("https://ehr.test/hook/{number}")).is_empty()));
+    // A changed filter is found by its new terms, and by nothing else.
+    let mut body = about(&topic, HOOK, &["owner=Organization/nobody"], "id-only");
+    body["id"] = json!(id);
+    assert_eq!(county.put("clinic", &format!("Subscription/{id}"), &body).await.status, 200);
+    county.deliver_due().await;
+    let before = heard(&county, HOOK).len();
+    county.refers("sr2", "housing-instability").await;
+    county.deliver_due().await;
+    assert_eq!(heard(&county, HOOK).len(), before);
+    assert!(county.world.requests().iter().any(|request| request.contains(EHR)));
+});
