@@ -9,6 +9,7 @@ pub mod definitions;
 pub mod json;
 pub mod licensed;
 pub mod outcome;
+pub mod patch;
 pub mod path;
 pub mod precondition;
 pub mod published;

@@ -88,6 +88,11 @@ pub enum Truth {
     Empty,
 }
 
+/// Whether two JSON values say the same: numbers by value, keys in any order.
+pub fn same_json(left: &Value, right: &Value) -> bool {
+    operators::same(Some(left), Some(right))
+}
+
 /// Finds what a reference points at; none if it isn't here.
 pub type Resolve<'a> = &'a dyn Fn(&str) -> Option<&'a Value>;
 /// Whether a code, Coding or CodeableConcept is in a value set; none if that is not known.

@@ -55,7 +55,7 @@ pub(super) fn equal(left: &Item<'_>, right: &Item<'_>) -> Result<Option<bool>, F
 }
 
 /// Whether two JSON values say the same: numbers by value, keys in any order.
-fn same(left: Option<&Value>, right: Option<&Value>) -> bool {
+pub(super) fn same(left: Option<&Value>, right: Option<&Value>) -> bool {
     match (left, right) {
         (Some(Value::Number(left)), Some(Value::Number(right))) => {
             match (Decimal::parse(left.as_str()), Decimal::parse(right.as_str())) {

@@ -1,0 +1,435 @@
+//! FHIRPath Patch. Where an element goes is found by [`crate::fhir::path`], how its JSON is named by the element tables.
+//!
+//! A primitive's id and extensions (`_status`) go where it goes. <https://hl7.org/fhir/R4/fhirpatch.html>
+
+use serde_json::{Map, Value};
+
+use super::place::{Step, find, object_at, type_at};
+use super::{MOST_OPERATIONS, check_depth};
+use crate::error::Error;
+use crate::fhir::definitions::{self, Form, TypeDef};
+use crate::fhir::path::{Context, Expression, Fault, Item};
+
+/// What an operation does.
+#[derive(Debug, Clone)]
+enum Act {
+    Add(String, Given),
+    Insert(usize, Given),
+    Delete,
+    Replace(Given),
+    Move(usize, usize),
+}
+
+/// One operation.
+#[derive(Debug, Clone)]
+pub(super) struct Operation {
+    act: Act,
+    path: Expression,
+    /// Its place in Parameters.parameter.
+    place: usize,
+}
+
+/// A value as Parameters give it.
+#[derive(Debug, Clone)]
+enum Given {
+    /// `valueCode`: the type behind `value`, the value, and what stands beside it (`_valueCode`).
+    Value(String, Option<Value>, Option<Value>),
+    /// A resource.
+    Resource(Value),
+    /// An element that has no type of its own: its elements by name.
+    Parts(Vec<(String, Given)>),
+}
+
+/// Reads the operations.
+pub(super) fn read(value: &Value) -> Result<Vec<Operation>, Error> {
+    if value.get("resourceType").and_then(Value::as_str) != Some("Parameters") {
+        let text = "A patch is Parameters (FHIRPath Patch) or a JSON Patch as application/json-patch+json.";
+        return Err(Error::malformed(text).at("resourceType"));
+    }
+    let items = value.get("parameter").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+    if items.len() > MOST_OPERATIONS {
+        return Err(
+            Error::malformed(format!("A patch has at most {MOST_OPERATIONS} operations here.")).code("too-costly")
+        );
+    }
+    let read = |(place, item)| {
+        operation(item, place).map_err(|why| {
+            Error::malformed(format!("Operation {} of the patch: {why}", place + 1)).at(expression(place))
+        })
+    };
+    items.iter().enumerate().map(read).collect()
+}
+
+fn expression(place: usize) -> String {
+    format!("Parameters.parameter[{place}]")
+}
+
+fn operation(item: &Value, place: usize) -> Result<Operation, String> {
+    if item.get("name").and_then(Value::as_str) != Some("operation") {
+        return Err("a FHIRPath Patch has parameters named operation and no others.".into());
+    }
+    let part = |name: &str| {
+        let mut parts = item.get("part").and_then(Value::as_array).into_iter().flatten();
+        parts.find(|part| part.get("name").and_then(Value::as_str) == Some(name))
+    };
+    let text = |name: &str, keys: &[&str]| {
+        let found = part(name).and_then(|part| keys.iter().find_map(|key| part.get(*key)?.as_str()));
+        found.map(str::to_string).ok_or_else(|| format!("it has a part {name} with {}.", keys.join(" or ")))
+    };
+    let whole = |name: &str| {
+        let found = part(name)
+            .and_then(|part| part.get("valueInteger")?.as_u64())
+            .and_then(|number| usize::try_from(number).ok());
+        found.ok_or_else(|| format!("it has a part {name} with valueInteger."))
+    };
+    let value = || {
+        part("value").and_then(|part| given(part, 0)).ok_or_else(|| "it has a part value with one value.".to_string())
+    };
+    let act = match text("type", &["valueCode", "valueString"])?.as_str() {
+        "add" => Act::Add(text("name", &["valueString"])?, value()?),
+        "insert" => Act::Insert(whole("index")?, value()?),
+        "delete" => Act::Delete,
+        "replace" => Act::Replace(value()?),
+        "move" => Act::Move(whole("source")?, whole("destination")?),
+        _ => return Err("its type is add, insert, delete, replace or move.".into()),
+    };
+    let path = text("path", &["valueString"])?;
+    let path = Expression::parse(&path).map_err(|fault| format!("its path is not understood: {fault}."))?;
+    Ok(Operation { act, path, place })
+}
+
+/// Deepest nesting of parts.
+const DEEPEST_PARTS: usize = 20;
+
+fn given(part: &Value, depth: usize) -> Option<Given> {
+    let map = part.as_object()?;
+    if let Some(parts) = map.get("part").filter(|_| depth < DEEPEST_PARTS) {
+        let read = |part: &Value| Some((part.get("name")?.as_str()?.to_string(), given(part, depth + 1)?));
+        return parts.as_array()?.iter().map(read).collect::<Option<Vec<_>>>().map(Given::Parts);
+    }
+    if let Some(resource) = map.get("resource") {
+        return Some(Given::Resource(resource.clone()));
+    }
+    let mut keys = map.keys().filter_map(|key| key.strip_prefix('_').unwrap_or(key).strip_prefix("value"));
+    let type_ = keys.next()?.to_string();
+    if keys.any(|other| other != type_) {
+        return None;
+    }
+    let value = map.get(&format!("value{type_}")).cloned();
+    let beside = map.get(&format!("_value{type_}")).cloned();
+    Some(Given::Value(type_, value, beside))
+}
+
+/// Applies them.
+pub(super) fn apply(operations: &[Operation], root: &mut Value, deepest: usize) -> Result<(), Error> {
+    for operation in operations {
+        let done =
+            act(operation, root).and_then(|()| check_depth(root, deepest).map_err(|why| ("too-long", why.to_string())));
+        done.map_err(|(code, why)| {
+            let (number, name) = (operation.place + 1, operation.act.name());
+            let text = format!("Operation {number} of the patch ({name}): {why} Nothing was changed.");
+            Error::invalid(expression(operation.place), text).code(code)
+        })?;
+    }
+    Ok(())
+}
+
+/// An issue's code, and what is wrong.
+type Why = (&'static str, String);
+
+fn why(code: &'static str, text: &str) -> Why {
+    (code, text.to_string())
+}
+
+fn act(operation: &Operation, root: &mut Value) -> Result<(), Why> {
+    let places = places(&operation.path, root)?;
+    match &operation.act {
+        Act::Add(name, value) => {
+            let place = one(places)?;
+            let mut def = type_at(root, &place).ok_or_else(nothing_there)?;
+            if def.form != Form::Primitive {
+                return add(object_at(root, &place).ok_or_else(nothing_there)?, def, name, value);
+            }
+            // A primitive has its id and extensions beside it.
+            let (key, above) =
+                above(&place).map_err(|_| why("structure", "a primitive in a list is replaced as a whole."))?;
+            def = definitions::of("Element").ok_or_else(nothing_there)?;
+            let map = object_at(root, above).ok_or_else(nothing_there)?;
+            let beside = map.entry(format!("_{key}")).or_insert_with(|| Value::Object(Map::new()));
+            add(beside.as_object_mut().ok_or_else(nothing_there)?, def, name, value)
+        }
+        Act::Insert(index, value) => {
+            let list = list(&places)?;
+            let def = type_at(root, &list).ok_or_else(nothing_there)?;
+            let (key, above) = above(&list)?;
+            let (made, beside) = made(value, def)?;
+            edit(root, above, &key, |items, others| {
+                if *index > items.len() {
+                    return Err(why("not-found", "its index lies behind the end of the list."));
+                }
+                items.insert(*index, made);
+                others.insert(*index, beside);
+                Ok(())
+            })
+        }
+        Act::Delete => match places.len() {
+            0 => Ok(()),
+            _ => delete(root, &one(places)?),
+        },
+        Act::Replace(value) => replace(root, &one(places)?, value),
+        Act::Move(source, destination) => {
+            let list = list(&places)?;
+            let (key, above) = above(&list)?;
+            edit(root, above, &key, |items, others| {
+                if *source >= items.len() || *destination >= items.len() {
+                    return Err(why("not-found", "its source or destination lies behind the end of the list."));
+                }
+                let (item, other) = (items.remove(*source), others.remove(*source));
+                items.insert(*destination, item);
+                others.insert(*destination, other);
+                Ok(())
+            })
+        }
+    }
+}
+
+fn nothing_there() -> Why {
+    why("not-found", "its path finds nothing that can be changed.")
+}
+
+/// Where the elements stand that a path finds.
+fn places(path: &Expression, root: &Value) -> Result<Vec<Vec<Step>>, Why> {
+    let found = path.evaluate(&Context::new(root), Item::resource(root));
+    let found = found.map_err(|fault| match fault {
+        Fault::NotSupported(_) | Fault::NotKnown(_) => {
+            ("not-supported", format!("its path can't be followed: {fault}."))
+        }
+        Fault::TooCostly => ("too-costly", format!("its path can't be followed: {fault}.")),
+        Fault::Syntax { .. } | Fault::Mismatch(_) => ("invalid", format!("its path can't be followed: {fault}")),
+    })?;
+    let place = |item: &Item<'_>| {
+        let Item::Node(node) = item else { return None };
+        if let Some(value) = node.value {
+            return find(root, value);
+        }
+        // A primitive with extensions only: where the primitive would stand.
+        let mut place = find(root, node.beside?)?;
+        let last = place.iter_mut().rev().find_map(|step| match step {
+            Step::Key(key) => Some(key),
+            Step::Index(_) => None,
+        })?;
+        *last = last.strip_prefix('_')?.to_string();
+        Some(place)
+    };
+    let all: Option<Vec<_>> = found.iter().map(place).collect();
+    all.ok_or_else(|| why("invalid", "its path finds something that is no element of this resource."))
+}
+
+fn one(mut places: Vec<Vec<Step>>) -> Result<Vec<Step>, Why> {
+    match places.len() {
+        1 => Ok(places.swap_remove(0)),
+        0 => Err(why("not-found", "its path finds nothing.")),
+        _ => Err(why("multiple-matches", "its path finds several elements; it must find one.")),
+    }
+}
+
+/// The list that all these elements stand in.
+fn list(places: &[Vec<Step>]) -> Result<Vec<Step>, Why> {
+    let Some(first) = places.first() else {
+        return Err(why("not-found", "its path finds nothing; an element that is not there yet is added."));
+    };
+    match first.split_last() {
+        Some((Step::Index(_), list))
+            if places.iter().all(|place| place.len() == first.len() && place.starts_with(list)) =>
+        {
+            Ok(list.to_vec())
+        }
+        _ => Err(why("invalid", "its path finds no list.")),
+    }
+}
+
+/// The key at the end of a place, and the object that has it.
+fn above(place: &[Step]) -> Result<(String, &[Step]), Why> {
+    match place.split_last() {
+        Some((Step::Key(key), above)) => Ok((key.clone(), above)),
+        _ => Err(why("invalid", "its path finds the resource itself.")),
+    }
+}
+
+/// An element of a type, as it holds a value.
+struct Named {
+    /// `value`
+    element: &'static str,
+    /// `valueCode`
+    key: String,
+    def: &'static TypeDef,
+    is_list: bool,
+}
+
+fn named(owner: &'static TypeDef, name: &str, given: &Given) -> Result<Named, Why> {
+    let key = match (owner.element(name), given) {
+        (Some(element), Given::Value(type_, ..)) if element.choice => format!("{name}{type_}"),
+        _ => name.to_string(),
+    };
+    let (element, type_) = owner.element_for_json_key(&key).ok_or_else(|| match owner.element(name) {
+        Some(_) => why("structure", "the element of the given name does not take a value of this type."),
+        None => why("structure", "there is no element of the given name here."),
+    })?;
+    Ok(Named { element: element.name, key, def: type_.def(), is_list: element.is_list() })
+}
+
+/// The value as JSON, and what stands beside it; null where there is none.
+fn made(given: &Given, def: &'static TypeDef) -> Result<(Value, Value), Why> {
+    let or_null = |value: &Option<Value>| value.clone().unwrap_or(Value::Null);
+    match given {
+        Given::Value(_, value, beside) => Ok((or_null(value), or_null(beside))),
+        Given::Resource(value) => Ok((value.clone(), Value::Null)),
+        Given::Parts(parts) => {
+            let mut map = Map::new();
+            for (name, given) in parts {
+                add(&mut map, def, name, given)?;
+            }
+            Ok((Value::Object(map), Value::Null))
+        }
+    }
+}
+
+fn add(target: &mut Map<String, Value>, owner: &'static TypeDef, name: &str, given: &Given) -> Result<(), Why> {
+    let named = named(owner, name, given)?;
+    let (value, beside) = made(given, named.def)?;
+    if named.is_list {
+        return edit_in(target, &named.key, |items, others| {
+            items.push(value);
+            others.push(beside);
+            Ok(())
+        });
+    }
+    if !keys_of(target, owner, named.element).is_empty() {
+        return Err(why("conflict", "the element is there already; replace it."));
+    }
+    set(target, &named.key, value);
+    set(target, &format!("_{}", named.key), beside);
+    Ok(())
+}
+
+/// The JSON keys that an element has in an object: `status` and `_status`, or `valueString`.
+fn keys_of(map: &Map<String, Value>, owner: &'static TypeDef, name: &str) -> Vec<String> {
+    let is = |key: &&String| {
+        let bare = key.strip_prefix('_').unwrap_or(key);
+        owner.element_for_json_key(bare).is_some_and(|(element, _)| element.name == name)
+    };
+    map.keys().filter(is).cloned().collect()
+}
+
+fn set(map: &mut Map<String, Value>, key: &str, value: Value) {
+    if value.is_null() {
+        map.shift_remove(key);
+    } else {
+        map.insert(key.to_string(), value);
+    }
+}
+
+/// Changes a list together with what stands beside its primitives.
+fn edit(
+    root: &mut Value,
+    above: &[Step],
+    key: &str,
+    change: impl FnOnce(&mut Vec<Value>, &mut Vec<Value>) -> Result<(), Why>,
+) -> Result<(), Why> {
+    edit_in(object_at(root, above).ok_or_else(nothing_there)?, key, change)
+}
+
+fn edit_in(
+    map: &mut Map<String, Value>,
+    key: &str,
+    change: impl FnOnce(&mut Vec<Value>, &mut Vec<Value>) -> Result<(), Why>,
+) -> Result<(), Why> {
+    let hidden = format!("_{key}");
+    let mut items = taken(map, key)?;
+    let mut others = taken(map, &hidden)?;
+    let most = items.len().max(others.len());
+    items.resize(most, Value::Null);
+    others.resize(most, Value::Null);
+    change(&mut items, &mut others)?;
+    let list = |items: Vec<Value>, kept: bool| if kept { Value::Array(items) } else { Value::Null };
+    let (any, beside) = (!items.is_empty(), others.iter().any(|other| !other.is_null()));
+    set(map, key, list(items, any));
+    set(map, &hidden, list(others, beside));
+    Ok(())
+}
+
+fn taken(map: &mut Map<String, Value>, key: &str) -> Result<Vec<Value>, Why> {
+    match map.get_mut(key) {
+        None => Ok(Vec::new()),
+        Some(Value::Array(items)) => Ok(std::mem::take(items)),
+        Some(_) => Err(why("invalid", "its path finds no list.")),
+    }
+}
+
+fn delete(root: &mut Value, place: &[Step]) -> Result<(), Why> {
+    let emptied = match place.split_last() {
+        None => return Err(why("invalid", "its path finds the resource itself.")),
+        Some((Step::Index(index), list)) => {
+            let (key, above) = above(list)?;
+            edit(root, above, &key, |items, others| {
+                items.remove(*index);
+                others.remove(*index);
+                Ok(())
+            })?;
+            above
+        }
+        Some((Step::Key(key), above)) => {
+            let map = object_at(root, above).ok_or_else(nothing_there)?;
+            map.shift_remove(key);
+            map.shift_remove(&format!("_{key}"));
+            above
+        }
+    };
+    // An element is never empty: what is left with nothing goes, too.
+    match object_at(root, emptied) {
+        Some(map) if map.is_empty() && !emptied.is_empty() => delete(root, emptied),
+        _ => Ok(()),
+    }
+}
+
+fn replace(root: &mut Value, place: &[Step], given: &Given) -> Result<(), Why> {
+    match place.split_last() {
+        None => Err(why("invalid", "its path finds the resource itself.")),
+        Some((Step::Index(index), list)) => {
+            let def = type_at(root, place).ok_or_else(nothing_there)?;
+            let (value, beside) = made(given, def)?;
+            let (key, above) = above(list)?;
+            edit(root, above, &key, |items, others| {
+                items[*index] = value;
+                others[*index] = beside;
+                Ok(())
+            })
+        }
+        Some((Step::Key(key), above)) => {
+            let owner = type_at(root, above).ok_or_else(nothing_there)?;
+            let element = owner.element_for_json_key(key).ok_or_else(nothing_there)?.0.name;
+            let named = named(owner, element, given)?;
+            let (value, beside) = made(given, named.def)?;
+            let map = object_at(root, above).ok_or_else(nothing_there)?;
+            let hidden = format!("_{}", named.key);
+            for other in keys_of(map, owner, element).iter().filter(|other| **other != named.key && **other != hidden) {
+                map.shift_remove(other);
+            }
+            set(map, &named.key, value);
+            set(map, &hidden, beside);
+            Ok(())
+        }
+    }
+}
+
+impl Act {
+    fn name(&self) -> &'static str {
+        match self {
+            Act::Add(..) => "add",
+            Act::Insert(..) => "insert",
+            Act::Delete => "delete",
+            Act::Replace(_) => "replace",
+            Act::Move(..) => "move",
+        }
+    }
+}
