@@ -11,12 +11,15 @@ use serde_json::Value;
 
 use crate::config::{Config, Partner};
 use crate::error::Error;
-use crate::fhir::json::Bounds;
+use crate::fhir::json::{self, Bounds};
 use crate::fhir::reference::split_absolute;
-use crate::fhir::{Key, Resource, ResourceType};
+use crate::fhir::{Key, Resource, ResourceType, xml};
 
 use super::guard;
 use super::token::Tokens;
+
+/// What we read, and like better: there are servers that have XML alone.
+const ACCEPT: &str = "application/fhir+json, application/fhir+xml;q=0.5";
 
 /// A request.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,6 +53,19 @@ impl Response {
     /// 2xx
     pub fn is_success(&self) -> bool {
         (200..300).contains(&self.status)
+    }
+    /// The body's resource as JSON: read as XML where the answer says that it is.
+    pub(super) fn value(&self, bounds: Bounds) -> Result<Value, Error> {
+        let kind = self.header("content-type").and_then(|kind| kind.split(';').next()).unwrap_or_default();
+        if kind.trim().to_ascii_lowercase().ends_with("xml") {
+            xml::read(&self.body, bounds)
+        } else {
+            json::parse(&self.body, bounds)
+        }
+    }
+    /// The body's resource.
+    pub(super) fn resource(&self, bounds: Bounds) -> Result<Resource, Error> {
+        Resource::from_value(self.value(bounds)?)
     }
 }
 
@@ -231,7 +247,7 @@ impl Server<'_> {
         if !response.is_success() {
             return Err(Failure::answered(&response));
         }
-        let resource = Resource::parse(&response.body, self.bounds);
+        let resource = response.resource(self.bounds);
         let resource = resource.map_err(|_| Failure::new("answered with something that is no resource"))?;
         if let Some((_, key)) = split_absolute(url)
             && resource.key().as_ref() != Some(&key)
@@ -249,7 +265,7 @@ fn request(
     more: &[(&str, &str)],
     body: Option<String>,
 ) -> Request {
-    let mut headers = vec![("accept".to_string(), "application/fhir+json".to_string())];
+    let mut headers = vec![("accept".to_string(), ACCEPT.to_string())];
     if let Some(token) = token {
         headers.push(("authorization".to_string(), format!("Bearer {token}")));
     }
@@ -296,7 +312,7 @@ pub(super) fn created_url(base: &str, kind: ResourceType, response: &Response) -
         Some(format!("{base}/{key}"))
     });
     from_location.or_else(|| {
-        let resource = Resource::parse(&response.body, Bounds::default()).ok()?;
+        let resource = response.resource(Bounds::default()).ok()?;
         resource.key().filter(|key| key.kind == kind).map(|key| format!("{base}/{key}"))
     })
 }

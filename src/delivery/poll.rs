@@ -7,7 +7,6 @@ use serde_json::{Value, json};
 
 use crate::app::{App, Claimed, Copy, PollPlan};
 use crate::error::Error;
-use crate::fhir::json::parse;
 use crate::fhir::reference::lies_under;
 use crate::fhir::{Key, Resource};
 use crate::time::Timestamp;
@@ -154,7 +153,7 @@ fn copy_of(base: &str, entry: &Value) -> Option<Copy> {
 }
 
 fn value_of(server: &Server<'_>, response: &Response) -> Result<Value, Failure> {
-    parse(&response.body, server.bounds).map_err(|_| Failure::new("answered with something that is no JSON"))
+    response.value(server.bounds).map_err(|_| Failure::new("answered with something that is no resource"))
 }
 
 fn date_of(response: &Response) -> Option<Timestamp> {

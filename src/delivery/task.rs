@@ -52,7 +52,7 @@ async fn post(server: &Server<'_>, plan: &DeliverPlan) -> Result<(String, Option
     }
     let url = created_url(server.base(), ResourceType::TASK, &response);
     let url = url.ok_or_else(|| Failure::new("created the Task, and did not say where"))?;
-    let mark = Resource::parse(&response.body, server.bounds).ok().and_then(|task| mark_of(&task));
+    let mark = response.resource(server.bounds).ok().and_then(|task| mark_of(&task));
     Ok((url, mark))
 }
 

@@ -72,7 +72,7 @@ async fn write(server: &Server<'_>, plan: &WriteBackPlan) -> Result<End, Failure
             if !response.is_success() {
                 return Err(Failure::answered(&response));
             }
-            (remote, etag) = match Resource::parse(&response.body, server.bounds) {
+            (remote, etag) = match response.resource(server.bounds) {
                 Ok(stored) => (stored.clone(), etag_of(&response, &stored)),
                 Err(_) => {
                     let read = server.read(&plan.url).await?;

@@ -13,6 +13,7 @@ use loopgate::config::Config;
 use loopgate::delivery::{Request, Response, SendError, Sending, Transport, Worker};
 use loopgate::demo::patient;
 use loopgate::demo::server::{self, FhirServer};
+use loopgate::fhir::xml;
 use loopgate::gateway::Gateway;
 use loopgate::time::Clock;
 use serde_json::{Value, json};
@@ -58,6 +59,7 @@ struct Places {
     faults: HashMap<String, VecDeque<Fault>>,
     down: Vec<String>,
     deaf: Vec<String>,
+    only_xml: Vec<String>,
     requests: Vec<String>,
     letters: Vec<Request>,
     pages: HashMap<String, (String, String)>,
@@ -107,6 +109,10 @@ impl World {
     pub fn deaf(&self, base: &str) {
         self.lock().deaf.push(base.to_string());
     }
+    /// The server at this base writes XML, whatever it is asked for.
+    pub fn only_xml(&self, base: &str) {
+        self.lock().only_xml.push(base.to_string());
+    }
     /// URL and body of every request with a body that the gateway sent, in order, whether it arrived or not.
     pub fn bodies(&self) -> Vec<(String, String)> {
         self.letters().into_iter().filter_map(|letter| Some((letter.url, letter.body?))).collect()
@@ -154,7 +160,8 @@ impl World {
         if places.deaf.iter().any(|base| request.url.starts_with(base.as_str())) {
             request.url = request.url.split("?identifier=").next().unwrap_or_default().to_string();
         }
-        let answer = match house.and_then(|base| places.houses.get_mut(&base)) {
+        let in_xml = house.as_ref().is_some_and(|base| places.only_xml.contains(base));
+        let mut answer = match house.and_then(|base| places.houses.get_mut(&base)) {
             Some(house) => {
                 let answer = house.answer(&server::Request {
                     method: request.method.to_string(),
@@ -172,6 +179,11 @@ impl World {
             }
             None => return Err(SendError("no connection".into())),
         };
+        if in_xml && !answer.body.is_empty() {
+            answer.body = xml::write(&serde_json::from_slice(&answer.body).unwrap()).into_bytes();
+            answer.headers.retain(|(name, _)| name != "content-type");
+            answer.headers.push(("content-type".into(), "application/fhir+xml;charset=utf-8".into()));
+        }
         if fault == Some(Fault::LoseAnswer) { lost() } else { Ok(answer) }
     }
 }

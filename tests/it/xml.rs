@@ -2,12 +2,13 @@
 
 use axum::body::Body;
 use axum::http::Request;
+use loopgate::demo::patient;
 use loopgate::fhir::json::Bounds;
 use loopgate::fhir::xml;
 use serde_json::{Value, json};
 use tower::ServiceExt;
 
-use crate::gateway::TestGateway;
+use crate::gateway::{EHR, PANTRY, TestGateway};
 
 /// What came back: status, `Content-Type`, `Content-Length`, the XML, and what it says.
 struct Got {
@@ -152,6 +153,30 @@ async fn answers_come_in_the_format_that_is_asked_for() {
             assert_eq!(got.says["resourceType"], expected, "{method} {path}: {}", got.text);
         }
     }
+}
+
+// G-002: an EHR and a pantry whose servers write XML alone.
+#[tokio::test]
+async fn partners_whose_servers_have_xml_alone_are_read() {
+    let county = TestGateway::county().await;
+    county.world.only_xml(EHR);
+    county.world.only_xml(PANTRY);
+    let task = county.refers("sr1", "food-insecurity").await;
+    county.deliver_due().await;
+    assert_eq!(county.status(&task).await, "accepted");
+    let theirs = county.world.at(PANTRY, |pantry| pantry.all("Task")[0].clone());
+    let id = theirs["id"].as_str().unwrap();
+    county.world.at(PANTRY, |pantry| pantry.update("Task", id, |task| task["status"] = json!("accepted")));
+    county.poll("pantry").await;
+    assert_eq!(county.status(&task).await, "in-progress");
+    county.world.at(PANTRY, |pantry| {
+        let focus = theirs["focus"]["reference"].as_str().unwrap();
+        let subject = theirs["for"]["reference"].as_str().unwrap();
+        let procedure = pantry.put(patient::procedure(focus, subject, "food-insecurity", "2027-01-15T09:00:00Z"));
+        pantry.update("Task", id, |task| patient::completed_with(task, &format!("Procedure/{procedure}")));
+    });
+    county.poll("pantry").await;
+    assert_eq!(county.status(&task).await, "completed");
 }
 
 /// XML that was written to hurt: told off, and nothing is stored.
