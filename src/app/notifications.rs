@@ -175,14 +175,14 @@ impl App {
 
     /// Health data that is about to leave is on record first (S-170).
     pub(super) async fn disclosed(&self, one: &Subscription, shown: &[Shown]) -> Result<(), Error> {
-        let told = shown.iter().filter(|shown| shown.resource.is_some()).map(|shown| Access {
+        let told = shown.iter().filter(|shown| shown.resource.is_some());
+        let access = Access {
             partner: one.partner.clone(),
             action: "notify",
-            key: shown.event.focus.clone(),
-            version: shown.event.version,
+            seen: told.map(|shown| (shown.event.focus.clone(), shown.event.version)).collect(),
             request: one.id.clone(),
-        });
-        self.0.recorder.record(told.collect()).await
+        };
+        self.0.recorder.record(access).await
     }
 
     /// A subscriber has taken a notification.
