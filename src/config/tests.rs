@@ -182,6 +182,7 @@ fn one_general_fault() {
     assert!(fault.to_string().starts_with("cannot read /no/such.toml: "), "{fault}");
 }
 
+// G-135
 #[test]
 fn one_partners_fault() {
     #[rustfmt::skip]

@@ -449,7 +449,7 @@ mod tests {
         ask(text, true).unwrap().filters.iter().all(|filter| satisfies(filter, "t1", updated, &rows))
     }
 
-    // G-136
+    // G-136, R-107
     #[test]
     fn references_are_found_in_every_spelling_clients_use() {
         for text in [
@@ -489,7 +489,7 @@ mod tests {
         }
     }
 
-    // G-136
+    // G-136, G-195
     #[test]
     fn a_poller_never_loses_the_rest_of_a_second() {
         // the resource is at …10:00:00.5

@@ -171,6 +171,7 @@ mod tests {
         assert!(!known("Sun, 06 Nov 1994 08:49:36 GMT").covers(at));
     }
 
+    //
     #[test]
     fn preferences_are_read_from_lists_and_ignored_when_unknown() {
         let headers = with("prefer", "respond-async, return=minimal; handling=strict");

@@ -191,6 +191,7 @@ mod tests {
         response.headers().get(name).and_then(|value| value.to_str().ok())
     }
 
+    //
     #[test]
     fn a_create_says_where_and_which_version() {
         let response = written("https://hub/fhir", &answer(true), Return::Representation, true);

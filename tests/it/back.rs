@@ -103,7 +103,7 @@ async fn a_full_house_under_a_coordinators_routing_waits_for_the_coordinator() {
 }
 
 // G-036, D5: either order, and later still.
-// G-193
+// G-193, G-080
 #[tokio::test]
 async fn a_procedure_counts_whether_it_comes_before_or_after_the_completion() {
     for order in ["first", "last", "named"] {

@@ -67,7 +67,7 @@ async fn a_source_cannot_refer_what_it_may_not_see() {
 }
 
 // D15c, inline.
-// G-158, G-176
+// G-158, G-176, G-183
 #[tokio::test]
 async fn without_a_consent_that_counts_nothing_is_taken_in() {
     type Change = fn(&mut Value);
@@ -101,7 +101,7 @@ async fn without_a_consent_that_counts_nothing_is_taken_in() {
 }
 
 // D15c, after the fetch.
-// G-176
+// G-176, G-183
 #[tokio::test]
 async fn a_consent_that_turns_out_not_to_count_ends_the_referral_with_the_reason() {
     for change in [

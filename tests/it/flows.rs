@@ -9,7 +9,7 @@ use crate::gateway::{EHR, Fault, PANTRY, TestGateway, county};
 use crate::on_both;
 
 // G-015…G-026: indirect, both sides with servers.
-// G-019, G-023, G-024
+// G-019, G-023, G-024, G-080, G-155
 #[tokio::test]
 async fn a_referral_goes_round_through_a_target_with_a_server() {
     let county = TestGateway::county().await;
@@ -78,6 +78,7 @@ fn at_ehr(county: &TestGateway) -> Value {
 }
 
 // §1.3 direct light, G-067, D12a
+// G-155
 #[tokio::test]
 async fn a_task_kept_at_the_ehr_is_found_and_written_back_step_by_step() {
     let ours = county().replace(
@@ -133,6 +134,7 @@ async fn a_version_that_changed_under_the_write_is_read_again() {
 }
 
 // D12a: write_outcomes = "create", once each whatever happens.
+// G-155
 #[tokio::test]
 async fn an_outcome_is_created_at_the_ehr_once() {
     let settings = county().replace(

@@ -16,6 +16,7 @@ mod network;
 mod notifications;
 mod oracle;
 mod program;
+mod public_clients;
 mod relaying;
 mod routing;
 mod simulation;

@@ -78,7 +78,7 @@ pub fn up_to(last: i64) -> Vec<i64> {
 }
 
 // S-020…S-023, S-036, G-127, G-128, D15: the whole life of one subscription that goes well.
-// G-111, G-115, G-126
+// G-111, G-115, G-126, G-109
 #[tokio::test]
 async fn a_subscriber_is_told_each_step_once_and_in_order() {
     let county = TestGateway::county().await.settled().await;
@@ -203,7 +203,7 @@ async fn two_subscriptions_count_apart() {
 }
 
 // D15a, S-107…S-110: a failing hook is tried as configured, then `error`; counting goes on; a PUT reactivates.
-// G-126, G-129
+// G-126, G-129, G-119
 #[tokio::test]
 async fn a_failing_hook_ends_in_error_and_comes_back_by_put() {
     let county = TestGateway::county().await.settled().await;

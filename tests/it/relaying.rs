@@ -130,7 +130,7 @@ fn service(provider: &str, category: &str, capacity: &str) -> Value {
 }
 
 // G-094; reference-clients §2.4 row 6
-// G-097
+// G-097, G-012
 #[tokio::test]
 async fn the_best_match_has_room_and_targets_say_themselves_whether_they_have() {
     let county = TestGateway::county().await;

@@ -126,6 +126,7 @@ async fn what_is_owed_to_a_partner_that_left_fails_and_is_told() {
 }
 
 // What the door does not offer, no entry of a Bundle gets either.
+//
 #[tokio::test]
 async fn an_entry_gets_no_more_than_a_single_request() {
     let county = TestGateway::county().await;
@@ -141,6 +142,7 @@ async fn an_entry_gets_no_more_than_a_single_request() {
 }
 
 // A configured scope is enforced in every use case.
+// G-177
 #[tokio::test]
 async fn scopes_narrow_what_a_role_allows() {
     let narrow = partner("narrow", "\"source\"", "scopes = [\"system/Task.rs\", \"system/Patient.read\"]");

@@ -164,6 +164,7 @@ async fn discovery_names_what_there_is() {
 }
 
 /// a token for either algorithm, as long as configured, and it opens what it says.
+/// G-182
 #[tokio::test]
 async fn an_assertion_gets_a_token_that_opens_what_it_says() {
     let (county, app, _) = with_clients(Place::sqlite()).await;

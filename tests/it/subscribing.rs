@@ -239,6 +239,7 @@ async fn a_failed_handshake_is_an_error_at_once() {
 }
 
 // S-120…S-126: by id, by status, both, and never another's.
+// G-119, G-130
 #[tokio::test]
 async fn the_status_of_several_can_be_asked_for() {
     let county = TestGateway::county().await.settled().await;
@@ -396,6 +397,7 @@ async fn a_classic_subscription_lives_as_r4_says() {
 }
 
 // Backport 0.1.0: the topic in an extension, the filter in criteria.
+// G-189
 #[tokio::test]
 async fn the_older_backport_is_understood() {
     let county = TestGateway::county().await.settled().await;

@@ -53,6 +53,7 @@ async fn the_gateway_speaks_tls_itself_and_stops_when_told() {
     serving.await.unwrap();
 }
 
+// G-182
 #[tokio::test(flavor = "multi_thread")]
 async fn with_a_client_ca_only_its_certificates_get_in() {
     let place = Place::sqlite();
