@@ -58,6 +58,28 @@ impl App {
         Ok(Answer { stored, created: true })
     }
 
+    /// What [`App::submit`] would answer instead of a new Task: entries of a transaction refer to what is there.
+    pub(super) async fn sent_before(
+        &self,
+        tx: &mut Tx,
+        context: &Context,
+        task: &Resource,
+    ) -> Result<Option<Answer>, Error> {
+        if !self.may_be_repeated(context, task) {
+            return Ok(None);
+        }
+        let Some(stored) = self.same_referral(tx, &context.partner.id, task).await? else { return Ok(None) };
+        self.audit(tx, context, "read", &stored).await?;
+        Ok(Some(Answer { stored, created: false }))
+    }
+
+    /// Whether this is a party's referral, which is taken once: no import, no patient Task, no relay by hand.
+    fn may_be_repeated(&self, context: &Context, task: &Resource) -> bool {
+        let import = context.is(Role::Operator) && !context.is(Role::Source);
+        let by_hand = context.is(Role::Coordinator) && Task(task).part_of().next().is_some();
+        task.kind() == ResourceType::TASK && Task(task).is_referral() && !import && !by_hand
+    }
+
     /// Stores a Task that is nobody's referral: a patient Task, an import.
     pub(super) async fn keep(&self, tx: &mut Tx, context: &Context, mut task: Resource) -> Result<Answer, Error> {
         self.localise(tx, &mut task, Some(&context.partner)).await?;

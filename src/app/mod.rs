@@ -4,8 +4,8 @@
 //! knows HTTP; nothing here waits for a network. The rules of the loop are `referral`'s; here they meet the store.
 
 mod answers;
-mod bundles;
 mod calling_off;
+mod conditional;
 mod copies;
 mod deliveries;
 mod events;
@@ -27,6 +27,7 @@ mod subscription_operations;
 mod subscriptions;
 mod targets;
 mod tokens;
+mod transaction;
 
 use std::sync::Arc;
 
@@ -52,6 +53,7 @@ pub use sources::{FetchPlan, WriteBackPlan};
 pub use targets::{CollectPlan, DeliverPlan, Reported};
 use tokens::Tokens;
 pub use tokens::{Active, Identity, Issued, Refused, TokenRequest};
+pub use transaction::{Ask, Made, Step, Target};
 
 /// Who asks, and under which request id.
 #[derive(Debug, Clone)]
@@ -158,9 +160,10 @@ impl App {
         Ok(())
     }
 
-    /// Stores the first version of a resource.
+    /// Stores the first version of a resource, under the id it was given here, or a new one.
     async fn insert(&self, tx: &mut Tx, resource: Resource, author: &str) -> Result<Written, Error> {
-        self.insert_as(tx, resource, &crate::id::new(), author, "POST").await
+        let id = resource.id().map_or_else(crate::id::new, str::to_string);
+        self.insert_as(tx, resource, &id, author, "POST").await
     }
 
     async fn insert_as(

@@ -25,38 +25,55 @@ pub struct Found {
 impl App {
     /// The current version.
     pub async fn read(&self, context: &Context, key: &Key) -> Result<Stored, Error> {
-        self.check_scope(context, key.kind, 'r')?;
         if published::holds(key.kind) {
+            self.check_scope(context, key.kind, 'r')?;
             return self.published(key);
         }
         let mut tx = self.store().read().await?;
+        let stored = self.read_in(&mut tx, context, key).await?;
+        drop(tx);
+        self.on_record(context, "read", std::slice::from_ref(&stored)).await?;
+        Ok(stored)
+    }
+
+    pub(super) async fn read_in(&self, tx: &mut Tx, context: &Context, key: &Key) -> Result<Stored, Error> {
+        self.check_scope(context, key.kind, 'r')?;
         let viewer = self.viewer(context);
         let stored = match tx.resource_seen_by(key, &viewer).await? {
             Some((stored, true)) => stored,
-            Some((stored, false)) => self.partial_view(&mut tx, &viewer, stored).await?,
+            Some((stored, false)) => self.partial_view(tx, &viewer, stored).await?,
             None => return Err(not_found(key)),
         };
-        drop(tx);
         if stored.deleted {
             return Err(Error::new(Kind::Gone, format!("This {} has been deleted.", key.kind)));
         }
-        self.on_record(context, "read", std::slice::from_ref(&stored)).await?;
         Ok(stored)
     }
 
     /// One version. A viewer of part of a Task has no history.
     pub async fn vread(&self, context: &Context, key: &Key, version: i64) -> Result<Stored, Error> {
-        self.check_scope(context, key.kind, 'r')?;
         let mut tx = self.store().read().await?;
+        let stored = self.vread_in(&mut tx, context, key, version).await?;
+        drop(tx);
+        self.on_record(context, "vread", std::slice::from_ref(&stored)).await?;
+        Ok(stored)
+    }
+
+    pub(super) async fn vread_in(
+        &self,
+        tx: &mut Tx,
+        context: &Context,
+        key: &Key,
+        version: i64,
+    ) -> Result<Stored, Error> {
+        self.check_scope(context, key.kind, 'r')?;
         if !tx.may_see(&self.viewer(context), key).await? {
             return Err(not_found(key));
         }
         let stored = tx.resource_version(key, version).await?.ok_or_else(|| not_found(key))?;
-        drop(tx);
         if stored.deleted {
             return Err(Error::new(Kind::Gone, format!("This version deleted the {}.", key.kind)));
         }
-        self.on_record(context, "vread", std::slice::from_ref(&stored)).await?;
         Ok(stored)
     }
 
@@ -99,7 +116,23 @@ impl App {
             return Ok(Found { hits: Vec::new(), total: query.total.then_some(0), next: None, horizon });
         }
         let mut tx = self.store().read().await?;
-        let query = self.with_copies(&mut tx, context, query).await?;
+        let (found, seen) = self.search_in(&mut tx, context, query).await?;
+        drop(tx);
+        self.seen(context, "search", &seen).await?;
+        Ok(Found { horizon, ..found })
+    }
+
+    /// The same in a transaction; also what has to go on record.
+    pub(super) async fn search_in(
+        &self,
+        tx: &mut Tx,
+        context: &Context,
+        query: &Query,
+    ) -> Result<(Found, Vec<(Key, i64)>), Error> {
+        self.check_scope(context, query.kind, 's')?;
+        let viewer = self.viewer(context);
+        let horizon = self.store().horizon();
+        let query = self.with_copies(tx, context, query).await?;
         let page = tx.search(&query, &viewer).await?;
         let mut included: Vec<crate::store::Found> = Vec::new();
         for include in &query.includes {
@@ -111,10 +144,8 @@ impl App {
                 }
             }
         }
-        drop(tx);
         let seen: Vec<(Key, i64)> =
             page.hits.iter().chain(&included).map(|found| (found.key.clone(), found.version)).collect();
-        self.seen(context, "search", &seen).await?;
         let hit = |found: crate::store::Found, mode| Hit {
             full_url: format!("{}/{}", self.own(), found.key),
             content: found.content,
@@ -122,11 +153,11 @@ impl App {
         };
         let hits = page.hits.into_iter().map(|found| hit(found, "match"));
         let hits = hits.chain(included.into_iter().map(|found| hit(found, "include"))).collect();
-        Ok(Found { hits, total: page.total, next: page.next, horizon })
+        Ok((Found { hits, total: page.total, next: page.next, horizon }, seen))
     }
 
     /// A source asks in its own URLs; the copies answer to ours.
-    async fn with_copies(&self, tx: &mut Tx, context: &Context, query: &Query) -> Result<Query, Error> {
+    pub(super) async fn with_copies(&self, tx: &mut Tx, context: &Context, query: &Query) -> Result<Query, Error> {
         let mut query = query.clone();
         for origin in foreign_references(&query) {
             let Some(link) = tx.link_from(&context.partner.id, &origin).await? else { continue };
@@ -165,14 +196,13 @@ impl App {
     }
 
     /// Records what a partner is about to see; if that is how a source learns of the end, the loop closes here.
-    async fn seen(&self, context: &Context, action: &'static str, list: &[(Key, i64)]) -> Result<(), Error> {
-        let access = Access {
-            partner: context.partner.id.clone(),
-            action,
-            seen: list.iter().filter(|(key, _)| !key.kind.is_directory()).cloned().collect(),
-            request: context.request.clone(),
-        };
-        self.0.recorder.record(access).await?;
+    pub(super) async fn seen(&self, context: &Context, action: &'static str, list: &[(Key, i64)]) -> Result<(), Error> {
+        self.0.recorder.record(access(context, action, list)).await?;
+        self.known_to_source(context, list).await
+    }
+
+    /// Who reads its own Task knows its status.
+    pub(super) async fn known_to_source(&self, context: &Context, list: &[(Key, i64)]) -> Result<(), Error> {
         let tasks: Vec<(String, i64)> = list
             .iter()
             .filter(|(key, _)| key.kind == ResourceType::TASK)
@@ -239,6 +269,9 @@ impl App {
     ) -> Result<(), Error> {
         for text in texts {
             if let Reference::Local(key) = Reference::parse(&text, self.own()) {
+                if tx.is_promised(&key) {
+                    continue;
+                }
                 let there = tx.resource(&key).await?.is_some_and(|stored| !stored.deleted);
                 if !there || !tx.may_see(viewer, &key).await? {
                     return Err(Error::new(
@@ -249,7 +282,7 @@ impl App {
                         ),
                     )
                     .code("not-found")
-                    .at(place_of(resource, &text)));
+                    .at(crate::fhir::reference::path_of(resource, &text)));
                 }
             }
         }
@@ -257,30 +290,17 @@ impl App {
     }
 }
 
-/// The FHIRPath of the first element with this reference.
-fn place_of(resource: &Resource, text: &str) -> String {
-    fn walk(value: &serde_json::Value, text: &str, path: &str) -> Option<String> {
-        match value {
-            serde_json::Value::Object(map) => {
-                if map.get("reference").is_some_and(|its| its == text) {
-                    return Some(path.to_string());
-                }
-                map.iter().find_map(|(name, value)| walk(value, text, &format!("{path}.{name}")))
-            }
-            serde_json::Value::Array(items) => {
-                items.iter().enumerate().find_map(|(index, item)| walk(item, text, &format!("{path}[{index}]")))
-            }
-            _ => None,
-        }
-    }
-    let name = resource.kind().name();
-    resource
-        .elements()
-        .iter()
-        .find_map(|(element, value)| walk(value, text, &format!("{name}.{element}")))
-        .unwrap_or_else(|| name.to_string())
-}
-
 fn not_found(key: &Key) -> Error {
     Error::not_found(key.kind.name(), &key.id)
+}
+
+/// What goes on record: the directory is everybody's, and does not.
+pub(super) fn access(context: &Context, action: &'static str, list: &[(Key, i64)]) -> Access {
+    let private = list.iter().filter(|(key, _)| !key.kind.is_directory());
+    Access {
+        partner: context.partner.id.clone(),
+        action,
+        seen: private.cloned().collect(),
+        request: context.request.clone(),
+    }
 }

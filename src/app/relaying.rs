@@ -354,7 +354,7 @@ impl App {
             task.set(name, Value::Null);
         }
         task.set("businessStatus", concept(BUSINESS_STATUS, "submitted", "submitted"));
-        let id = crate::id::new();
+        let id = task.id().map_or_else(crate::id::new, str::to_string);
         let system = format!("{}/Task", self.own());
         task.set("identifier", json!([{"system": system, "value": id}]));
         task.set("partOf", json!([{"reference": parent.to_string()}]));

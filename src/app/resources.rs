@@ -4,7 +4,8 @@ use super::{App, Context, Stored};
 use crate::config::Role;
 use crate::error::{Error, Kind};
 use crate::fhir::precondition::Precondition;
-use crate::fhir::{Key, Resource, ResourceType, query, search, validate};
+use crate::fhir::query::Criteria;
+use crate::fhir::{Key, Resource, ResourceType, search, validate};
 use crate::store::{Access, Reason, Tx, Viewer};
 
 /// What a write made.
@@ -23,10 +24,11 @@ impl App {
         &self,
         context: &Context,
         resource: Resource,
-        if_none_exist: Option<&str>,
+        if_none_exist: Option<&Criteria>,
     ) -> Result<Answer, Error> {
         validate::check(&resource)?;
         let mut tx = self.store().begin().await?;
+        tx.take_turns(&self.turns(&resource, if_none_exist)).await?;
         let answer = self.create_in(&mut tx, context, resource, if_none_exist).await?;
         self.commit(tx).await?;
         Ok(answer)
@@ -36,14 +38,42 @@ impl App {
         &self,
         tx: &mut Tx,
         context: &Context,
+        resource: Resource,
+        if_none_exist: Option<&Criteria>,
+    ) -> Result<Answer, Error> {
+        if let Some(existing) = self.existing(tx, context, &resource, if_none_exist).await? {
+            return Ok(existing);
+        }
+        self.create_as(tx, context, resource, &crate::id::new()).await
+    }
+
+    /// What `If-None-Exist` finds, for one who might create it.
+    pub(super) async fn existing(
+        &self,
+        tx: &mut Tx,
+        context: &Context,
+        resource: &Resource,
+        if_none_exist: Option<&Criteria>,
+    ) -> Result<Option<Answer>, Error> {
+        self.check_scope(context, resource.kind(), 'c')?;
+        self.may_write(context, resource)?;
+        let Some(criteria) = if_none_exist else { return Ok(None) };
+        let Some(stored) = self.one_match(tx, context, resource.kind(), criteria).await? else { return Ok(None) };
+        self.audit(tx, context, "read", &stored).await?;
+        Ok(Some(Answer { stored, created: false }))
+    }
+
+    /// Creates a resource under this id of ours, whatever id it carries.
+    pub(super) async fn create_as(
+        &self,
+        tx: &mut Tx,
+        context: &Context,
         mut resource: Resource,
-        if_none_exist: Option<&str>,
+        id: &str,
     ) -> Result<Answer, Error> {
         self.check_scope(context, resource.kind(), 'c')?;
         self.may_write(context, &resource)?;
-        if let Some(existing) = self.existing(tx, context, resource.kind(), if_none_exist).await? {
-            return Ok(Answer { stored: existing, created: false });
-        }
+        resource.set("id", id.into());
         let kind = resource.kind();
         let answer = match kind {
             ResourceType::TASK => self.submit(tx, context, resource).await?,
@@ -131,7 +161,8 @@ impl App {
         self.origin_changed(tx, &written.stored.key, &written.resource).await?;
         self.outcome_arrived(tx, &written).await?;
         self.audit(tx, context, "update", &written.stored).await?;
-        Ok(Answer { stored: written.stored, created: false })
+        // What was deleted is there anew.
+        Ok(Answer { stored: written.stored, created: stored.deleted })
     }
 
     /// PUT to an id that is not here: an operator's import; for everybody else ids are ours to give (design D11b).
@@ -188,6 +219,7 @@ impl App {
         if stored.deleted {
             return Ok(());
         }
+        self.check_unused(tx, key).await?;
         tx.delete_resource(&stored, &context.partner.id).await?;
         if key.kind == ResourceType::CONSENT {
             // Taken away is taken back (design D15c).
@@ -197,6 +229,19 @@ impl App {
             self.unsubscribe(tx, &key.id).await?;
         }
         self.audit(tx, context, "delete", &stored).await
+    }
+
+    /// A Task is not left without its patient, its parties and its outcome. A Consent may go: taken away is taken
+    /// back.
+    async fn check_unused(&self, tx: &mut Tx, key: &Key) -> Result<(), Error> {
+        for name in ["subject", "requester", "owner", "output"] {
+            let mut query = search::parse(ResourceType::TASK, &[(name.into(), key.to_string())], self.own(), true)?;
+            query.count = 1;
+            if !tx.search(&query, &Viewer::Operator).await?.hits.is_empty() {
+                return Err(Error::conflict(format!("A Task refers to this {}, so it stays.", key.kind)));
+            }
+        }
+        Ok(())
     }
 
     /// What the client demands against what is stored; partners may be bound to send `If-Match` (design D10, R-045).
@@ -210,32 +255,6 @@ impl App {
             return Err(Error::malformed("This server requires If-Match on your updates.").code("required"));
         }
         precondition.check(current(stored))
-    }
-
-    /// The one resource that `If-None-Exist` describes, among those the partner may see.
-    async fn existing(
-        &self,
-        tx: &mut Tx,
-        context: &Context,
-        kind: ResourceType,
-        if_none_exist: Option<&str>,
-    ) -> Result<Option<Stored>, Error> {
-        let Some(criteria) = if_none_exist else { return Ok(None) };
-        let pairs = query::pairs(Some(criteria.trim_start_matches('?')))?;
-        let mut query = search::parse(kind, &pairs, self.own(), true)?;
-        if query.filters.is_empty() {
-            return Err(Error::malformed("If-None-Exist names at least one search parameter."));
-        }
-        query.count = 2;
-        let page = tx.search(&query, &self.viewer(context)).await?;
-        match page.hits.as_slice() {
-            [] => Ok(None),
-            [one] => tx.resource(&one.key).await,
-            _ => {
-                Err(Error::new(Kind::VersionConflict, "If-None-Exist matches several resources.")
-                    .code("multiple-matches"))
-            }
-        }
     }
 
     pub(super) async fn audit(

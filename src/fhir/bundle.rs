@@ -5,50 +5,25 @@
 
 use serde_json::{Value, json};
 
-use super::resource::Resource;
 use crate::error::{Error, Kind};
 use crate::time::Timestamp;
 
-/// What an entry asks for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Method {
-    /// In the order of the standard.
-    Delete,
-    /// create
-    Post,
-    /// update
-    Put,
-    /// read, search
-    Get,
-}
+/// What an entry may ask for: <https://hl7.org/fhir/R4/valueset-http-verb.html>.
+const VERBS: [&str; 6] = ["GET", "HEAD", "POST", "PUT", "DELETE", "PATCH"];
 
-impl Method {
-    /// The HTTP name.
-    pub fn name(self) -> &'static str {
-        match self {
-            Method::Delete => "DELETE",
-            Method::Post => "POST",
-            Method::Put => "PUT",
-            Method::Get => "GET",
-        }
-    }
-}
-
-/// One entry of a batch or transaction.
+/// One entry of a batch or transaction: a request as it would be sent by itself.
 #[derive(Debug, Clone)]
 pub struct Entry {
     /// `entry.fullUrl`
     pub full_url: Option<String>,
     /// `entry.resource`
-    pub resource: Option<Resource>,
+    pub resource: Option<Value>,
     /// `entry.request.method`
-    pub method: Method,
+    pub method: String,
     /// `entry.request.url`, below the base
     pub url: String,
-    /// `entry.request.ifNoneExist`
-    pub if_none_exist: Option<String>,
-    /// `entry.request.ifMatch`
-    pub if_match: Option<String>,
+    /// Its other headers by their HTTP names: `ifMatch` and its like.
+    pub headers: Vec<(&'static str, String)>,
 }
 
 /// A batch or transaction.
@@ -102,30 +77,37 @@ pub fn inside(mut error: Error, index: usize) -> Error {
 
 fn entry(value: Value, own: &str) -> Result<Entry, Error> {
     let Value::Object(mut body) = value else { return Err(Error::malformed("An entry is an object.")) };
-    let resource = body.shift_remove("resource").map(Resource::from_value).transpose()?;
+    let resource = body.shift_remove("resource");
     let request =
         body.get("request").ok_or_else(|| Error::malformed("An entry of a batch or transaction has a request."))?;
     let text = |name: &str| request.get(name).and_then(Value::as_str).map(str::to_string);
-    let method = match text("method").as_deref() {
-        Some("POST") => Method::Post,
-        Some("PUT") => Method::Put,
-        Some("GET" | "HEAD") => Method::Get,
-        Some("DELETE") => Method::Delete,
-        _ => return Err(Error::new(Kind::NotSupported, "An entry's request.method is GET, POST, PUT or DELETE.")),
-    };
-    if matches!(method, Method::Post | Method::Put) && resource.is_none() {
-        return Err(Error::malformed("A POST or PUT entry has a resource."));
+    let method = text("method").filter(|name| VERBS.contains(&name.as_str()));
+    let method = method.ok_or_else(|| {
+        Error::malformed("An entry's request.method is GET, HEAD, POST, PUT, DELETE or PATCH.").code("value")
+    })?;
+    if matches!(method.as_str(), "POST" | "PUT" | "PATCH") && resource.is_none() {
+        return Err(Error::malformed("A POST, PUT or PATCH entry has a resource.").code("required"));
     }
-    let url = text("url").ok_or_else(|| Error::malformed("An entry's request has a url."))?;
-    let url = url.strip_prefix(own).unwrap_or(&url).trim_start_matches('/').to_string();
-    Ok(Entry {
-        full_url: body.get("fullUrl").and_then(Value::as_str).map(str::to_string),
-        resource,
-        method,
-        url,
-        if_none_exist: text("ifNoneExist"),
-        if_match: text("ifMatch"),
-    })
+    let url = text("url").ok_or_else(|| Error::malformed("An entry's request has a url.").code("required"))?;
+    let names = [
+        ("if-match", "ifMatch"),
+        ("if-none-match", "ifNoneMatch"),
+        ("if-modified-since", "ifModifiedSince"),
+        ("if-none-exist", "ifNoneExist"),
+    ];
+    let headers = names.into_iter().filter_map(|(header, name)| Some((header, text(name)?))).collect();
+    let full_url = body.get("fullUrl").and_then(Value::as_str).map(str::to_string);
+    Ok(Entry { full_url, resource, method, url: below(&url, own).to_string(), headers })
+}
+
+/// An entry's address without our base, however that is written.
+fn below<'a>(url: &'a str, own: &str) -> &'a str {
+    fn bare(text: &str) -> &str {
+        text.strip_prefix("https://").or_else(|| text.strip_prefix("http://")).unwrap_or(text)
+    }
+    let absolute = url.starts_with("http://") || url.starts_with("https://");
+    let rest = bare(url).strip_prefix(bare(own)).filter(|rest| absolute && rest.starts_with(['/', '?']));
+    rest.unwrap_or(url).trim_start_matches('/')
 }
 
 /// One entry of a search set.
@@ -183,28 +165,31 @@ mod tests {
     fn a_bundle_is_read_and_absolute_urls_lose_our_base() {
         let asked = parse(
             json!({"resourceType":"Bundle","type":"batch","entry":[
-            {"request":{"method":"GET","url":"https://hub/fhir/Task?status=requested"}}]}),
+            {"request":{"method":"GET","url":"https://hub/fhir/Task?status=requested","ifNoneMatch":"W/\"1\""}},
+            {"request":{"method":"GET","url":"http://hub/fhir/Task/1/_history/3"}},
+            {"request":{"method":"GET","url":"https://hub/fhirs/Task/1"}}]}),
             "https://hub/fhir",
             10,
         )
         .unwrap();
-        assert_eq!((asked.transaction, asked.entries[0].url.as_str()), (false, "Task?status=requested"));
+        let urls: Vec<&str> = asked.entries.iter().map(|entry| entry.url.as_str()).collect();
+        assert_eq!(urls, ["Task?status=requested", "Task/1/_history/3", "https://hub/fhirs/Task/1"]);
+        assert!(!asked.transaction);
+        assert_eq!(asked.entries[0].headers, [("if-none-match", "W/\"1\"".to_string())]);
     }
 
+    //
     #[test]
     fn faults_name_the_entry() {
         for (entry, expression) in [
             (json!({}), "Bundle.entry[0]"),
             (json!({"request":{"method":"POST","url":"Task"}}), "Bundle.entry[0]"),
-            (json!({"request":{"method":"PATCH","url":"Task"}}), "Bundle.entry[0]"),
-            (
-                json!({"resource":{"resourceType":"Nope"},"request":{"method":"POST","url":"Task"}}),
-                "Bundle.entry[0].resource",
-            ),
+            (json!({"request":{"method":"BREW","url":"Task"}}), "Bundle.entry[0]"),
+            (json!({"request":{"method":"GET"}}), "Bundle.entry[0]"),
         ] {
             let bundle = json!({"resourceType":"Bundle","type":"transaction","entry":[entry]});
             let error = parse(bundle, "https://hub/fhir", 10).unwrap_err();
-            assert_eq!(error.issues[0].expression.as_deref(), Some(expression));
+            assert_eq!((error.kind.status(), error.issues[0].expression.as_deref()), (400, Some(expression)));
         }
         let many = json!({"resourceType":"Bundle","type":"batch","entry":[1,2,3]});
         assert_eq!(parse(many, "", 2).unwrap_err().kind, Kind::TooLarge);

@@ -8,6 +8,7 @@ pub mod concept_map;
 pub mod definitions;
 pub mod json;
 pub mod licensed;
+pub mod links;
 pub mod outcome;
 pub mod patch;
 pub mod path;

@@ -18,6 +18,49 @@ pub fn pairs(text: Option<&str>) -> Result<Vec<(String, String)>, Error> {
     Ok(read.ok_or_else(unreadable)?.into_iter().filter(|(name, _)| !name.is_empty()).collect())
 }
 
+/// Parameters that say how results are shown: no condition.
+const RESULT: &[&str] = &[
+    "_sort",
+    "_count",
+    "_include",
+    "_revinclude",
+    "_summary",
+    "_total",
+    "_elements",
+    "_contained",
+    "_containedType",
+    "_page",
+];
+
+/// The search of a conditional interaction: filters alone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Criteria(Vec<(String, String)>);
+
+impl Criteria {
+    /// Reads the text behind the question mark; `If-None-Exist` may begin with one.
+    pub fn read(text: &str) -> Result<Self, Error> {
+        Criteria::of(&pairs(Some(text.trim().trim_start_matches('?')))?)
+    }
+
+    /// The parameters of a request, without those that are about its answer's format.
+    pub fn of(pairs: &[(String, String)]) -> Result<Self, Error> {
+        let pairs = pairs.iter().filter(|(name, _)| name != "_format" && name != "_pretty").cloned();
+        let pairs: Vec<(String, String)> = pairs.collect();
+        let shows = |name: &str| RESULT.contains(&name.split(':').next().unwrap_or(name));
+        if pairs.iter().any(|(name, _)| shows(name)) {
+            let text =
+                "A condition takes search filters only, none of the parameters about results (_sort, _count, …).";
+            return Err(Error::malformed(text).code("not-supported"));
+        }
+        Ok(Criteria(pairs))
+    }
+
+    /// Its parameters.
+    pub fn pairs(&self) -> &[(String, String)] {
+        &self.0
+    }
+}
+
 /// Undoes percent-encoding; a `%` that encodes nothing stays. `None` when the result is no UTF-8.
 pub fn decode(text: &str, plus_is_space: bool) -> Option<String> {
     let digit =
@@ -101,6 +144,16 @@ mod tests {
         let read = pairs(Some("_count=1&_count=2&_since=&_page=3")).unwrap();
         assert!(once(&read, "_count").is_err());
         assert_eq!((once(&read, "_since").unwrap(), once(&read, "_page").unwrap()), (None, Some("3")));
+    }
+
+    //
+    #[test]
+    fn a_condition_holds_filters_alone() {
+        let criteria = Criteria::read("?identifier=http%3A%2F%2Fa%7Cb&_format=json").unwrap();
+        assert_eq!(criteria.pairs(), [("identifier".to_string(), "http://a|b".to_string())]);
+        for bad in ["_count=1&identifier=a", "_include:iterate=Task:focus", "_sort=x", "a=%ff"] {
+            assert!(Criteria::read(bad).is_err(), "{bad}");
+        }
     }
 
     proptest! {

@@ -102,23 +102,55 @@ fn rewrite_value(value: &mut Value, change: &mut dyn FnMut(&str) -> Option<Strin
 
 /// Every reference text of a resource, in order, repeats included.
 pub fn all(resource: &Resource) -> Vec<String> {
-    fn walk(value: &Value, found: &mut Vec<String>) {
-        match value {
-            Value::Object(map) => {
-                for (name, value) in map {
-                    match value {
-                        Value::String(text) if name == "reference" => found.push(text.clone()),
-                        other => walk(other, found),
-                    }
+    let mut found = Vec::new();
+    resource.elements().values().for_each(|value| gather(value, &mut found));
+    found
+}
+
+/// The same of JSON that may not be a resource.
+pub fn texts(value: &Value) -> Vec<String> {
+    let mut found = Vec::new();
+    gather(value, &mut found);
+    found
+}
+
+fn gather(value: &Value, found: &mut Vec<String>) {
+    match value {
+        Value::Object(map) => {
+            for (name, value) in map {
+                match value {
+                    Value::String(text) if name == "reference" => found.push(text.clone()),
+                    other => gather(other, found),
                 }
             }
-            Value::Array(items) => items.iter().for_each(|item| walk(item, found)),
-            _ => {}
+        }
+        Value::Array(items) => items.iter().for_each(|item| gather(item, found)),
+        _ => {}
+    }
+}
+
+/// The FHIRPath of the first element with this reference.
+pub fn path_of(resource: &Resource, text: &str) -> String {
+    fn walk(value: &Value, text: &str, path: &str) -> Option<String> {
+        match value {
+            Value::Object(map) => {
+                if map.get("reference").is_some_and(|its| its == text) {
+                    return Some(path.to_string());
+                }
+                map.iter().find_map(|(name, value)| walk(value, text, &format!("{path}.{name}")))
+            }
+            Value::Array(items) => {
+                items.iter().enumerate().find_map(|(index, item)| walk(item, text, &format!("{path}[{index}]")))
+            }
+            _ => None,
         }
     }
-    let mut found = Vec::new();
-    resource.elements().values().for_each(|value| walk(value, &mut found));
-    found
+    let name = resource.kind().name();
+    resource
+        .elements()
+        .iter()
+        .find_map(|(element, value)| walk(value, text, &format!("{name}.{element}")))
+        .unwrap_or_else(|| name.to_string())
 }
 
 #[cfg(test)]

@@ -87,6 +87,12 @@ pub fn door(path: &str, prefix: &[String]) -> Door {
     }
 }
 
+/// Where the address of a Bundle's entry leads, which is relative to the base; none: nowhere.
+pub fn below_base(path: &str) -> Option<Place> {
+    let segments = segments(path)?;
+    place(&segments.iter().map(String::as_str).collect::<Vec<_>>())
+}
+
 fn segments(path: &str) -> Option<Vec<String>> {
     path.split('/').filter(|part| !part.is_empty()).map(|part| query::decode(part, false)).collect()
 }
@@ -148,7 +154,7 @@ impl Door {
 }
 
 impl Place {
-    fn allowed(&self) -> Vec<&'static str> {
+    pub fn allowed(&self) -> Vec<&'static str> {
         let offers = |kind: ResourceType, wanted: &[Interaction]| {
             let offered = row_of(kind).map_or(&[][..], |row| row.interactions);
             let methods = wanted.iter().filter(|one| offered.contains(one)).flat_map(|one| match one {
@@ -162,7 +168,7 @@ impl Place {
         match self {
             Place::Base => vec!["POST"],
             Place::Metadata => vec!["GET", "HEAD"],
-            Place::Type(kind) => offers(*kind, &[Search, Create]),
+            Place::Type(kind) => offers(*kind, &[Search, Create, Update, Delete]),
             Place::Search(_) => vec!["POST"],
             Place::Instance(key) => offers(key.kind, &[Read, Update, Delete]),
             Place::History(key) => offers(key.kind, &[History]),
@@ -231,7 +237,8 @@ mod tests {
     //
     #[test]
     fn the_methods_come_from_the_table() {
-        assert_eq!(allowed("/fhir/Task"), ["GET", "HEAD", "POST"]);
+        assert_eq!(allowed("/fhir/Task"), ["GET", "HEAD", "POST", "PUT"]);
+        assert_eq!(allowed("/fhir/Condition"), ["GET", "HEAD", "POST", "PUT", "DELETE"]);
         assert_eq!(allowed("/fhir/Task/1"), ["GET", "HEAD", "PUT"]);
         assert_eq!(allowed("/fhir/Condition/1"), ["GET", "HEAD", "PUT", "DELETE"]);
         assert_eq!(allowed("/fhir/Encounter/1"), ["GET", "HEAD"]);

@@ -11,13 +11,14 @@ use std::time::Duration;
 use axum::body::{Body, HttpBody};
 use axum::extract::Request;
 use axum::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, EXPECT};
-use axum::http::{HeaderMap, HeaderValue, Method};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method};
 use serde_json::Value;
 
 use super::door::Place;
 use super::negotiate::{self, Format};
 use crate::config::Limits;
 use crate::error::{Error, Kind};
+use crate::fhir::bundle::Entry;
 use crate::fhir::json::{self, Bounds};
 use crate::fhir::query;
 use crate::fhir::{Resource, ResourceType, xml};
@@ -33,10 +34,21 @@ pub(super) struct Asked {
     pub(super) headers: HeaderMap,
     /// The query's pairs, then those of a search's form.
     pub(super) pairs: Vec<(String, String)>,
-    pub(super) body: Vec<u8>,
+    pub(super) body: Sent,
     /// Of the body.
     format: Format,
     bounds: Bounds,
+}
+
+/// A body.
+#[derive(Debug, Clone)]
+pub(super) enum Sent {
+    /// None.
+    Nothing,
+    /// As it arrived.
+    Bytes(Vec<u8>),
+    /// Read already, as part of a Bundle.
+    Json(Value),
 }
 
 /// Reads a request; says in `answer` which format its answer shall have, as soon as that is known.
@@ -67,7 +79,8 @@ pub(super) async fn read(
         format = negotiate::resource(&parts.headers)?;
     }
     let bounds = Bounds { depth: limits.depth, string: limits.string };
-    Ok(Asked { method, headers: parts.headers, pairs, body: bytes, format, bounds })
+    let body = if bytes.is_empty() { Sent::Nothing } else { Sent::Bytes(bytes) };
+    Ok(Asked { method, headers: parts.headers, pairs, body, format, bounds })
 }
 
 /// 415 for a compressed body: it would be a second size to bound.
@@ -115,19 +128,41 @@ async fn bounded(mut body: Body, headers: &HeaderMap, limit: usize) -> Result<Ve
 }
 
 impl Asked {
-    /// The body's resource, as JSON.
-    pub(super) fn json(&self) -> Result<Value, Error> {
-        if self.body.is_empty() {
-            return Err(Error::malformed("This request needs a body."));
+    /// One entry of a Bundle, as if it had been sent by itself; what a client prefers holds for all of them.
+    pub(super) fn entry(&self, entry: Entry) -> Result<Asked, Error> {
+        let mut headers = HeaderMap::new();
+        for value in self.headers.get_all("prefer") {
+            headers.append("prefer", value.clone());
         }
-        match self.format {
-            Format::Json => json::parse(&self.body, self.bounds),
-            Format::Xml => xml::read(&self.body, self.bounds),
+        for (name, text) in entry.headers {
+            let value = HeaderValue::from_str(&text);
+            let value =
+                value.map_err(|_| Error::malformed(format!("An entry's {name} is visible ASCII.")).code("value"))?;
+            headers.insert(HeaderName::from_static(name), value);
+        }
+        let method = match entry.method.as_str() {
+            "HEAD" => Method::GET,
+            name => Method::from_bytes(name.as_bytes()).map_err(|_| Error::malformed("This is no method."))?,
+        };
+        let pairs = query::pairs(entry.url.split_once('?').map(|(_, query)| query))?;
+        let body = entry.resource.map_or(Sent::Nothing, Sent::Json);
+        Ok(Asked { method, headers, pairs, body, format: self.format, bounds: self.bounds })
+    }
+
+    /// The body's resource, as JSON. It is read once: it is gone then.
+    pub(super) fn json(&mut self) -> Result<Value, Error> {
+        match std::mem::replace(&mut self.body, Sent::Nothing) {
+            Sent::Nothing => Err(Error::malformed("This request needs a body.").code("required")),
+            Sent::Bytes(bytes) => match self.format {
+                Format::Json => json::parse(&bytes, self.bounds),
+                Format::Xml => xml::read(&bytes, self.bounds),
+            },
+            Sent::Json(value) => Ok(value),
         }
     }
 
     /// The body as a resource of this type.
-    pub(super) fn resource(&self, kind: ResourceType) -> Result<Resource, Error> {
+    pub(super) fn resource(&mut self, kind: ResourceType) -> Result<Resource, Error> {
         let resource = Resource::from_value(self.json()?)?;
         if resource.kind() != kind {
             return Err(Error::malformed(format!("A {kind} was to be sent to this address.")).at("resourceType"));
@@ -136,8 +171,8 @@ impl Asked {
     }
 
     /// The body as Parameters: the items of `parameter`. No body is no parameters.
-    pub(super) fn parameters(&self) -> Result<Vec<Value>, Error> {
-        if self.body.is_empty() {
+    pub(super) fn parameters(&mut self) -> Result<Vec<Value>, Error> {
+        if matches!(self.body, Sent::Nothing) {
             return Ok(Vec::new());
         }
         let Value::Object(mut body) = self.json()? else {
@@ -219,10 +254,10 @@ mod tests {
         let limits = Limits { body: 1_000, ..LIMITS };
         let body = "<Task xmlns=\"http://hl7.org/fhir\"><status value=\"draft\"/></Task>";
         let sent = request("POST", "/fhir/Task", "text/xml", body);
-        let asked = read(sent, &Place::Base, &limits, &mut Format::Json).await.unwrap();
+        let mut asked = read(sent, &Place::Base, &limits, &mut Format::Json).await.unwrap();
         assert_eq!(asked.resource(ResourceType::TASK).unwrap().text_at("status"), Some("draft"));
         let sent = request("POST", "/fhir/Task", "application/json", body);
-        let asked = read(sent, &Place::Base, &limits, &mut Format::Json).await.unwrap();
+        let mut asked = read(sent, &Place::Base, &limits, &mut Format::Json).await.unwrap();
         assert_eq!(asked.json().unwrap_err().kind, Kind::Malformed);
     }
 

@@ -1,7 +1,8 @@
-//! The interactions: one function each, from what was asked to the app's use case and back.
+//! The interactions: from what was asked to the app's use case and back.
 //!
 //! Leaves every decision about resources to the app; what is checked here is what only the request shows (the address
-//! against the body, preconditions, preferences). <https://hl7.org/fhir/R4/http.html>
+//! against the body, preconditions, preferences). An entry of a Bundle is asked and answered like a request by itself
+//! ([`super::bundles`]). <https://hl7.org/fhir/R4/http.html>
 
 use axum::http::Method;
 use axum::response::Response;
@@ -13,96 +14,90 @@ use super::extract::Asked;
 use super::history;
 use super::operations;
 use super::respond;
-use crate::app::{App, Context};
-use crate::error::{Error, Kind};
+use crate::app::{App, Ask, Context, Found, Made, Stored, Target};
+use crate::error::Error;
+use crate::fhir::Key;
 use crate::fhir::bundle::{self, Hit};
-use crate::fhir::query;
+use crate::fhir::query::{self, Criteria};
 use crate::fhir::search::{self, Query};
-use crate::fhir::{Key, ResourceType};
 use crate::id;
 
 /// Answers a request whose method the table offers at this place.
-pub(super) async fn answer(app: &App, context: &Context, place: &Place, asked: Asked) -> Result<Response, Error> {
+pub(super) async fn answer(app: &App, context: &Context, place: &Place, mut asked: Asked) -> Result<Response, Error> {
+    if let Some(ask) = ask(app, place, &mut asked)? {
+        let made = app.perform(context, ask).await?;
+        return told(app, context, made, &asked).await;
+    }
     match place {
-        Place::Base => batch(app, context, &asked).await,
-        Place::Type(kind) if asked.method == Method::POST => create(app, context, *kind, &asked).await,
-        Place::Type(kind) | Place::Search(kind) => find(app, context, *kind, &asked).await,
-        Place::Instance(key) if asked.method == Method::PUT => update(app, context, key, &asked).await,
-        Place::Instance(key) if asked.method == Method::DELETE => delete(app, context, key, &asked).await,
-        Place::Instance(key) => read(app, context, key, &asked).await,
         Place::History(key) => versions(app, context, key, &asked).await,
-        Place::Version(key, version) => vread(app, context, key, version, &asked).await,
-        Place::Operation(known, id) => operations::answer(app, context, known, id.as_deref(), &asked).await,
-        // Answered before anyone is asked for a token.
-        Place::Metadata => Err(respond::no_such_path()),
+        Place::Operation(known, id) => operations::answer(app, context, known, id.as_deref(), asked).await,
+        // Metadata is answered before anyone is asked for a token, a Bundle by its own file; the others are asks.
+        Place::Base | Place::Metadata | Place::Type(_) | Place::Search(_) | Place::Instance(_) | Place::Version(..) => {
+            Err(respond::no_such_path())
+        }
     }
 }
 
-/// batch, transaction
-async fn batch(app: &App, context: &Context, asked: &Asked) -> Result<Response, Error> {
-    let bundle = bundle::parse(asked.json()?, app.own(), app.config().limits.bundle_entries)?;
-    Ok(respond::fhir(200, app.bundle(context, bundle, super::routes::offered).await?))
+/// What is asked for, where it may also stand in a transaction.
+pub(super) fn ask(app: &App, place: &Place, asked: &mut Asked) -> Result<Option<Ask>, Error> {
+    let precondition = |asked: &Asked| conditional::precondition(&asked.headers);
+    Ok(Some(match (place, &asked.method) {
+        (Place::Type(kind), &Method::POST) => {
+            Ask::Create(asked.resource(*kind)?, conditional::if_none_exist(&asked.headers)?)
+        }
+        (Place::Type(kind), &Method::PUT) => {
+            let target = Target::Criteria(*kind, Criteria::of(&asked.pairs)?);
+            Ask::Update(target, asked.resource(*kind)?, precondition(asked)?)
+        }
+        (Place::Type(kind), &Method::DELETE) => {
+            Ask::Delete(Target::Criteria(*kind, Criteria::of(&asked.pairs)?), precondition(asked)?)
+        }
+        (Place::Type(kind) | Place::Search(kind), _) => {
+            let strict = conditional::preferred_handling(&asked.headers) == Handling::Strict;
+            Ask::Search(Box::new(search::parse(*kind, &asked.pairs, app.own(), strict)?))
+        }
+        (Place::Instance(key), &Method::PUT) => {
+            Ask::Update(Target::Key(key.clone()), asked.resource(key.kind)?, precondition(asked)?)
+        }
+        (Place::Instance(key), &Method::DELETE) => Ask::Delete(Target::Key(key.clone()), precondition(asked)?),
+        (Place::Instance(key), _) => Ask::Read(key.clone()),
+        (Place::Version(key, version), _) => {
+            let number = version.parse::<i64>().ok().filter(|number| *number > 0 && number.to_string() == *version);
+            let number = number.ok_or_else(|| Error::not_found(key.kind.name(), &key.id))?;
+            Ask::Version(key.clone(), number)
+        }
+        (Place::Base | Place::Metadata | Place::History(_) | Place::Operation(..), _) => return Ok(None),
+    }))
 }
 
-async fn create(app: &App, context: &Context, kind: ResourceType, asked: &Asked) -> Result<Response, Error> {
-    let resource = asked.resource(kind)?;
-    let if_none_exist = conditional::if_none_exist(&asked.headers)?;
-    let answer = app.create(context, resource, if_none_exist.as_deref()).await?;
-    Ok(respond::written(app.own(), &answer, conditional::preferred_return(&asked.headers), true))
-}
-
-async fn update(app: &App, context: &Context, key: &Key, asked: &Asked) -> Result<Response, Error> {
-    let resource = asked.resource(key.kind)?;
-    if resource.id() != Some(key.id.as_str()) {
-        return Err(Error::malformed("The id in the body is that of the address.").at(format!("{}.id", key.kind)));
+/// What came of it, in the form the client prefers.
+pub(super) async fn told(app: &App, context: &Context, made: Made, asked: &Asked) -> Result<Response, Error> {
+    let preferred = conditional::preferred_return(&asked.headers);
+    match made {
+        Made::Written(answer) => Ok(respond::written(app.own(), &answer, preferred, asked.method == Method::POST)),
+        Made::Deleted => Ok(respond::deleted(preferred)),
+        Made::Read(stored) => read(app, context, &stored, asked).await,
+        Made::Found(found, query) => Ok(searchset(app, found, &query, asked)),
     }
-    let precondition = conditional::precondition(&asked.headers)?;
-    let answer = app.update(context, key, resource, &precondition).await?;
-    Ok(respond::written(app.own(), &answer, conditional::preferred_return(&asked.headers), false))
 }
 
-async fn delete(app: &App, context: &Context, key: &Key, asked: &Asked) -> Result<Response, Error> {
-    app.delete(context, key, &conditional::precondition(&asked.headers)?).await?;
-    Ok(respond::empty(204))
-}
-
-async fn read(app: &App, context: &Context, key: &Key, asked: &Asked) -> Result<Response, Error> {
-    let stored = app.read(context, key).await?;
-    if stored.deleted {
-        return Err(gone());
-    }
+/// A version, unless the client has it.
+async fn read(app: &App, context: &Context, stored: &Stored, asked: &Asked) -> Result<Response, Error> {
     let known = Known::of(&asked.headers);
     if known.has_tag(&stored.version.to_string()) {
-        return Ok(respond::not_modified(&stored));
+        return Ok(respond::not_modified(app.own(), stored));
     }
     if known.covers(stored.updated) {
         // Two versions of one second have one Last-Modified: then the client may hold the older, and a status it never
         // reads is a loop that never closes.
-        let earlier = app.history(context, key, Some(stored.version), 1).await?;
+        let earlier = app.history(context, &stored.key, Some(stored.version), 1).await?;
         let alone =
             earlier.first().is_none_or(|one| conditional::second(one.updated) != conditional::second(stored.updated));
         if alone {
-            return Ok(respond::not_modified(&stored));
+            return Ok(respond::not_modified(app.own(), stored));
         }
     }
-    Ok(respond::resource(&stored))
-}
-
-async fn vread(app: &App, context: &Context, key: &Key, version: &str, asked: &Asked) -> Result<Response, Error> {
-    let number = version.parse::<i64>().ok().filter(|number| *number > 0 && number.to_string() == version);
-    let Some(number) = number else { return Err(Error::not_found(key.kind.name(), &key.id)) };
-    let stored = app.vread(context, key, number).await?;
-    if stored.deleted {
-        return Err(gone());
-    }
-    if Known::of(&asked.headers).has_tag(version) {
-        return Ok(respond::not_modified(&stored));
-    }
-    Ok(respond::resource(&stored))
-}
-
-fn gone() -> Error {
-    Error::new(Kind::Gone, "This resource has been deleted.")
+    Ok(respond::resource(app.own(), stored))
 }
 
 async fn versions(app: &App, context: &Context, key: &Key, asked: &Asked) -> Result<Response, Error> {
@@ -113,16 +108,13 @@ async fn versions(app: &App, context: &Context, key: &Key, asked: &Asked) -> Res
 }
 
 /// search-type
-async fn find(app: &App, context: &Context, kind: ResourceType, asked: &Asked) -> Result<Response, Error> {
-    let handling = conditional::preferred_handling(&asked.headers);
-    let query = search::parse(kind, &asked.pairs, app.own(), handling == Handling::Strict)?;
-    let mut found = app.search(context, &query).await?;
-    if handling == Handling::Lenient {
-        found.hits.extend(ignored(&query, &asked.pairs));
+fn searchset(app: &App, mut found: Found, query: &Query, asked: &Asked) -> Response {
+    if conditional::preferred_handling(&asked.headers) == Handling::Lenient {
+        found.hits.extend(ignored(query, &asked.pairs));
     }
     let next = found.next.map(|cursor| cursor.to_text());
-    let links = links(app.own(), &query, next.as_deref());
-    Ok(respond::fhir(200, bundle::searchset(&found.hits, found.total, &links, found.horizon)))
+    let links = links(app.own(), query, next.as_deref());
+    respond::fhir(200, bundle::searchset(&found.hits, found.total, &links, found.horizon))
 }
 
 /// The self link holds what was used and no more; the next link is the same search from where this page ends.
@@ -154,6 +146,7 @@ fn ignored(query: &Query, pairs: &[(String, String)]) -> Option<Hit> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fhir::ResourceType;
 
     fn parsed(text: &str) -> (Query, Vec<(String, String)>) {
         let pairs = query::pairs(Some(text)).unwrap();

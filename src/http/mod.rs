@@ -7,6 +7,7 @@
 //! <https://hl7.org/fhir/R4/http.html>
 
 mod auth;
+mod bundles;
 pub mod capability;
 mod conditional;
 mod door;
@@ -176,7 +177,10 @@ impl Gate {
             Door::Fhir(place) => {
                 door.check(request.method())?;
                 let asked = extract::read(request, place, &self.app.config().limits, &mut known.format).await?;
-                interactions::answer(&self.app, &context, place, asked).await
+                match place {
+                    Place::Base => bundles::answer(&self.app, &context, asked).await,
+                    place => interactions::answer(&self.app, &context, place, asked).await,
+                }
             }
             Door::Metrics => {
                 door.check(request.method())?;

@@ -21,7 +21,7 @@ pub(super) async fn answer(
     context: &Context,
     known: &Operation,
     id: Option<&str>,
-    asked: &Asked,
+    mut asked: Asked,
 ) -> Result<Response, Error> {
     match (known.name, id) {
         ("relay", Some(task)) => {
@@ -30,18 +30,20 @@ pub(super) async fn answer(
         }
         ("loop-status", Some(task)) => Ok(respond::made(&app.loop_status(context, task).await?)),
         ("status", id) => {
-            let inputs = inputs(asked)?;
+            let parameters = asked.parameters()?;
+            let inputs = inputs(&asked.pairs, &parameters);
             let bundle = app.subscription_status(context, id, &inputs.all("id"), &inputs.all("status")).await?;
             Ok(respond::made(&bundle))
         }
         ("events", Some(id)) => {
-            let inputs = inputs(asked)?;
+            let parameters = asked.parameters()?;
+            let inputs = inputs(&asked.pairs, &parameters);
             let range = (inputs.number("eventsSinceNumber")?, inputs.number("eventsUntilNumber")?);
             // A hint: what is no level asks for nothing (S-131).
             let content = inputs.all("content").first().and_then(|code| Content::parse(code));
             Ok(respond::made(&app.subscription_events(context, id, range, content).await?))
         }
-        (name, id) => match terminology::answer(known.kind, name, id, asked, app.now()) {
+        (name, id) => match terminology::answer(known.kind, name, id, &mut asked, app.now()) {
             Some(found) => Ok(respond::made(&found?)),
             None => Err(respond::no_such_path()),
         },
@@ -78,9 +80,9 @@ fn targets(parameters: &[Value]) -> Result<Vec<String>, Error> {
 /// Primitive inputs by name.
 pub(super) struct Inputs(Vec<(String, String)>);
 
-pub(super) fn inputs(asked: &Asked) -> Result<Inputs, Error> {
-    let mut found = asked.pairs.clone();
-    for parameter in asked.parameters()? {
+pub(super) fn inputs(pairs: &[(String, String)], parameters: &[Value]) -> Inputs {
+    let mut found = pairs.to_vec();
+    for parameter in parameters {
         let Some(name) = parameter.get("name").and_then(Value::as_str) else { continue };
         let value = parameter.as_object().and_then(|parts| parts.iter().find(|(key, _)| key.starts_with("value")));
         let text = match value {
@@ -91,7 +93,7 @@ pub(super) fn inputs(asked: &Asked) -> Result<Inputs, Error> {
         };
         found.push((name.to_string(), text));
     }
-    Ok(Inputs(found))
+    Inputs(found)
 }
 
 impl Inputs {

@@ -17,6 +17,7 @@ use crate::app::{Answer, App, Stored};
 use crate::error::{Error, Kind};
 use crate::fhir::{outcome, xml};
 use crate::id;
+use crate::time::Timestamp;
 
 const FHIR_JSON: &str = "application/fhir+json; charset=utf-8";
 const FHIR_XML: &str = "application/fhir+xml; charset=utf-8";
@@ -51,20 +52,31 @@ pub(super) fn set(response: &mut Response, name: HeaderName, value: &str) {
     }
 }
 
-fn versioned(mut response: Response, stored: &Stored) -> Response {
+/// What a Bundle says of an entry that holds a version, and headers say less well: HTTP's times are whole seconds.
+#[derive(Debug, Clone)]
+pub(super) struct Versioned {
+    /// Its absolute address.
+    pub(super) full_url: String,
+    /// When the version was made.
+    pub(super) updated: Timestamp,
+}
+
+fn versioned(mut response: Response, own: &str, stored: &Stored) -> Response {
+    let told = Versioned { full_url: format!("{own}/{}", stored.key), updated: stored.updated };
+    response.extensions_mut().insert(told);
     set(&mut response, ETAG, &format!("W/\"{}\"", stored.version));
     set(&mut response, LAST_MODIFIED, &stored.updated.http_date());
     response
 }
 
 /// A version that was read.
-pub(super) fn resource(stored: &Stored) -> Response {
-    versioned(fhir(200, stored.content.clone()), stored)
+pub(super) fn resource(own: &str, stored: &Stored) -> Response {
+    versioned(fhir(200, stored.content.clone()), own, stored)
 }
 
 /// 304: the client has this version.
-pub(super) fn not_modified(stored: &Stored) -> Response {
-    versioned(empty(304), stored)
+pub(super) fn not_modified(own: &str, stored: &Stored) -> Response {
+    versioned(empty(304), own, stored)
 }
 
 /// What a create or update stored, in the form the client prefers.
@@ -76,11 +88,25 @@ pub(super) fn written(own: &str, answer: &Answer, preferred: Return, locate: boo
         Return::Representation => fhir(status, stored.content.clone()),
         Return::Outcome => fhir(status, outcome::fine("This is stored.").to_string()),
     };
-    let mut response = versioned(body, stored);
+    let mut response = versioned(body, own, stored);
     if locate || answer.created {
         set(&mut response, LOCATION, &format!("{own}/{}/_history/{}", stored.key, stored.version));
     }
     response
+}
+
+/// It is gone (R-055).
+pub(super) fn deleted(preferred: Return) -> Response {
+    match preferred {
+        Return::Minimal | Return::Representation => empty(204),
+        Return::Outcome => fhir(200, outcome::fine("This is deleted.").to_string()),
+    }
+}
+
+/// The text of an answer's body, which we made ourselves.
+pub(super) async fn body_text(body: Body) -> Result<String, Error> {
+    let bytes = axum::body::to_bytes(body, usize::MAX).await.map_err(Error::internal)?;
+    String::from_utf8(bytes.into()).map_err(Error::internal)
 }
 
 /// An error, told. `allow` are the methods that stay, for a 405; `token_shown`: whether a 401 is about a wrong token.
@@ -170,7 +196,6 @@ pub(super) fn made(value: &Value) -> Response {
 mod tests {
     use super::*;
     use crate::fhir::{Key, ResourceType};
-    use crate::time::Timestamp;
 
     fn answer(created: bool) -> Answer {
         let key = Key::new(ResourceType::TASK, "t1");
@@ -233,7 +258,7 @@ mod tests {
 
     #[test]
     fn head_keeps_the_headers_alone() {
-        let response = finish(resource(&answer(false).stored), &Method::HEAD, "r");
+        let response = finish(resource("", &answer(false).stored), &Method::HEAD, "r");
         assert_eq!((header(&response, "content-length"), response.body().size_hint().exact()), (Some("10"), Some(0)));
     }
 }

@@ -6,7 +6,6 @@
 //! the app's to say. <https://hl7.org/fhir/R4/http.html>
 
 use crate::fhir::ResourceType;
-use crate::fhir::bundle::Method;
 
 /// What can be done with a type.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,9 +16,9 @@ pub enum Interaction {
     Read,
     /// `GET [base]/T/id/_history/n`
     Vread,
-    /// `PUT [base]/T/id`
+    /// `PUT [base]/T/id`, `PUT [base]/T?…`
     Update,
-    /// `DELETE [base]/T/id`
+    /// `DELETE [base]/T/id`, `DELETE [base]/T?…`
     Delete,
     /// `GET [base]/T/id/_history`
     History,
@@ -145,17 +144,6 @@ pub static ROWS: &[Row] = &[
     published("StructureDefinition"),
     published("ValueSet"),
 ];
-
-/// Whether an entry of a Bundle asks for something the table has.
-pub fn offered(kind: ResourceType, method: Method) -> bool {
-    let wanted: &[Interaction] = match method {
-        Method::Delete => &[Delete],
-        Method::Post => &[Create],
-        Method::Put => &[Update],
-        Method::Get => &[Read, Search],
-    };
-    row_of(kind).is_some_and(|row| wanted.iter().any(|one| row.interactions.contains(one)))
-}
 
 /// The row of a type.
 pub fn row_of(kind: ResourceType) -> Option<&'static Row> {

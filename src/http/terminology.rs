@@ -25,10 +25,10 @@ pub(super) fn answer(
     kind: &str,
     name: &str,
     id: Option<&str>,
-    asked: &Asked,
+    asked: &mut Asked,
     now: Timestamp,
 ) -> Option<Result<Value, Error>> {
-    let question = || Asking::read(kind, id, asked);
+    let mut question = || Asking::read(kind, id, asked);
     Some(match (kind, name) {
         ("ValueSet", "expand") => question().and_then(|asking| asking.expand(now)),
         ("ValueSet", "validate-code") => question().and_then(|asking| asking.in_set()),
@@ -54,10 +54,11 @@ struct Asking {
 }
 
 impl Asking {
-    fn read(kind: &str, id: Option<&str>, asked: &Asked) -> Result<Self, Error> {
-        let inputs = inputs(asked)?;
+    fn read(kind: &str, id: Option<&str>, asked: &mut Asked) -> Result<Self, Error> {
+        let parameters = asked.parameters()?;
+        let inputs = inputs(&asked.pairs, &parameters);
         let mut codings = Vec::new();
-        for parameter in asked.parameters()? {
+        for parameter in &parameters {
             if ["valueSet", "conceptMap", "codeSystem"]
                 .iter()
                 .any(|name| parameter.get("name").is_some_and(|its| its == name))

@@ -27,6 +27,7 @@ mod sqlite;
 mod stamps;
 mod subscriptions;
 mod tokens;
+mod turns;
 mod values;
 mod writer;
 

@@ -4,7 +4,7 @@
 //! on a task of its own, to its end. A transaction in which a statement failed, or was given up, can't be committed:
 //! PostgreSQL would take the commit for a rollback and say that all is well.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -129,6 +129,7 @@ impl Store {
             clock,
             known: HashMap::new(),
             changes: Vec::new(),
+            promised: HashSet::new(),
             owes: false,
             unhurried: false,
             marks,
@@ -192,6 +193,8 @@ pub struct Tx {
     pub(super) known: HashMap<Key, Stored>,
     /// What this transaction changed and has told no subscriber yet.
     pub(super) changes: Vec<Changed>,
+    /// What this transaction will store before it ends, and may be referred to already.
+    promised: HashSet<Key>,
     /// It has owed something that a worker may want to look at.
     pub(super) owes: bool,
     /// May take longer than [`LONGEST`].
@@ -225,6 +228,16 @@ impl Tx {
     /// Whether this transaction owes something that a worker may want to look at.
     pub fn owes(&self) -> bool {
         self.owes
+    }
+
+    /// This resource will be stored before the transaction ends: entries of one Bundle may refer to each other in a circle.
+    pub fn promise(&mut self, key: &Key) {
+        self.promised.insert(key.clone());
+    }
+
+    /// Whether it was promised.
+    pub fn is_promised(&self, key: &Key) -> bool {
+        self.promised.contains(key)
     }
 
     /// Whether what was read in this transaction stays so until its end, locked or not: the embedded database's one

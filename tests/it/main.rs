@@ -3,7 +3,9 @@
 
 mod acts;
 mod back;
+mod bundles;
 mod closing;
+mod conditional;
 mod consent;
 mod databases;
 mod door;

@@ -1,0 +1,120 @@
+//! Conditional interactions: a search stands where an id would, and finds at most one resource.
+//!
+//! What is searched is what the partner may see. Two that ask at the same time follow each other ([`App::turns`]), so
+//! that neither creates what the other is creating. <https://hl7.org/fhir/R4/http.html#ccreate>,
+//! <https://hl7.org/fhir/R4/http.html#cond-update>, <https://hl7.org/fhir/R4/http.html#3.1.0.7.1>
+
+use super::{Answer, App, Context, Stored};
+use crate::error::{Error, Kind};
+use crate::fhir::precondition::Precondition;
+use crate::fhir::query::Criteria;
+use crate::fhir::views::{Task, identifiers};
+use crate::fhir::{Key, Resource, ResourceType, search, validate};
+use crate::store::Tx;
+
+impl App {
+    /// Updates the one resource that the criteria describe, or creates it when there is none.
+    pub async fn update_where(
+        &self,
+        context: &Context,
+        kind: ResourceType,
+        criteria: &Criteria,
+        mut resource: Resource,
+        precondition: &Precondition,
+    ) -> Result<Answer, Error> {
+        validate::check(&resource)?;
+        let mut tx = self.store().begin().await?;
+        tx.take_turns(&self.turns(&resource, Some(criteria))).await?;
+        let answer = match self.place_of(&mut tx, context, kind, criteria, &resource).await? {
+            Some(key) => {
+                resource.set("id", key.id.as_str().into());
+                self.update_in(&mut tx, context, &key, resource, precondition).await?
+            }
+            None => {
+                precondition.check(None)?;
+                self.create_in(&mut tx, context, resource, None).await?
+            }
+        };
+        self.commit(tx).await?;
+        Ok(answer)
+    }
+
+    /// Deletes the one resource that the criteria describe; none is as good as deleted.
+    pub async fn delete_where(
+        &self,
+        context: &Context,
+        kind: ResourceType,
+        criteria: &Criteria,
+        precondition: &Precondition,
+    ) -> Result<(), Error> {
+        let mut tx = self.store().begin().await?;
+        match self.one_match(&mut tx, context, kind, criteria).await? {
+            Some(stored) => self.delete_in(&mut tx, context, &stored.key, precondition).await?,
+            None => precondition.check(None)?,
+        }
+        self.commit(tx).await
+    }
+
+    /// Where a conditional update goes: to the one match, or to the id in the body when there is none; `None`: it is a
+    /// create.
+    pub(super) async fn place_of(
+        &self,
+        tx: &mut Tx,
+        context: &Context,
+        kind: ResourceType,
+        criteria: &Criteria,
+        resource: &Resource,
+    ) -> Result<Option<Key>, Error> {
+        let named = resource.id().map(|id| Key::new(kind, id));
+        match (self.one_match(tx, context, kind, criteria).await?, named) {
+            (Some(found), Some(named)) if found.key != named => {
+                let text = "The body's id is not that of the resource this search finds. Leave it out.";
+                Err(Error::malformed(text).at(format!("{kind}.id")))
+            }
+            (Some(found), _) => Ok(Some(found.key)),
+            (None, Some(named)) if tx.resource(&named).await?.is_some() => {
+                let text = "This search finds nothing, and the body's id is taken by another resource.";
+                Err(Error::conflict(text).at(format!("{kind}.id")))
+            }
+            (None, named) => Ok(named),
+        }
+    }
+
+    /// The one resource that the criteria describe, among those the partner may see; 412 when there are several.
+    pub(super) async fn one_match(
+        &self,
+        tx: &mut Tx,
+        context: &Context,
+        kind: ResourceType,
+        criteria: &Criteria,
+    ) -> Result<Option<Stored>, Error> {
+        let mut query = search::parse(kind, criteria.pairs(), self.own(), true)?;
+        if query.filters.is_empty() {
+            return Err(Error::malformed("A condition names at least one search parameter with a value."));
+        }
+        query.count = 2;
+        let query = self.with_copies(tx, context, &query).await?;
+        let page = tx.search(&query, &self.viewer(context)).await?;
+        match page.hits.as_slice() {
+            [] => Ok(None),
+            [one] => tx.resource(&one.key).await,
+            _ => {
+                let text = format!("Several {kind} resources match the condition; it must name one.");
+                Err(Error::new(Kind::VersionConflict, text).code("multiple-matches"))
+            }
+        }
+    }
+
+    /// What creating this must not meet at the same time: the same condition, and of a Task the same referral (design
+    /// D8).
+    pub(super) fn turns(&self, resource: &Resource, criteria: Option<&Criteria>) -> Vec<String> {
+        let kind = resource.kind();
+        let mut texts: Vec<String> =
+            criteria.map(|criteria| format!("{kind}?{:?}", criteria.pairs())).into_iter().collect();
+        if kind == ResourceType::TASK {
+            texts.extend(identifiers(resource).map(|(system, value)| format!("Task {system}|{value}")));
+            texts.extend(Task(resource).focus().map(|focus| format!("focus {focus}")));
+        }
+        texts
+    }
+}
