@@ -75,7 +75,9 @@ impl App {
             tx.finish(claimed, &Outcome::Retry(now.plus(pause), why.to_string())).await?;
             return self.commit(tx).await;
         }
-        if let Some(pause) = pauses.get(index) {
+        // A server that can't be reached is looked at again for as long as it is configured.
+        let looking = (claimed.kind == Owed::Subscribe).then_some(&super::following::CHECK);
+        if let Some(pause) = pauses.get(index).or(looking) {
             if claimed.kind == Owed::Notify {
                 self.stumbled(&mut tx, &claimed.subject, why).await?;
             }
@@ -143,7 +145,7 @@ impl App {
                 Place::Relayed(relay, referral) => Some((referral, Some(relay))),
                 Place::Other => None,
             }),
-            Owed::Collect | Owed::Notify | Owed::Poll => Ok(None),
+            Owed::Collect | Owed::Notify | Owed::Poll | Owed::Subscribe => Ok(None),
         }
     }
 

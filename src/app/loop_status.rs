@@ -90,6 +90,11 @@ impl App {
         for (kind, state, count) in tx.delivery_counts().await? {
             out.push_str(&format!("loopgate_deliveries{{kind=\"{kind}\",state=\"{state}\"}} {count}\n"));
         }
+        out.push_str("# TYPE loopgate_following gauge\n");
+        for one in tx.all_subscribed().await? {
+            let (partner, side, state) = (one.partner, one.side, one.state);
+            out.push_str(&format!("loopgate_following{{partner=\"{partner}\",side=\"{side}\",state=\"{state}\"}} 1\n"));
+        }
         Ok(out)
     }
 

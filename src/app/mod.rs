@@ -9,6 +9,7 @@ mod conditional;
 mod copies;
 mod deliveries;
 mod events;
+mod following;
 mod intake;
 mod key_sets;
 mod loop_status;
@@ -43,6 +44,7 @@ use crate::time::{Clock, Timestamp};
 
 pub use crate::store::{Claimed, Kind as Owed, Outcome, Stored, Viewer};
 pub use copies::Copy;
+pub use following::{Standing, SubscribePlan};
 pub use key_sets::{Document, Fetch};
 pub use notifications::{NotifyPlan, Said};
 pub use polls::PollPlan;

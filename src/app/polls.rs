@@ -65,18 +65,23 @@ impl App {
         if !tx.holds(claimed).await? {
             return Ok(());
         }
+        let mut newest = None;
         for copy in found {
             let link = tx.link_from(&claimed.partner, &copy.url).await?;
             if link.as_ref().is_some_and(|link| copy.mark.is_some() && link.mark == copy.mark) {
                 continue;
             }
             if copy.resource.kind() == ResourceType::TASK {
+                newest = newest.max(copy.resource.last_updated());
                 self.owe(&mut tx, Owed::Collect, &copy.url, &claimed.partner).await?;
             } else if let Some(link) = link {
                 for task in tx.open_referrals_with(&claimed.partner, &link.key, self.gateway()).await? {
                     self.owe(&mut tx, Owed::Fetch, &task, &claimed.partner).await?;
                 }
             }
+        }
+        if let Some(changed) = newest {
+            self.silent(&mut tx, &claimed.partner, changed).await?;
         }
         let cursor = server_time.map(|time| time.minus(OVERLAP).to_string());
         tx.followed(&claimed.partner, cursor.as_deref()).await?;

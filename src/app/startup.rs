@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::App;
-use crate::config::{Follow, Partner, Role};
+use crate::config::{Partner, Role};
 use crate::error::{Error, Kind as ErrorKind};
 use crate::fhir::views::SDOHCC;
 use crate::fhir::{Key, Resource, ResourceType};
@@ -54,12 +54,6 @@ impl App {
                     self.settle(&mut tx, healthcare_service(partner, service)).await?;
                 }
             }
-            if partner.fhir.as_ref().is_some_and(|fhir| fhir.follow == Follow::Subscribe) {
-                tracing::warn!(
-                    partner = partner.id,
-                    "follow = \"subscribe\" comes with a later version; the partner is polled"
-                );
-            }
         }
         self.commit(tx).await?;
         self.owe_polls().await
@@ -80,6 +74,7 @@ impl App {
             };
             tx.enqueue(&poll).await?;
         }
+        self.owe_subscriptions(&mut tx).await?;
         self.commit(tx).await
     }
 

@@ -11,6 +11,7 @@ mod guard;
 mod key_set;
 mod notify;
 mod poll;
+mod subscribe;
 mod task;
 mod token;
 mod worker;

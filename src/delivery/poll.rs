@@ -43,14 +43,19 @@ pub(super) async fn run(
 
 /// Whether a server takes batches, by its CapabilityStatement.
 pub(super) async fn takes_batches(server: &Server<'_>) -> Result<bool, Failure> {
+    let statement = statement(server).await?;
+    let rest = statement.get("rest").and_then(Value::as_array).into_iter().flatten();
+    let mut codes = rest.flat_map(|rest| rest.get("interaction").and_then(Value::as_array).into_iter().flatten());
+    Ok(codes.any(|interaction| interaction.get("code").is_some_and(|code| code == "batch")))
+}
+
+/// A server's CapabilityStatement.
+pub(super) async fn statement(server: &Server<'_>) -> Result<Value, Failure> {
     let response = server.send("GET", &format!("{}/metadata", server.base()), &[], None).await?;
     if !response.is_success() {
         return Err(Failure::answered(&response));
     }
-    let statement = value_of(server, &response)?;
-    let rest = statement.get("rest").and_then(Value::as_array).into_iter().flatten();
-    let mut codes = rest.flat_map(|rest| rest.get("interaction").and_then(Value::as_array).into_iter().flatten());
-    Ok(codes.any(|interaction| interaction.get("code").is_some_and(|code| code == "batch")))
+    value_of(server, &response)
 }
 
 async fn one_by_one(server: &Server<'_>, searches: &[String]) -> Result<Hits, Failure> {

@@ -14,7 +14,7 @@ use crate::fhir::json::Bounds;
 
 use super::client::{Failure, Server, Transport};
 use super::token::Tokens;
-use super::{collect, fetch, notify, poll, task, write_back};
+use super::{collect, fetch, notify, poll, subscribe, task, write_back};
 
 /// Requests in flight in all, and to one partner.
 const IN_FLIGHT: usize = 64;
@@ -209,6 +209,10 @@ impl Worker {
             },
             Owed::Notify => match app.notify_plan(claimed).await? {
                 Some(plan) => notify::run(app, self.transport.as_ref(), claimed, plan).await,
+                None => app.nothing_owed(claimed).await.map(Ok),
+            },
+            Owed::Subscribe => match app.subscribe_plan(claimed).await? {
+                Some(plan) => subscribe::run(app, &self.server(&plan.partner.clone()), claimed, plan).await,
                 None => app.nothing_owed(claimed).await.map(Ok),
             },
             Owed::Poll => match app.poll_plan(claimed).await? {

@@ -16,7 +16,7 @@ use serde_json::{Map, Value, json};
 
 use crate::time::{Timestamp, span_of};
 
-/// The types it takes over HTTP. Subscription is not among them.
+/// The types it takes over HTTP; Subscription only where it is offered.
 const TYPES: &str = "CarePlan CareTeam Communication Condition Consent Coverage Device DocumentReference Encounter \
     Goal Group HealthcareService Location Observation Organization Patient Practitioner PractitionerRole Procedure \
     Provenance Questionnaire QuestionnaireResponse RelatedPerson ServiceRequest Task";
@@ -78,6 +78,7 @@ pub struct FhirServer {
     failing: VecDeque<u16>,
     if_none_exist: bool,
     batch: bool,
+    subscriptions: bool,
     page_size: usize,
 }
 
@@ -118,6 +119,7 @@ impl FhirServer {
             failing: VecDeque::new(),
             if_none_exist: true,
             batch: true,
+            subscriptions: false,
             page_size: PAGE_SIZE,
         }
     }
@@ -140,6 +142,15 @@ impl FhirServer {
     /// Whether batch is offered. Transaction always is.
     pub fn set_batch(&mut self, offered: bool) {
         self.batch = offered;
+    }
+
+    /// Whether Subscriptions are taken. Whoever acts as the server sends the notifications.
+    pub fn set_subscriptions(&mut self, offered: bool) {
+        self.subscriptions = offered;
+    }
+
+    fn types(&self) -> impl Iterator<Item = &'static str> {
+        TYPES.split(' ').chain(self.subscriptions.then_some("Subscription"))
     }
 
     /// The most entries a page holds, whatever `_count` asks for.
@@ -245,7 +256,7 @@ impl FhirServer {
         let segments: Vec<&str> = path.split('/').filter(|segment| !segment.is_empty()).collect();
         if let Some(type_) = segments.first()
             && *type_ != "metadata"
-            && !TYPES.split(' ').any(|known| known == *type_)
+            && !self.types().any(|known| known == *type_)
         {
             return Err(refusal(404, "not-supported", "this server does not have that type"));
         }
@@ -535,7 +546,7 @@ impl FhirServer {
             "format": ["application/fhir+json", "json"],
             "rest": [{
                 "mode": "server",
-                "resource": TYPES.split(' ').map(resource).collect::<Vec<_>>(),
+                "resource": self.types().map(resource).collect::<Vec<_>>(),
                 "interaction": codes(system),
             }],
         })

@@ -6,6 +6,7 @@
 pub mod bundle;
 pub mod concept_map;
 pub mod definitions;
+pub mod following;
 pub mod json;
 pub mod licensed;
 pub mod links;

@@ -32,7 +32,7 @@ pub(super) fn operator(partner: &Partner) -> Result<(), Error> {
 }
 
 /// The token of the one `Authorization: Bearer` header; two of them name nobody.
-fn bearer(headers: &HeaderMap) -> Option<&str> {
+pub(super) fn bearer(headers: &HeaderMap) -> Option<&str> {
     let mut all = headers.get_all(AUTHORIZATION).into_iter();
     let (first, None) = (all.next()?, all.next()) else { return None };
     let (scheme, token) = first.to_str().ok()?.trim().split_once(' ')?;

@@ -43,6 +43,8 @@ pub enum Door {
     Metrics,
     /// `/fhir/.well-known/smart-configuration`
     SmartConfiguration,
+    /// `/hooks/{partner}`
+    Hook(String),
     /// `/auth/token`
     Token,
     /// `/auth/jwks`
@@ -75,6 +77,7 @@ pub fn door(path: &str, prefix: &[String]) -> Door {
         ["health", "live"] => Door::Live,
         ["health", "ready"] => Door::Ready,
         ["metrics"] => Door::Metrics,
+        ["hooks", partner] => Door::Hook((*partner).to_string()),
         ["auth", "token"] => Door::Token,
         ["auth", "jwks"] => Door::Keys,
         ["auth", "introspect"] => Door::Introspect,
@@ -129,7 +132,7 @@ impl Door {
             Door::Landing | Door::Live | Door::Ready | Door::Metrics | Door::SmartConfiguration | Door::Keys => {
                 vec!["GET", "HEAD"]
             }
-            Door::Token | Door::Introspect | Door::Revoke => vec!["POST"],
+            Door::Token | Door::Introspect | Door::Revoke | Door::Hook(_) => vec!["POST"],
             Door::Fhir(place) => place.allowed(),
             Door::Nowhere | Door::Unknown => Vec::new(),
         }
@@ -143,6 +146,7 @@ impl Door {
             Door::Ready => "/health/ready".into(),
             Door::Metrics => "/metrics".into(),
             Door::SmartConfiguration => "/fhir/.well-known/smart-configuration".into(),
+            Door::Hook(_) => "/hooks".into(),
             Door::Token => "/auth/token".into(),
             Door::Keys => "/auth/jwks".into(),
             Door::Introspect => "/auth/introspect".into(),
@@ -219,7 +223,7 @@ mod tests {
         ] {
             assert_eq!(door(path, &[]), Door::Nowhere, "{path}");
         }
-        for path in ["/fhirx", "/auth", "/auth/tokens", "/hooks/a", "/fhir/.well-known/udap", "/%ff"] {
+        for path in ["/fhirx", "/auth", "/auth/tokens", "/hooks", "/fhir/.well-known/udap", "/%ff"] {
             assert_eq!(door(path, &[]), Door::Unknown, "{path}");
         }
     }

@@ -13,6 +13,7 @@ mod conditional;
 mod door;
 mod extract;
 mod history;
+mod hooks;
 mod interactions;
 mod landing;
 mod negotiate;
@@ -153,6 +154,10 @@ impl Gate {
             Door::Keys => {
                 door.check(request.method())?;
                 return Ok(oauth::keys(&self.app));
+            }
+            Door::Hook(partner) => {
+                door.check(request.method())?;
+                return hooks::take(&self.app, partner, request).await;
             }
             Door::Token => {
                 door.check(request.method())?;

@@ -10,6 +10,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("../../migrations/0002_tokens.sql"),
     include_str!("../../migrations/0003_subscriptions.sql"),
     include_str!("../../migrations/0004_turns.sql"),
+    include_str!("../../migrations/0005_following.sql"),
 ];
 
 /// Runs what has not been run. A second gateway waits for the first.

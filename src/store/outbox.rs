@@ -28,6 +28,8 @@ pub enum Kind {
     Notify,
     /// Ask a partner's server what has changed. Subject: the partner's id.
     Poll,
+    /// See to our Subscription at a partner's server. Subject: the partner's id and the side, `id/target`.
+    Subscribe,
 }
 
 impl Kind {
@@ -40,10 +42,11 @@ impl Kind {
             Kind::WriteBack => "write-back",
             Kind::Notify => "notify",
             Kind::Poll => "poll",
+            Kind::Subscribe => "subscribe",
         }
     }
     fn parse(code: &str) -> Result<Kind, Error> {
-        [Kind::Fetch, Kind::Deliver, Kind::Collect, Kind::WriteBack, Kind::Notify, Kind::Poll]
+        [Kind::Fetch, Kind::Deliver, Kind::Collect, Kind::WriteBack, Kind::Notify, Kind::Poll, Kind::Subscribe]
             .into_iter()
             .find(|kind| kind.code() == code)
             .ok_or_else(|| Error::internal(format!("unknown delivery kind {code}")))

@@ -63,6 +63,7 @@ struct Places {
     requests: Vec<String>,
     letters: Vec<Request>,
     pages: HashMap<String, (String, String)>,
+    refusals: Vec<(String, VecDeque<u16>)>,
 }
 
 impl World {
@@ -80,6 +81,11 @@ impl World {
     /// The next requests to this base (or hook) meet these faults.
     pub fn fault(&self, base: &str, faults: &[Fault]) {
         self.lock().faults.entry(base.to_string()).or_default().extend(faults);
+    }
+    /// The next requests of this method to this type at this base are answered so, whatever comes in between.
+    pub fn refuse(&self, base: &str, method: &str, kind: &str, statuses: &[u16]) {
+        let start = format!("{method} {base}/{kind}");
+        self.lock().refusals.push((start, statuses.iter().copied().collect()));
     }
     /// A document at this address, with its `Cache-Control`.
     pub fn page(&self, url: &str, cache_control: &str, body: &str) {
@@ -151,6 +157,11 @@ impl World {
                 return Ok(Response { status, headers, body: body.as_bytes().to_vec() });
             }
             Some(Fault::LoseAnswer | Fault::None) | None => {}
+        }
+        let asked = format!("{} {}", request.method, request.url);
+        let refusal = places.refusals.iter_mut().find(|(start, left)| asked.starts_with(start) && !left.is_empty());
+        if let Some(status) = refusal.and_then(|(_, left)| left.pop_front()) {
+            return Ok(Response { status, headers: vec![], body: b"{}".to_vec() });
         }
         if let Some((kept, body)) = places.pages.get(&request.url) {
             let headers = vec![("cache-control".to_string(), kept.clone())];

@@ -19,6 +19,7 @@ mod notifications;
 mod oracle;
 mod program;
 mod public_clients;
+mod pushed;
 mod relaying;
 mod routing;
 mod simulation;
