@@ -38,13 +38,15 @@ for (const profile of resources.filter(one => one.resourceType === 'StructureDef
     for (const rule of at.constraint ?? [])
       if (rule.expression && !rule.source?.startsWith('http://hl7.org/fhir/StructureDefinition/')) add(at.path.replace('[x]', ''), rule.expression);
 
+// fhirpath.js does not know the type of an extension, so it finds no Extension to look at.
+const UNKNOWN_THERE = ['Extension'];
 const resourceTypes = new Set(resources.map(one => one.resourceType));
 function expressionsFor(resource) {
   const found = [];
   for (const [where, expression] of rules.values()) {
     const [head, ...rest] = where.split('.');
     if (head === resource.resourceType) found.push(rest.length ? `${where}.select(${expression})` : expression);
-    else if (/^[A-Z]/.test(head) && !resourceTypes.has(head) && !rest.length && !['Resource', 'DomainResource'].includes(head))
+    else if (/^[A-Z]/.test(head) && !resourceTypes.has(head) && !rest.length && !['Resource', 'DomainResource', ...UNKNOWN_THERE].includes(head))
       found.push(`descendants().ofType(${head}).select(${expression})`);
     else if (head === 'DomainResource' && !rest.length && resource.resourceType !== 'Bundle') found.push(expression);
   }

@@ -13,9 +13,6 @@ use super::quantity::{Quantity, UCUM};
 use super::{Context, Fault};
 use crate::fhir::definitions::Form;
 
-/// Most steps of one evaluation; one is about an item looked at.
-const MOST_STEPS: usize = 2_000_000;
-
 /// A collection.
 pub(super) type Items<'a> = Vec<Item<'a>>;
 
@@ -83,7 +80,7 @@ impl<'c, 'a> Evaluator<'c, 'a> {
     pub(super) fn step(&self, steps: usize) -> Result<(), Fault> {
         let taken = self.steps.get().saturating_add(steps);
         self.steps.set(taken);
-        if taken > MOST_STEPS { Err(Fault::TooCostly) } else { Ok(()) }
+        if taken > self.context.steps { Err(Fault::TooCostly) } else { Ok(()) }
     }
 
     /// What the tree gives in this scope.

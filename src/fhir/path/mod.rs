@@ -98,6 +98,9 @@ pub type Resolve<'a> = &'a dyn Fn(&str) -> Option<&'a Value>;
 /// Whether a code, Coding or CodeableConcept is in a value set; none if that is not known.
 pub type MemberOf<'a> = &'a dyn Fn(&Item<'_>, &str) -> Option<bool>;
 
+/// Steps that an evaluation is given unless its context says otherwise.
+const MOST_STEPS: usize = 2_000_000;
+
 /// What an expression is evaluated in.
 #[derive(Clone)]
 pub struct Context<'a> {
@@ -113,6 +116,8 @@ pub struct Context<'a> {
     pub member_of: Option<MemberOf<'a>>,
     /// Further variables, by name without `%`.
     pub variables: Vec<(&'a str, Vec<Item<'a>>)>,
+    /// Most steps of one evaluation; one is about an item looked at.
+    pub steps: usize,
 }
 
 impl<'a> Context<'a> {
@@ -120,23 +125,38 @@ impl<'a> Context<'a> {
     pub fn new(resource: &'a Value) -> Self {
         let resource = Item::resource(resource);
         let root = resource.clone();
-        Context { resource, root, now: None, resolve: None, member_of: None, variables: Vec::new() }
+        Context { resource, root, now: None, resolve: None, member_of: None, variables: Vec::new(), steps: MOST_STEPS }
     }
 }
 
 /// A parsed expression. It is kept and shared between threads.
 #[derive(Debug, Clone)]
-pub struct Expression(parse::Tree);
+pub struct Expression {
+    text: String,
+    tree: parse::Tree,
+}
+
+/// Two are equal when they are written the same.
+impl PartialEq for Expression {
+    fn eq(&self, other: &Self) -> bool {
+        self.text == other.text
+    }
+}
 
 impl Expression {
     /// Reads an expression. Functions and types that are not supported are found here.
     pub fn parse(text: &str) -> Result<Self, Fault> {
-        parse::parse(text).map(Expression)
+        Ok(Expression { text: text.to_string(), tree: parse::parse(text)? })
+    }
+
+    /// As it was written.
+    pub fn text(&self) -> &str {
+        &self.text
     }
 
     /// The collection it gives for this focus, which is also `%context`.
     pub fn evaluate<'a>(&'a self, context: &Context<'a>, focus: Item<'a>) -> Result<Vec<Item<'a>>, Fault> {
-        evaluate::Evaluator::new(context, &focus).run(&self.0, focus.clone())
+        evaluate::Evaluator::new(context, &focus).run(&self.tree, focus.clone())
     }
 
     /// Whether it holds for this focus.

@@ -421,6 +421,38 @@ fn all_of_r4s_own_invariants_are_read() {
     }
 }
 
+/// What our own definitions ask in FHIRPath is read.
+#[test]
+fn the_expressions_of_our_own_profiles_are_read() {
+    fn expressions(value: &Value, found: &mut Vec<String>) {
+        match value {
+            Value::Array(items) => items.iter().for_each(|item| expressions(item, found)),
+            Value::Object(map) => {
+                for (key, value) in map {
+                    match value {
+                        Value::String(text) if key == "expression" || key == "fhirPathCriteria" => {
+                            found.push(text.clone())
+                        }
+                        value => expressions(value, found),
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(concat!(env!("CARGO_MANIFEST_DIR"), "/profiles")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_some_and(|extension| extension == "json") {
+            expressions(&serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap(), &mut found);
+        }
+    }
+    assert!(found.contains(&"Task.output.value.ofType(Reference)".to_string()), "{found:?}");
+    for text in found {
+        assert!(Expression::parse(&text).is_ok(), "{text}");
+    }
+}
+
 /// A valid resource breaks none of its type's rules; a broken one breaks the rule it breaks.
 #[test]
 fn r4s_invariants_tell_valid_from_broken() {
