@@ -14,6 +14,7 @@ mod intake;
 mod key_sets;
 mod loop_status;
 mod notifications;
+mod patching;
 mod polls;
 mod published;
 mod reading;

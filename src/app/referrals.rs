@@ -30,16 +30,7 @@ impl App {
         let Some(stored) = tx.resource_for_update(key).await? else {
             return self.import(tx, context, key, sent, precondition).await;
         };
-        if !tx.may_see(&viewer, key).await? {
-            if tx.lost_the_claim(&viewer, key).await? {
-                let kind = if precondition.names_a_version() { Kind::VersionConflict } else { Kind::Conflict };
-                return Err(Error::new(
-                    kind,
-                    "This Task can't be claimed any more: another organization has it, or it was called off.",
-                ));
-            }
-            return Err(Error::not_found(key.kind.name(), &key.id));
-        }
+        self.check_seen(tx, context, key, precondition).await?;
         let current = stored.resource()?;
         let standing = self.standing(tx, context, &stored, &current, &place).await?;
         self.check_version(context, &stored, precondition)?;
@@ -70,6 +61,26 @@ impl App {
             self.own_end(tx, context, &stored).await?;
         }
         Ok(Answer { stored, created: false })
+    }
+
+    /// 404 for what a partner may not see, unless it is a Task that it could have claimed: then it is told that it lost.
+    pub(super) async fn check_seen(
+        &self,
+        tx: &mut Tx,
+        context: &Context,
+        key: &Key,
+        precondition: &Precondition,
+    ) -> Result<(), Error> {
+        let viewer = self.viewer(context);
+        if tx.may_see(&viewer, key).await? {
+            return Ok(());
+        }
+        if key.kind == ResourceType::TASK && tx.lost_the_claim(&viewer, key).await? {
+            let kind = if precondition.names_a_version() { Kind::VersionConflict } else { Kind::Conflict };
+            let text = "This Task can't be claimed any more: another organization has it, or it was called off.";
+            return Err(Error::new(kind, text));
+        }
+        Err(Error::not_found(key.kind.name(), &key.id))
     }
 
     /// A source that ended its referral itself has the final version in the answer to its own update.

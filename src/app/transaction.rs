@@ -8,10 +8,11 @@
 use std::collections::{BTreeSet, HashMap};
 
 use super::reading::access;
-use super::{Answer, App, Context, Found, Stored};
+use super::{Answer, App, Context, Found, Stored, patching};
 use crate::error::{Error, Kind};
 use crate::fhir::bundle::inside;
 use crate::fhir::links::{self, Places};
+use crate::fhir::patch::Patch;
 use crate::fhir::precondition::Precondition;
 use crate::fhir::query::Criteria;
 use crate::fhir::search::Query;
@@ -34,6 +35,8 @@ pub enum Ask {
     Create(Resource, Option<Criteria>),
     /// update, perhaps conditional
     Update(Target, Resource, Precondition),
+    /// patch, perhaps conditional
+    Patch(Target, Patch, Precondition),
     /// delete, perhaps conditional
     Delete(Target, Precondition),
     /// read
@@ -89,6 +92,12 @@ impl App {
             Ask::Update(Target::Criteria(kind, criteria), resource, demand) => {
                 Made::Written(self.update_where(context, kind, &criteria, resource, &demand).await?)
             }
+            Ask::Patch(Target::Key(key), patch, demand) => {
+                Made::Written(self.patch(context, &key, &patch, &demand).await?)
+            }
+            Ask::Patch(Target::Criteria(kind, criteria), patch, demand) => {
+                Made::Written(self.patch_where(context, kind, &criteria, &patch, &demand).await?)
+            }
             Ask::Delete(Target::Key(key), demand) => {
                 self.delete(context, &key, &demand).await?;
                 Made::Deleted
@@ -122,6 +131,7 @@ impl App {
 
         let mut reads = Vec::new();
         let mut rest = Vec::new();
+        let mut patches = Vec::new();
         let mut written: Vec<Key> = Vec::new();
         for (index, step) in steps.into_iter().enumerate() {
             match step.ask {
@@ -131,6 +141,9 @@ impl App {
                     put(&mut made, index, Made::Deleted);
                 }
                 Ask::Create(..) | Ask::Update(..) => rest.push((index, step)),
+                Ask::Patch(target, patch, precondition) => {
+                    patches.push((index, step.full_url, target, patch, precondition))
+                }
                 Ask::Read(_) | Ask::Version(..) | Ask::Search(_) => reads.push((index, step.ask)),
             }
         }
@@ -154,6 +167,15 @@ impl App {
             }
             waiting.extend(placed.map(|one| (one, full_url)));
         }
+        let mut patched = Vec::with_capacity(patches.len());
+        for (index, full_url, target, patch, precondition) in patches {
+            let key = self.patch_step(&mut tx, context, target, &mut written).await;
+            let key = key.map_err(|error| inside(error, index))?;
+            if let Some(url) = &full_url {
+                places.put(url, key.clone());
+            }
+            patched.push((index, full_url, key, patch, precondition));
+        }
         let mut ready = Vec::with_capacity(waiting.len());
         for (mut one, full_url) in waiting {
             places.rewrite(&mut one.resource, full_url.as_deref()).map_err(|error| inside(error, one.index))?;
@@ -165,6 +187,18 @@ impl App {
             let Some(one) = ready.get_mut(at).and_then(Option::take) else { continue };
             let index = one.index;
             let answer = self.write_step_of(&mut tx, context, one).await.map_err(|error| inside(error, index))?;
+            put(&mut made, index, Made::Written(answer));
+        }
+        // Patches change what is stored by then.
+        for (index, full_url, key, patch, precondition) in patched {
+            let answer = async {
+                let mut resource = self.patched(&mut tx, context, &key, &patch, &precondition).await?;
+                places.rewrite(&mut resource, full_url.as_deref())?;
+                patching::check(&resource)?;
+                self.write_step_of(&mut tx, context, Waiting { index, key, creates: false, resource, precondition })
+                    .await
+            };
+            let answer = answer.await.map_err(|error| inside(error, index))?;
             put(&mut made, index, Made::Written(answer));
         }
         for (index, ask) in reads {
@@ -220,7 +254,9 @@ impl App {
                 seen.push(("search", list));
                 Ok(Made::Found(found, query))
             }
-            Ask::Create(..) | Ask::Update(..) | Ask::Delete(..) => Err(Error::internal("a write is no read")),
+            Ask::Create(..) | Ask::Update(..) | Ask::Patch(..) | Ask::Delete(..) => {
+                Err(Error::internal("a write is no read"))
+            }
         }
     }
 
@@ -241,6 +277,22 @@ impl App {
         let Some(key) = key else { return precondition.check(None) };
         once(written, &key)?;
         self.delete_in(tx, context, &key, precondition).await
+    }
+
+    /// Which resource a patch is about.
+    async fn patch_step(
+        &self,
+        tx: &mut Tx,
+        context: &Context,
+        target: Target,
+        written: &mut Vec<Key>,
+    ) -> Result<Key, Error> {
+        let key = match target {
+            Target::Key(key) => key,
+            Target::Criteria(kind, criteria) => self.patched_match(tx, context, kind, &criteria).await?,
+        };
+        once(written, &key)?;
+        Ok(key)
     }
 
     /// Finds out where a create or update will stand.
@@ -271,7 +323,7 @@ impl App {
                 }
                 (resource, key, precondition)
             }
-            Ask::Delete(..) | Ask::Read(_) | Ask::Version(..) | Ask::Search(_) => {
+            Ask::Patch(..) | Ask::Delete(..) | Ask::Read(_) | Ask::Version(..) | Ask::Search(_) => {
                 return Err(Error::internal("only creates and updates are placed"));
             }
         };
@@ -324,7 +376,7 @@ impl Ask {
     fn is_read(&self) -> bool {
         match self {
             Ask::Read(_) | Ask::Version(..) | Ask::Search(_) => true,
-            Ask::Create(..) | Ask::Update(..) | Ask::Delete(..) => false,
+            Ask::Create(..) | Ask::Update(..) | Ask::Patch(..) | Ask::Delete(..) => false,
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The CapabilityStatement, made from the table that also dispatches ([`super::routes`]) and from the search index.
 //!
-//! Promises that nothing is claimed that is not served. Leaves out SMART URLs and patch: they come with the
+//! Promises that nothing is claimed that is not served. Leaves out SMART URLs: they come with the
 //! versions that bring them. <https://hl7.org/fhir/R4/capabilitystatement.html>
 
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -14,6 +14,7 @@ use super::conditional::Known;
 use super::respond;
 use super::routes::{Interaction, OPERATIONS, ROWS, Row};
 use crate::fhir::ResourceType;
+use crate::fhir::patch::JSON_PATCH;
 use crate::fhir::search_index::{ParameterType, own_parameters, parameters};
 use crate::fhir::subscription::TOPICS;
 
@@ -39,6 +40,7 @@ pub fn statement(own: &str) -> Value {
         "implementation": {"description": "Loopgate: a gateway for closed-loop social-care referrals", "url": own},
         "fhirVersion": "4.0.1",
         "format": ["application/fhir+json", "application/fhir+xml", "json", "xml"],
+        "patchFormat": ["application/fhir+json", "application/fhir+xml", JSON_PATCH],
         "implementationGuide": [
             format!("{GRAVITY}/ImplementationGuide/hl7.fhir.us.sdoh-clinicalcare"),
             format!("{BACKPORT}/ImplementationGuide/hl7.fhir.uv.subscriptions-backport"),
@@ -202,6 +204,7 @@ mod tests {
                 ("search-type", "", "GET"),
                 ("read", "/1", "GET"),
                 ("update", "/1", "PUT"),
+                ("patch", "/1", "PATCH"),
                 ("delete", "/1", "DELETE"),
                 ("history-instance", "/1/_history", "GET"),
                 ("vread", "/1/_history/1", "GET"),

@@ -3,7 +3,7 @@
 //! Promises that slashes too many are forgiven, that ids are ids, and that what the log calls a place holds no id.
 //! <https://hl7.org/fhir/R4/http.html#general>
 
-use super::routes::Interaction::{self, Create, Delete, History, Read, Search, Update, Vread};
+use super::routes::Interaction::{self, Create, Delete, History, Patch, Read, Search, Update, Vread};
 use super::routes::{OPERATIONS, Operation, row_of};
 use crate::fhir::query;
 use crate::fhir::{Key, ResourceType};
@@ -165,6 +165,7 @@ impl Place {
                 Create => &["POST"][..],
                 Read | Vread | History | Search => &["GET", "HEAD"],
                 Update => &["PUT"],
+                Patch => &["PATCH"],
                 Delete => &["DELETE"],
             });
             methods.copied().collect()
@@ -172,9 +173,9 @@ impl Place {
         match self {
             Place::Base => vec!["POST"],
             Place::Metadata => vec!["GET", "HEAD"],
-            Place::Type(kind) => offers(*kind, &[Search, Create, Update, Delete]),
+            Place::Type(kind) => offers(*kind, &[Search, Create, Update, Patch, Delete]),
             Place::Search(_) => vec!["POST"],
-            Place::Instance(key) => offers(key.kind, &[Read, Update, Delete]),
+            Place::Instance(key) => offers(key.kind, &[Read, Update, Patch, Delete]),
             Place::History(key) => offers(key.kind, &[History]),
             Place::Version(key, _) => offers(key.kind, &[Vread]),
             Place::Operation(known, _) if known.get => vec!["GET", "HEAD", "POST"],
@@ -241,10 +242,10 @@ mod tests {
     //
     #[test]
     fn the_methods_come_from_the_table() {
-        assert_eq!(allowed("/fhir/Task"), ["GET", "HEAD", "POST", "PUT"]);
-        assert_eq!(allowed("/fhir/Condition"), ["GET", "HEAD", "POST", "PUT", "DELETE"]);
-        assert_eq!(allowed("/fhir/Task/1"), ["GET", "HEAD", "PUT"]);
-        assert_eq!(allowed("/fhir/Condition/1"), ["GET", "HEAD", "PUT", "DELETE"]);
+        assert_eq!(allowed("/fhir/Task"), ["GET", "HEAD", "POST", "PUT", "PATCH"]);
+        assert_eq!(allowed("/fhir/Condition"), ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"]);
+        assert_eq!(allowed("/fhir/Task/1"), ["GET", "HEAD", "PUT", "PATCH"]);
+        assert_eq!(allowed("/fhir/Condition/1"), ["GET", "HEAD", "PUT", "PATCH", "DELETE"]);
         assert_eq!(allowed("/fhir/Encounter/1"), ["GET", "HEAD"]);
         assert_eq!(allowed("/fhir/Task/1/$relay"), ["POST"]);
         assert_eq!(allowed("/fhir/Subscription/%24status"), ["GET", "HEAD", "POST"]);

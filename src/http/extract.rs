@@ -20,6 +20,7 @@ use crate::config::Limits;
 use crate::error::{Error, Kind};
 use crate::fhir::bundle::Entry;
 use crate::fhir::json::{self, Bounds};
+use crate::fhir::patch::Patch;
 use crate::fhir::query;
 use crate::fhir::{Resource, ResourceType, xml};
 
@@ -64,7 +65,7 @@ pub(super) async fn read(
     encoded(&parts.headers)?;
     let method = if parts.method == Method::HEAD { Method::GET } else { parts.method };
     let mut bytes = Vec::new();
-    if method == Method::POST || method == Method::PUT {
+    if method == Method::POST || method == Method::PUT || method == Method::PATCH {
         bytes = self::body(body, &parts.headers, limits.body).await?;
     }
     let mut format = Format::Json;
@@ -76,7 +77,10 @@ pub(super) async fn read(
         pairs.extend(query::pairs(Some(form.trim()))?);
         *answer = negotiate::acceptable(&parts.headers, &pairs)?;
     } else if !bytes.is_empty() {
-        format = negotiate::resource(&parts.headers)?;
+        format = match method {
+            Method::PATCH => negotiate::patch(&parts.headers)?,
+            _ => negotiate::resource(&parts.headers)?,
+        };
     }
     let bounds = Bounds { depth: limits.depth, string: limits.string };
     let body = if bytes.is_empty() { Sent::Nothing } else { Sent::Bytes(bytes) };
@@ -168,6 +172,15 @@ impl Asked {
             return Err(Error::malformed(format!("A {kind} was to be sent to this address.")).at("resourceType"));
         }
         Ok(resource)
+    }
+
+    /// The body as a patch: Parameters, or a JSON Patch, which inside a Bundle stands in a Binary.
+    pub(super) fn patch(&mut self) -> Result<Patch, Error> {
+        match &self.body {
+            Sent::Json(value) => Patch::entry(value, self.bounds),
+            Sent::Nothing | Sent::Bytes(_) if negotiate::is_json_patch(&self.headers) => Patch::json(self.json()?),
+            Sent::Nothing | Sent::Bytes(_) => Patch::parameters(&self.json()?),
+        }
     }
 
     /// The body as Parameters: the items of `parameter`. No body is no parameters.

@@ -49,6 +49,9 @@ pub(super) fn ask(app: &App, place: &Place, asked: &mut Asked) -> Result<Option<
             let target = Target::Criteria(*kind, Criteria::of(&asked.pairs)?);
             Ask::Update(target, asked.resource(*kind)?, precondition(asked)?)
         }
+        (Place::Type(kind), &Method::PATCH) => {
+            Ask::Patch(Target::Criteria(*kind, Criteria::of(&asked.pairs)?), asked.patch()?, precondition(asked)?)
+        }
         (Place::Type(kind), &Method::DELETE) => {
             Ask::Delete(Target::Criteria(*kind, Criteria::of(&asked.pairs)?), precondition(asked)?)
         }
@@ -58,6 +61,9 @@ pub(super) fn ask(app: &App, place: &Place, asked: &mut Asked) -> Result<Option<
         }
         (Place::Instance(key), &Method::PUT) => {
             Ask::Update(Target::Key(key.clone()), asked.resource(key.kind)?, precondition(asked)?)
+        }
+        (Place::Instance(key), &Method::PATCH) => {
+            Ask::Patch(Target::Key(key.clone()), asked.patch()?, precondition(asked)?)
         }
         (Place::Instance(key), &Method::DELETE) => Ask::Delete(Target::Key(key.clone()), precondition(asked)?),
         (Place::Instance(key), _) => Ask::Read(key.clone()),

@@ -248,7 +248,7 @@ mod tests {
         let check = |path: &str, method: Method| door::door(path, &[]).check(&method).map_err(|error| error.kind);
         assert_eq!(check("/fhir/Task", Method::POST), Ok(()));
         assert_eq!(check("/fhir/Task/1", Method::DELETE), Err(Kind::MethodNotAllowed));
-        assert_eq!(check("/fhir/Task/1", Method::PATCH), Err(Kind::MethodNotAllowed));
+        assert_eq!(check("/fhir/Provenance/1", Method::PATCH), Err(Kind::MethodNotAllowed));
         assert_eq!(check("/fhir/Encounter", Method::POST), Err(Kind::MethodNotAllowed));
         assert_eq!(check("/fhir/Encounter/1/_history", Method::GET), Err(Kind::NotFound));
         assert_eq!(check("/fhir/Nope/1", Method::GET), Err(Kind::NotFound));

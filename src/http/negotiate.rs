@@ -8,6 +8,7 @@ use axum::http::HeaderMap;
 use axum::http::header::{ACCEPT, CONTENT_TYPE, HeaderName};
 
 use crate::error::{Error, Kind};
+use crate::fhir::patch::JSON_PATCH;
 
 /// How a resource is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -127,6 +128,21 @@ fn content(headers: &HeaderMap) -> Option<Media<'_>> {
 pub(super) fn resource(headers: &HeaderMap) -> Result<Format, Error> {
     let Some(media) = content(headers) else { return Ok(Format::Json) };
     media.format().ok_or_else(|| unreadable("application/fhir+json and application/fhir+xml"))
+}
+
+/// The format of a patch in the body: a JSON Patch, or Parameters; 415 when it is neither.
+pub(super) fn patch(headers: &HeaderMap) -> Result<Format, Error> {
+    let Some(media) = content(headers) else { return Ok(Format::Json) };
+    if media.name == JSON_PATCH {
+        return Ok(Format::Json);
+    }
+    let reads = "application/json-patch+json, and Parameters as application/fhir+json or application/fhir+xml";
+    media.format().ok_or_else(|| unreadable(reads))
+}
+
+/// Whether the body says that it is a JSON Patch.
+pub(super) fn is_json_patch(headers: &HeaderMap) -> bool {
+    content(headers).is_some_and(|media| media.name == JSON_PATCH)
 }
 
 /// 415 unless the body is a form.

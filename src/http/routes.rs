@@ -18,6 +18,8 @@ pub enum Interaction {
     Vread,
     /// `PUT [base]/T/id`, `PUT [base]/T?…`
     Update,
+    /// `PATCH [base]/T/id`, `PATCH [base]/T?…`
+    Patch,
     /// `DELETE [base]/T/id`, `DELETE [base]/T?…`
     Delete,
     /// `GET [base]/T/id/_history`
@@ -34,6 +36,7 @@ impl Interaction {
             Interaction::Read => "read",
             Interaction::Vread => "vread",
             Interaction::Update => "update",
+            Interaction::Patch => "patch",
             Interaction::Delete => "delete",
             Interaction::History => "history-instance",
             Interaction::Search => "search-type",
@@ -52,11 +55,11 @@ pub struct Row {
     pub profiles: &'static [&'static str],
 }
 
-use Interaction::{Create, Delete, History, Read, Search, Update, Vread};
+use Interaction::{Create, Delete, History, Patch, Read, Search, Update, Vread};
 
-const ALL: &[Interaction] = &[Create, Read, Vread, Update, Delete, History, Search];
+const ALL: &[Interaction] = &[Create, Read, Vread, Update, Patch, Delete, History, Search];
 /// Part of the record of a referral: cancelled or revoked, never deleted (design D11b).
-const KEPT: &[Interaction] = &[Create, Read, Vread, Update, History, Search];
+const KEPT: &[Interaction] = &[Create, Read, Vread, Update, Patch, History, Search];
 /// Written by the gateway alone.
 const WRITTEN_HERE: &[Interaction] = &[Read, Vread, History, Search];
 /// Copied from a source for a referral's sake.

@@ -67,7 +67,7 @@ pub fn update(stored: &Resource, sent: &Resource, standing: Standing, basis: Bas
         }
         check_step(from, wished, standing)?;
     }
-    let task = match standing {
+    let mut task = match standing {
         Standing::Author => by_author(stored, sent, from, wished),
         Standing::Owner => by_owner(stored, sent, from, wished)?,
         Standing::Claimant => claimed(stored, sent, from, wished)?,
@@ -81,6 +81,9 @@ pub fn update(stored: &Resource, sent: &Resource, standing: Standing, basis: Bas
     };
     if task.same_content(stored) {
         return Ok(Event::Unchanged);
+    }
+    if standing != Standing::Author {
+        drop_stale_narrative(stored, &mut task);
     }
     Ok(Event::Changed { task, from, to: wished })
 }
@@ -206,6 +209,15 @@ fn by_owner(stored: &Resource, sent: &Resource, from: Status, to: Status) -> Res
     Ok(task)
 }
 
+/// The author's narrative, if it was generated, tells of the Task before the owner's step.
+fn drop_stale_narrative(stored: &Resource, task: &mut Resource) {
+    let text = stored.at("text").filter(|text| task.at("text") == Some(*text));
+    let generated = text.and_then(|text| text.get("status")?.as_str()).is_some_and(|status| status != "additional");
+    if generated {
+        task.set("text", Value::Null);
+    }
+}
+
 fn claimed(stored: &Resource, sent: &Resource, from: Status, to: Status) -> Result<Resource, Error> {
     if to != Status::Accepted || from != Status::Requested {
         let text = "This Task has no owner yet. Claim it by setting yourself as owner and accepting it in one update.";
@@ -290,6 +302,18 @@ mod tests {
         match event {
             Event::Changed { task, .. } => task,
             Event::Unchanged => panic!("unchanged"),
+        }
+    }
+
+    // what the author's generated narrative tells is no longer so; one that says more is the author's own word.
+    #[test]
+    fn an_owners_step_drops_the_generated_narrative() {
+        for (status, kept) in [("generated", false), ("additional", true)] {
+            let stored = with(task("accepted"), "text", json!({"status": status, "div": "<div>accepted</div>"}));
+            let sent = with(stored.clone(), "status", json!("in-progress"));
+            let now = changed(update(&stored, &sent, Standing::Owner, FRESH).unwrap());
+            assert_eq!(now.at("text").is_some(), kept, "{status}");
+            assert_eq!(update(&stored, &stored, Standing::Owner, FRESH).unwrap(), Event::Unchanged);
         }
     }
 

@@ -387,7 +387,9 @@ impl TestGateway {
         }
         let body = match body {
             Some(body) => {
-                request = request.header("content-type", "application/fhir+json");
+                if !headers.iter().any(|(name, _)| *name == "content-type") {
+                    request = request.header("content-type", "application/fhir+json");
+                }
                 Body::from(body.to_string())
             }
             None => Body::empty(),

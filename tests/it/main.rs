@@ -17,6 +17,7 @@ mod intake;
 mod network;
 mod notifications;
 mod oracle;
+mod patch;
 mod program;
 mod public_clients;
 mod pushed;

@@ -143,7 +143,7 @@ async fn answers_come_in_the_format_that_is_asked_for() {
         ("clinic", "POST", "Task", &[sends_xml], "{\"resourceType\":\"Task\"}", 400, json),
         ("clinic", "POST", "Task", &[wants_xml, sends_xml], "<Task xmlns='http://hl7.org/fhir'/>", 422, xml),
         ("clinic", "POST", "Task", &[wants_xml, sends_xml], "<Patient xmlns='http://hl7.org/fhir'/>", 400, xml),
-        ("clinic", "PATCH", "Task/1", &[wants_xml, ("content-type", "application/xml-patch+xml")], "<x/>", 405, xml),
+        ("clinic", "PATCH", "Task/1", &[wants_xml, ("content-type", "application/xml-patch+xml")], "<x/>", 415, xml),
     ];
     for (who, method, path, headers, body, status, kind) in cases {
         let got = send(&county, who, method, path, headers, body.to_string()).await;

@@ -12,7 +12,7 @@ use crate::fhir::path::same_json;
 const MOST_COPIED: usize = 1 << 20;
 
 /// What an operation does.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 enum Act {
     Add(Value),
     Remove,
@@ -26,7 +26,7 @@ enum Act {
 type Pointer = Vec<String>;
 
 /// One operation.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub(super) struct Operation {
     act: Act,
     path: Pointer,

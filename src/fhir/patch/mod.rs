@@ -20,10 +20,10 @@ use crate::error::{Error, Kind};
 const MOST_OPERATIONS: usize = 100;
 
 /// Changes to one resource.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Patch(Form);
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 enum Form {
     Json(Vec<json::Operation>),
     Path(Vec<path::Operation>),

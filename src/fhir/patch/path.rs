@@ -2,16 +2,18 @@
 //!
 //! A primitive's id and extensions (`_status`) go where it goes. <https://hl7.org/fhir/R4/fhirpatch.html>
 
+use std::collections::HashSet;
+
 use serde_json::{Map, Value};
 
-use super::place::{Step, find, object_at, type_at};
+use super::place::{Step, at, find, object_at, type_at};
 use super::{MOST_OPERATIONS, check_depth};
 use crate::error::Error;
 use crate::fhir::definitions::{self, Form, TypeDef};
 use crate::fhir::path::{Context, Expression, Fault, Item};
 
 /// What an operation does.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 enum Act {
     Add(String, Given),
     Insert(usize, Given),
@@ -21,7 +23,7 @@ enum Act {
 }
 
 /// One operation.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub(super) struct Operation {
     act: Act,
     path: Expression,
@@ -30,7 +32,7 @@ pub(super) struct Operation {
 }
 
 /// A value as Parameters give it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 enum Given {
     /// `valueCode`: the type behind `value`, the value, and what stands beside it (`_valueCode`).
     Value(String, Option<Value>, Option<Value>),
@@ -142,10 +144,10 @@ fn why(code: &'static str, text: &str) -> Why {
 }
 
 fn act(operation: &Operation, root: &mut Value) -> Result<(), Why> {
-    let places = places(&operation.path, root)?;
+    let path = &operation.path;
     match &operation.act {
         Act::Add(name, value) => {
-            let place = one(places)?;
+            let place = one(path, root)?;
             let mut def = type_at(root, &place).ok_or_else(nothing_there)?;
             if def.form != Form::Primitive {
                 return add(object_at(root, &place).ok_or_else(nothing_there)?, def, name, value);
@@ -159,7 +161,7 @@ fn act(operation: &Operation, root: &mut Value) -> Result<(), Why> {
             add(beside.as_object_mut().ok_or_else(nothing_there)?, def, name, value)
         }
         Act::Insert(index, value) => {
-            let list = list(&places)?;
+            let list = place(path, root, Wanted::List)?.ok_or_else(nothing_there)?;
             let def = type_at(root, &list).ok_or_else(nothing_there)?;
             let (key, above) = above(&list)?;
             let (made, beside) = made(value, def)?;
@@ -172,13 +174,13 @@ fn act(operation: &Operation, root: &mut Value) -> Result<(), Why> {
                 Ok(())
             })
         }
-        Act::Delete => match places.len() {
-            0 => Ok(()),
-            _ => delete(root, &one(places)?),
+        Act::Delete => match place(path, root, Wanted::AtMostOne)? {
+            None => Ok(()),
+            Some(place) => delete(root, &place),
         },
-        Act::Replace(value) => replace(root, &one(places)?, value),
+        Act::Replace(value) => replace(root, &one(path, root)?, value),
         Act::Move(source, destination) => {
-            let list = list(&places)?;
+            let list = place(path, root, Wanted::List)?.ok_or_else(nothing_there)?;
             let (key, above) = above(&list)?;
             edit(root, above, &key, |items, others| {
                 if *source >= items.len() || *destination >= items.len() {
@@ -197,55 +199,77 @@ fn nothing_there() -> Why {
     why("not-found", "its path finds nothing that can be changed.")
 }
 
-/// Where the elements stand that a path finds.
-fn places(path: &Expression, root: &Value) -> Result<Vec<Vec<Step>>, Why> {
-    let found = path.evaluate(&Context::new(root), Item::resource(root));
-    let found = found.map_err(|fault| match fault {
+/// How many elements a path is to find.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Wanted {
+    One,
+    AtMostOne,
+    /// Some of one list.
+    List,
+}
+
+/// Most steps that finding them takes.
+const MOST_STEPS: usize = 100_000;
+
+/// Where the element stands that a path finds, or the list that it finds elements of.
+fn place(path: &Expression, root: &Value, wanted: Wanted) -> Result<Option<Vec<Step>>, Why> {
+    let context = Context { steps: MOST_STEPS, ..Context::new(root) };
+    let found = path.evaluate(&context, Item::resource(root)).map_err(|fault| match fault {
         Fault::NotSupported(_) | Fault::NotKnown(_) => {
             ("not-supported", format!("its path can't be followed: {fault}."))
         }
         Fault::TooCostly => ("too-costly", format!("its path can't be followed: {fault}.")),
         Fault::Syntax { .. } | Fault::Mismatch(_) => ("invalid", format!("its path can't be followed: {fault}")),
     })?;
-    let place = |item: &Item<'_>| {
-        let Item::Node(node) = item else { return None };
-        if let Some(value) = node.value {
-            return find(root, value);
+    let Some(first) = found.first() else {
+        return match wanted {
+            Wanted::One => Err(why("not-found", "its path finds nothing.")),
+            Wanted::AtMostOne => Ok(None),
+            Wanted::List => Err(why("not-found", "its path finds nothing; an element that is not there yet is added.")),
+        };
+    };
+    if wanted != Wanted::List && found.len() > 1 {
+        return Err(why("multiple-matches", "its path finds several elements; it must find one."));
+    }
+    let foreign = || why("invalid", "its path finds something that is no element of this resource.");
+    let mut place = located(root, first).ok_or_else(foreign)?;
+    if wanted == Wanted::List {
+        let no_list = || why("invalid", "its path finds no list.");
+        let Some(Step::Index(_)) = place.pop() else { return Err(no_list()) };
+        let (key, above) = above(&place)?;
+        let owner = at(root, above).ok_or_else(no_list)?;
+        let items = [key.clone(), format!("_{key}")].map(|key| owner.get(key).and_then(Value::as_array));
+        let own: HashSet<*const Value> = items.into_iter().flatten().flatten().map(std::ptr::from_ref).collect();
+        let within = |item: &Item<'_>| value_of(item).is_some_and(|value| own.contains(&std::ptr::from_ref(value)));
+        if !found.iter().all(within) {
+            return Err(no_list());
         }
-        // A primitive with extensions only: where the primitive would stand.
-        let mut place = find(root, node.beside?)?;
+    }
+    Ok(Some(place))
+}
+
+fn one(path: &Expression, root: &Value) -> Result<Vec<Step>, Why> {
+    place(path, root, Wanted::One)?.ok_or_else(nothing_there)
+}
+
+/// An element's JSON; of a primitive with extensions only, what would stand beside it.
+fn value_of<'a>(item: &Item<'a>) -> Option<&'a Value> {
+    match item {
+        Item::Node(node) => node.value.or(node.beside),
+        _ => None,
+    }
+}
+
+fn located(root: &Value, item: &Item<'_>) -> Option<Vec<Step>> {
+    let mut place = find(root, value_of(item)?)?;
+    if matches!(item, Item::Node(node) if node.value.is_none()) {
         let last = place.iter_mut().rev().find_map(|step| match step {
             Step::Key(key) => Some(key),
             Step::Index(_) => None,
         })?;
         *last = last.strip_prefix('_')?.to_string();
-        Some(place)
-    };
-    let all: Option<Vec<_>> = found.iter().map(place).collect();
-    all.ok_or_else(|| why("invalid", "its path finds something that is no element of this resource."))
-}
-
-fn one(mut places: Vec<Vec<Step>>) -> Result<Vec<Step>, Why> {
-    match places.len() {
-        1 => Ok(places.swap_remove(0)),
-        0 => Err(why("not-found", "its path finds nothing.")),
-        _ => Err(why("multiple-matches", "its path finds several elements; it must find one.")),
     }
-}
-
-/// The list that all these elements stand in.
-fn list(places: &[Vec<Step>]) -> Result<Vec<Step>, Why> {
-    let Some(first) = places.first() else {
-        return Err(why("not-found", "its path finds nothing; an element that is not there yet is added."));
-    };
-    match first.split_last() {
-        Some((Step::Index(_), list))
-            if places.iter().all(|place| place.len() == first.len() && place.starts_with(list)) =>
-        {
-            Ok(list.to_vec())
-        }
-        _ => Err(why("invalid", "its path finds no list.")),
-    }
+    Some(place)
 }
 
 /// The key at the end of a place, and the object that has it.

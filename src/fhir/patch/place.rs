@@ -25,28 +25,39 @@ pub(super) fn object_at<'v>(root: &'v mut Value, place: &[Step]) -> Option<&'v m
     at_mut(root, place)?.as_object_mut()
 }
 
+/// The value at a place, to look at.
+pub(super) fn at<'v>(root: &'v Value, place: &[Step]) -> Option<&'v Value> {
+    place.iter().try_fold(root, |value, step| match step {
+        Step::Key(key) => value.get(key),
+        Step::Index(index) => value.get(index),
+    })
+}
+
 /// Where this very value stands.
 pub(super) fn find(root: &Value, wanted: &Value) -> Option<Vec<Step>> {
-    fn below(value: &Value, wanted: &Value, place: &mut Vec<Step>) -> bool {
+    /// The steps from the value up to the root.
+    fn below(value: &Value, wanted: &Value) -> Option<Vec<Step>> {
         if std::ptr::eq(value, wanted) {
-            return true;
+            return Some(Vec::new());
         }
-        let children: Box<dyn Iterator<Item = (Step, &Value)>> = match value {
-            Value::Object(map) => Box::new(map.iter().map(|(key, value)| (Step::Key(key.clone()), value))),
-            Value::Array(items) => Box::new(items.iter().enumerate().map(|(index, value)| (Step::Index(index), value))),
-            _ => return false,
+        let with = |mut steps: Vec<Step>, step: Step| {
+            steps.push(step);
+            steps
         };
-        for (step, child) in children {
-            place.push(step);
-            if below(child, wanted, place) {
-                return true;
-            }
-            place.pop();
+        match value {
+            Value::Object(map) => map
+                .iter()
+                .find_map(|(key, child)| below(child, wanted).map(|steps| with(steps, Step::Key(key.clone())))),
+            Value::Array(items) => items
+                .iter()
+                .enumerate()
+                .find_map(|(index, child)| below(child, wanted).map(|steps| with(steps, Step::Index(index)))),
+            _ => None,
         }
-        false
     }
-    let mut place = Vec::new();
-    below(root, wanted, &mut place).then_some(place)
+    let mut steps = below(root, wanted)?;
+    steps.reverse();
+    Some(steps)
 }
 
 /// The type of what stands at a place, as the tables have it.

@@ -1,0 +1,117 @@
+//! PATCH: an update whose body is made here, from what is stored.
+//!
+//! One path with PUT: the patched resource goes through [`App::update_in`], so the same rights (design D3), status
+//! machine (D4), versions (D10) and rules hold. What a partner may not see or change is refused before the patch is looked
+//! at, so that no `test` operation tells what stands there. A PATCH never creates.
+//! <https://hl7.org/fhir/R4/http.html#patch>
+
+use super::{Answer, App, Context};
+use crate::error::{Error, Kind};
+use crate::fhir::json::Bounds;
+use crate::fhir::patch::Patch;
+use crate::fhir::precondition::Precondition;
+use crate::fhir::query::Criteria;
+use crate::fhir::{Key, Resource, ResourceType, validate};
+use crate::store::Tx;
+
+impl App {
+    /// Changes a resource.
+    pub async fn patch(
+        &self,
+        context: &Context,
+        key: &Key,
+        patch: &Patch,
+        precondition: &Precondition,
+    ) -> Result<Answer, Error> {
+        let mut tx = self.store().begin().await?;
+        let answer = self.patch_in(&mut tx, context, key, patch, precondition).await?;
+        self.commit(tx).await?;
+        Ok(answer)
+    }
+
+    /// Changes the one resource that the criteria describe.
+    pub async fn patch_where(
+        &self,
+        context: &Context,
+        kind: ResourceType,
+        criteria: &Criteria,
+        patch: &Patch,
+        precondition: &Precondition,
+    ) -> Result<Answer, Error> {
+        let mut tx = self.store().begin().await?;
+        let key = self.patched_match(&mut tx, context, kind, criteria).await?;
+        let answer = self.patch_in(&mut tx, context, &key, patch, precondition).await?;
+        self.commit(tx).await?;
+        Ok(answer)
+    }
+
+    async fn patch_in(
+        &self,
+        tx: &mut Tx,
+        context: &Context,
+        key: &Key,
+        patch: &Patch,
+        precondition: &Precondition,
+    ) -> Result<Answer, Error> {
+        let resource = self.patched(tx, context, key, patch, precondition).await?;
+        check(&resource)?;
+        self.update_in(tx, context, key, resource, precondition).await
+    }
+
+    /// The resource that a conditional patch is about; 404 when there is none.
+    pub(super) async fn patched_match(
+        &self,
+        tx: &mut Tx,
+        context: &Context,
+        kind: ResourceType,
+        criteria: &Criteria,
+    ) -> Result<Key, Error> {
+        self.check_scope(context, kind, 'u')?;
+        let found = self.one_match(tx, context, kind, criteria).await?;
+        found.map(|stored| stored.key).ok_or_else(|| {
+            Error::new(Kind::NotFound, format!("This search finds no {kind} that you may see; a PATCH creates none."))
+        })
+    }
+
+    /// What the stored resource becomes, for one who may change it.
+    pub(super) async fn patched(
+        &self,
+        tx: &mut Tx,
+        context: &Context,
+        key: &Key,
+        patch: &Patch,
+        precondition: &Precondition,
+    ) -> Result<Resource, Error> {
+        self.check_scope(context, key.kind, 'u')?;
+        // The referral's row is locked before the Task's, as everywhere.
+        let place = match key.kind {
+            ResourceType::TASK => Some(self.place(tx, key).await?),
+            _ => None,
+        };
+        let stored = tx.resource_for_update(key).await?.ok_or_else(|| Error::not_found(key.kind.name(), &key.id))?;
+        self.check_seen(tx, context, key, precondition).await?;
+        if stored.deleted {
+            return Err(Error::new(Kind::Gone, "This resource has been deleted."));
+        }
+        let current = stored.resource()?;
+        match &place {
+            Some(place) => {
+                self.standing(tx, context, &stored, &current, place).await?;
+            }
+            None => self.may_change(context, &stored)?,
+        }
+        self.check_version(context, &stored, precondition)?;
+        let limits = &self.config().limits;
+        patch.apply(&current, Bounds { depth: limits.depth, string: limits.string })
+    }
+}
+
+/// The rules that every write keeps. What a well-formed patch leaves is not malformed but invalid.
+pub(super) fn check(resource: &Resource) -> Result<(), Error> {
+    validate::check(resource).map_err(|mut error| {
+        if error.kind == Kind::Malformed {
+            error.kind = Kind::Invalid;
+        }
+        error
+    })
+}
