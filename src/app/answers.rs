@@ -76,7 +76,7 @@ impl App {
         let mut body = request.resource()?;
         body.set("performer", json!([{"reference": format!("Organization/{by}")}]));
         self.save(tx, &request, body, self.gateway()).await?;
-        self.grant_target(tx, by, &written.resource, relay).await
+        self.grant_target(tx, by, &written.resource, relay).await.map(|_| ())
     }
 
     /// A completed Task names the Procedures that were posted for it before (G-036, G-037).

@@ -4,6 +4,7 @@
 //! knows HTTP; nothing here waits for a network. The rules of the loop are `referral`'s; here they meet the store.
 
 mod answers;
+mod bridging;
 mod calling_off;
 mod conditional;
 mod copies;
@@ -112,6 +113,12 @@ impl App {
     /// Our FHIR base, without trailing slash.
     pub fn own(&self) -> &str {
         &self.0.own
+    }
+    /// Our host, as `X-Intermediary` names it.
+    pub fn name_as_intermediary(&self) -> &str {
+        let own = self.own();
+        let authority = own.split_once("://").map_or(own, |(_, rest)| rest);
+        authority.split(['/', ':']).next().unwrap_or(authority)
     }
     /// The time.
     pub fn now(&self) -> Timestamp {

@@ -117,7 +117,10 @@ impl App {
         let own = [key.clone(), request_key.clone()];
         tx.grant(self.gateway(), &own, &relay.task, Reason::Author).await?;
         match &relay.partner {
-            Some(partner) => self.grant_target(tx, partner, &task, &relay).await?,
+            Some(partner) => {
+                let context = self.grant_target(tx, partner, &task, &relay).await?;
+                self.say_what_is_bridged(tx, &referral.source, partner, &relay.task, &context).await?;
+            }
             None => {
                 // Enough to decide on, not enough to know who it is.
                 for offer in self.candidates(tx, &original, &[]).await? {
@@ -140,14 +143,15 @@ impl App {
         }
     }
 
-    /// What a target may see with a Task: the Task's parties for as long as it shows, the rest while it is open (D11).
+    /// What a target may see with a Task: the Task's parties for as long as it shows, the rest, which it answers, while
+    /// it is open (D11).
     pub(super) async fn grant_target(
         &self,
         tx: &mut Tx,
         partner: &str,
         task: &Resource,
         relay: &Relay,
-    ) -> Result<(), Error> {
+    ) -> Result<Vec<Key>, Error> {
         let key = Key::new(ResourceType::TASK, &relay.task);
         let request_key = Key::new(ResourceType::SERVICE_REQUEST, &relay.request);
         let request = self.must(tx, &request_key).await?.resource()?;
@@ -165,7 +169,8 @@ impl App {
         context.sort_unstable();
         context.dedup();
         tx.grant(partner, &party, &relay.task, Reason::Party).await?;
-        tx.grant(partner, &context, &relay.task, Reason::Context).await
+        tx.grant(partner, &context, &relay.task, Reason::Context).await?;
+        Ok(context)
     }
 
     /// What a source's resource refers to here, followed a few steps, as far as it is the source's to refer to.

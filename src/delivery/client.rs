@@ -203,6 +203,8 @@ pub(super) struct Server<'a> {
     pub partner: &'a Partner,
     pub bounds: Bounds,
     pub tokens: &'a Tokens,
+    /// Our name in `X-Intermediary`: what we send is not as its author wrote it.
+    pub intermediary: &'a str,
 }
 
 /// A resource that was read, with its ETag.
@@ -229,6 +231,11 @@ impl Server<'_> {
         if !below || self.base().is_empty() {
             return Err(Failure::new("the URL lies outside the partner's registered base"));
         }
+        let mut more = more.to_vec();
+        if body.is_some() {
+            more.push(("x-intermediary", self.intermediary));
+        }
+        let more = more.as_slice();
         let token = self.tokens.token(self.transport, self.partner).await?;
         let response = self.transport.send(request(method, url, token.as_deref(), more, body.clone())).await?;
         match token {

@@ -250,6 +250,7 @@ impl Worker {
             partner,
             bounds: Bounds { depth: limits.depth, string: limits.string },
             tokens: &self.tokens,
+            intermediary: self.app.name_as_intermediary(),
         }
     }
 }

@@ -116,7 +116,11 @@ impl Gate {
             let allow: Vec<&str> = door.allowed().into_iter().filter(|offered| *offered != method.as_str()).collect();
             respond::refusal(&error, &allow, token_shown)
         });
-        let answer = respond::finish(respond::formatted(answer, known.format).await, &method, &id);
+        let mut answer = respond::finish(respond::formatted(answer, known.format).await, &method, &id);
+        if matches!(&door, Door::Fhir(place) if *place != Place::Metadata) {
+            // references, and codes of older releases, are not always as their author wrote them.
+            respond::set(&mut answer, respond::INTERMEDIARY, self.app.name_as_intermediary());
+        }
         tracing::info!(
             method = if method.as_str().len() > 16 { "?" } else { method.as_str() },
             route = door.label(),

@@ -22,6 +22,8 @@ use crate::time::Timestamp;
 const FHIR_JSON: &str = "application/fhir+json; charset=utf-8";
 const FHIR_XML: &str = "application/fhir+xml; charset=utf-8";
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// Who changed something between its author and its reader.
+pub(super) const INTERMEDIARY: HeaderName = HeaderName::from_static("x-intermediary");
 /// Longest request id taken from a caller.
 const LONGEST_ID: usize = 128;
 

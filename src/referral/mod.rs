@@ -4,6 +4,7 @@
 //! The words are the guide's: source, intermediary (us), target. Design D3–D9, D13; guide G-015…G-037, G-055…G-067.
 
 pub mod aggregate;
+pub mod bridge;
 pub mod closure;
 pub mod consent;
 pub mod decide;

@@ -28,7 +28,11 @@ pub fn service_request(original: &Resource, target: Option<&Target>, now: Timest
     for name in ["id", "meta", "text", "identifier", "performer", "performerType", "replaces"] {
         request.set(name, Value::Null);
     }
-    request.set("meta", json!({"profile": [REQUEST_PROFILE]}));
+    let mut meta = json!({"profile": [REQUEST_PROFILE]});
+    if let Some(labels) = original.at("meta").and_then(|meta| meta.get("security")) {
+        meta["security"] = labels.clone();
+    }
+    request.set("meta", meta);
     request.set("status", json!("active"));
     request.set("intent", json!("filler-order"));
     request.set("authoredOn", json!(now.to_string()));

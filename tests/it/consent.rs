@@ -67,7 +67,7 @@ async fn a_source_cannot_refer_what_it_may_not_see() {
 }
 
 // D15c, inline.
-// G-158, G-176, G-183
+// G-158, G-176, G-183, G-179
 #[tokio::test]
 async fn without_a_consent_that_counts_nothing_is_taken_in() {
     type Change = fn(&mut Value);

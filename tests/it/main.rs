@@ -3,6 +3,7 @@
 
 mod acts;
 mod back;
+mod bridging;
 mod bundles;
 mod closing;
 mod conditional;
