@@ -8,6 +8,7 @@ use super::evaluate::{Evaluator, Items, Scope, known, single, truth};
 use super::item::{Item, shown};
 use super::operators::{self, Set};
 use super::parse::{Call, Tree};
+use crate::fhir::validate::narrative;
 
 macro_rules! functions {
     ($($name:literal $variant:ident $least:literal $most:literal,)*) => {
@@ -107,6 +108,7 @@ functions! {
     "resolve" Resolve 0 0,
     "memberOf" MemberOf 1 1,
     "conformsTo" ConformsTo 1 1,
+    "htmlChecks" HtmlChecks 0 0,
 }
 
 impl Function {
@@ -242,6 +244,11 @@ impl<'a> Evaluator<'_, 'a> {
             },
             Function::Resolve => self.resolved(&input),
             Function::MemberOf => self.member_of(&input, &self.argument(arguments, 0, scope)?),
+            // Of each, as R4 asks it of one div.
+            Function::HtmlChecks => {
+                let fine = |item: &Item<'a>| shown(item).is_some_and(|text| narrative::fault(&text).is_none());
+                Ok(known(Some(input.iter().all(fine))))
+            }
             Function::ConformsTo => Err(Fault::NotKnown("whether something conforms to a profile".into())),
         }
     }

@@ -6,7 +6,7 @@
 //! [`Fault::NotKnown`]: never a silent pass. Nothing is printed, and no fault holds a value. Bounded: the expression's
 //! length and depth, the steps of an evaluation, patterns (of linear time). Deviations from the standard's letter, as R4's
 //! own invariants need them: `as` picks from many items; `Boolean`, `DateTime` … without `System.` before them also mean
-//! the FHIR primitive. Leaves out `type()`, `htmlChecks()`, roots and logarithms, UCUM's arithmetic.
+//! the FHIR primitive. Leaves out `type()`, roots and logarithms, UCUM's arithmetic.
 //! <https://hl7.org/fhirpath/N1/>, <https://hl7.org/fhir/R4/fhirpath.html>
 
 mod convert;

@@ -7,7 +7,7 @@
 
 mod guide;
 mod invariant;
-mod narrative;
+pub(in crate::fhir) mod narrative;
 mod place;
 mod primitive;
 mod reading;

@@ -71,7 +71,7 @@ const ELEMENTS: &[&str] = &[
 const DEEPEST: usize = 200;
 
 /// What is wrong with this narrative.
-pub(super) fn fault(text: &str) -> Option<&'static str> {
+pub(in crate::fhir) fn fault(text: &str) -> Option<&'static str> {
     let mut open: Vec<&str> = Vec::new();
     let mut readable = false;
     let mut rest = text.trim();
