@@ -46,6 +46,7 @@ async fn stored(county: &TestGateway, value: &str) -> Answered {
 }
 
 // deletes, creates, updates, reads, whatever the order sent; answered in that order.
+//
 #[tokio::test]
 async fn a_transaction_is_done_in_the_standards_order_and_answered_in_the_senders() {
     let county = TestGateway::county().await;
@@ -84,6 +85,7 @@ async fn a_transaction_is_done_in_the_standards_order_and_answered_in_the_sender
 }
 
 // one bad entry, and nothing has happened: nothing stored, nothing on record.
+//
 #[tokio::test]
 async fn a_transaction_with_one_bad_entry_changes_nothing() {
     let county = TestGateway::county().await;

@@ -35,6 +35,7 @@ async fn at_the_agency(place: Place) -> (TestGateway, String, String) {
 }
 
 // the steps of an owner, as it would PUT them.
+//
 on_both!(a_target_patches_its_task_to_the_end, async |place: Place| {
     let (county, task, theirs) = at_the_agency(place).await;
     let path = format!("Task/{theirs}");

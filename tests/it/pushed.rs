@@ -74,6 +74,7 @@ fn searches(county: &TestGateway) -> usize {
 }
 
 // S-169 ff., D15b: we subscribe with a secret; a notification brings the change at once, a repeat asks nobody.
+// G-114
 on_both!(a_notification_brings_the_change_at_once, async |place: Place| {
     let county = followed(place, "subscribe").await;
     let subscription = ours(&county).expect("we subscribed");

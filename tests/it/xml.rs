@@ -111,6 +111,7 @@ async fn a_transaction_may_be_xml() {
 type Case<'a> = (&'a str, &'a str, &'a str, &'a [(&'a str, &'a str)], &'a str, u16, &'a str);
 
 // each in the format it asks for, errors too.
+// G-002
 #[tokio::test]
 async fn answers_come_in_the_format_that_is_asked_for() {
     let county = TestGateway::county().await;
