@@ -19,6 +19,7 @@ mod network;
 mod notifications;
 mod oracle;
 mod patch;
+mod permissions;
 mod program;
 mod public_clients;
 mod pushed;
