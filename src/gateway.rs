@@ -43,6 +43,7 @@ impl Gateway {
     pub async fn open_with(config: Config, clock: Clock, transport: Arc<dyn Transport>) -> Result<Gateway, Error> {
         let store = Store::open(config.store.url.expose(), clock.clone()).await?;
         store.migrate().await?;
+        store.reindex(&config.base()).await?;
         let app = App::start(config, store, clock).await?;
         app.fetch_with(delivery::fetch_key_sets(transport.clone()));
         let worker = Worker::new(app.clone(), transport);

@@ -146,6 +146,7 @@ fn told(error: loopgate::error::Error) -> String {
 async fn migrate(config: Config) -> Result<bool, String> {
     let store = Store::open(config.store.url.expose(), Clock::system()).await.map_err(told)?;
     store.migrate().await.map_err(told)?;
+    store.reindex(&config.base()).await.map_err(told)?;
     println!("The database is up to date.");
     Ok(true)
 }

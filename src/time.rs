@@ -86,8 +86,8 @@ pub fn span_of(text: &str) -> Option<(Timestamp, Timestamp)> {
         } else {
             Span::new().minutes(1)
         };
-        let end = start.moment().checked_add(width).ok()?;
-        return Some((start, Timestamp(end.as_microsecond())));
+        let end = start.moment().checked_add(width).map_or(i64::MAX, Moment::as_microsecond);
+        return Some((start, Timestamp(end)));
     }
     let (first, width) = match text.len() {
         4 => (format!("{text}-01-01"), Span::new().years(1)),
@@ -96,9 +96,11 @@ pub fn span_of(text: &str) -> Option<(Timestamp, Timestamp)> {
         _ => return None,
     };
     let date: Date = first.parse().ok()?;
-    let start = date.to_zoned(TimeZone::UTC).ok()?;
-    let end = start.checked_add(width).ok()?;
-    Some((Timestamp(start.timestamp().as_microsecond()), Timestamp(end.timestamp().as_microsecond())))
+    // By days, for the last of the calendar's lie beyond its instants.
+    let micros = |date: Date| i64::try_from(date.duration_since(Date::constant(1970, 1, 1)).as_micros()).ok();
+    // What ends with the calendar (9999-12-31 is how many write "for ever") has no end.
+    let end = date.checked_add(width).ok().and_then(micros).unwrap_or(i64::MAX);
+    Some((Timestamp(micros(date)?), Timestamp(end)))
 }
 
 /// Where the time comes from: the system, or a hand that moves it.
@@ -155,6 +157,8 @@ mod tests {
         assert_eq!(width("2026-02-03T10:00Z"), Some(60));
         assert_eq!(width("2026-02-03T10:00:00-05:00"), Some(1));
         assert_eq!(width("2026-02-03T10:00:00"), Some(1));
+        assert_eq!(span_of("9999-12-31").unwrap().1, Timestamp(i64::MAX));
+        assert_eq!(span_of("1970").unwrap().0, Timestamp(0));
         assert_eq!(width("2026-13-45"), None);
         assert_eq!(width("soon"), None);
     }

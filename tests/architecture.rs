@@ -40,6 +40,7 @@ const FENCES: &[(&str, &[&str])] = &[
     ("rusqlite", &["store"]),
     ("uuid", &["id"]),
     ("jiff", &["time"]),
+    ("unicode_normalization", &["fhir"]),
     ("toml", &["config"]),
     ("jsonwebtoken", &["jwt"]),
     ("quick_xml", &["fhir"]),

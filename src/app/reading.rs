@@ -4,7 +4,7 @@ use super::{App, Context, Stored};
 use crate::error::{Error, Kind};
 use crate::fhir::bundle::Hit;
 use crate::fhir::reference::Reference;
-use crate::fhir::search::{Cursor, Filter, Query, Test, foreign_references};
+use crate::fhir::search::{Cursor, Filter, Query, foreign_references};
 use crate::fhir::{Key, Resource, ResourceType, published};
 use crate::store::{Access, Tx, Viewer};
 use crate::time::Timestamp;
@@ -131,6 +131,9 @@ impl App {
         query: &Query,
     ) -> Result<(Found, Vec<(Key, i64)>), Error> {
         self.check_scope(context, query.kind, 's')?;
+        for kind in query.filters.iter().flat_map(Filter::other_types) {
+            self.check_scope(context, kind, 's')?;
+        }
         if published::holds(query.kind) {
             return Ok((self.find_published(query), Vec::new()));
         }
@@ -138,16 +141,8 @@ impl App {
         let horizon = self.store().horizon();
         let query = self.with_copies(tx, context, query).await?;
         let mut page = tx.search(&query, &viewer).await?;
-        let mut included: Vec<crate::store::Found> = Vec::new();
-        for include in &query.includes {
-            for found in tx.included(&page.hits, include.name, include.target, &viewer).await? {
-                let known = |one: &crate::store::Found| one.key == found.key;
-                let allowed = context.scopes.allow(found.key.kind, 'r');
-                if allowed && !page.hits.iter().any(known) && !included.iter().any(known) {
-                    included.push(found);
-                }
-            }
-        }
+        let readable = |kind: ResourceType| context.scopes.allow(kind, 'r');
+        let mut included = tx.included(&page.hits, &query.includes, &viewer, &readable).await?;
         self.found_passed_on(tx, context, &mut page.hits).await?;
         self.found_passed_on(tx, context, &mut included).await?;
         let seen: Vec<(Key, i64)> =
@@ -168,11 +163,11 @@ impl App {
         for origin in foreign_references(&query) {
             let Some(link) = tx.link_from(&context.partner.id, &origin).await? else { continue };
             for filter in &mut query.filters {
-                if let Filter::Indexed { test: Test::References(list), .. } = filter
-                    && list.contains(&origin)
-                {
-                    list.push(link.key.to_string());
-                }
+                filter.each_references(&mut |list| {
+                    if list.contains(&origin) {
+                        list.push(link.key.to_string());
+                    }
+                });
             }
         }
         Ok(query)

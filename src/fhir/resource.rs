@@ -94,6 +94,10 @@ impl ResourceType {
     pub fn parse(name: &str) -> Option<Self> {
         TYPES.iter().find(|known| **known == name).map(|known| ResourceType(known))
     }
+    /// All types.
+    pub fn all() -> impl Iterator<Item = Self> {
+        TYPES.iter().map(|name| ResourceType(name))
+    }
     /// Its name.
     pub fn name(self) -> &'static str {
         self.0

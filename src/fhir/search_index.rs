@@ -1,14 +1,26 @@
 //! Which search parameters each type has, and what a resource puts into the index for them.
 //!
-//! One table, read by the index, the query parser, the CapabilityStatement and the subscription filters. Paths are
-//! dotted element names; lists are walked. The parameters are those of the guide's coordination platform (G-139…
-//! G-154) and the ones public clients send (`reference-clients`). <https://hl7.org/fhir/R4/search.html>
+//! One table, by groups of types in the files beside this one; read by the index, the query parser, the
+//! CapabilityStatement and the subscription filters. The parameters are those of the guide's coordination platform
+//! (G-139…G-154), of US Core 6.1 and 7.0 on the types we hold, and the ones public clients send. Their expressions are
+//! R4's, spelt as paths: dotted element names, lists are walked; `extension[x]` is the extension whose URL ends with
+//! `/x`, and `telecom[phone]` the items of that system. <https://hl7.org/fhir/R4/search.html>
 
-use serde_json::Value;
+mod clinical;
+mod definitions;
+mod directory;
+mod forms;
+mod people;
+mod referral;
+mod values;
 
-use super::reference::Reference;
 use super::resource::{Resource, ResourceType};
-use crate::time::{Timestamp, span_of};
+
+pub(in crate::fhir) use values::decimal;
+pub use values::{SEPARATOR, canonical_reference, fold, fold_code};
+
+/// Raised when what a resource puts into the index changes: then what is stored is indexed anew at the next start.
+pub const GENERATION: i64 = 1;
 
 /// The parameter types of R4 that we serve.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,6 +35,12 @@ pub enum ParameterType {
     Text,
     /// `uri`
     Uri,
+    /// `reference`, by a canonical URL: compared as a uri, with and without its version
+    Canonical,
+    /// `quantity`
+    Quantity,
+    /// `composite` of two tokens
+    Composite,
 }
 
 impl ParameterType {
@@ -34,6 +52,9 @@ impl ParameterType {
             ParameterType::Date => "date",
             ParameterType::Text => "string",
             ParameterType::Uri => "uri",
+            ParameterType::Canonical => "reference",
+            ParameterType::Quantity => "quantity",
+            ParameterType::Composite => "composite",
         }
     }
 }
@@ -45,31 +66,76 @@ pub struct Parameter {
     pub name: &'static str,
     /// Its type.
     pub kind: ParameterType,
-    /// The elements it looks at.
+    /// The elements it looks at; of a composite, the element that holds both parts (empty: the resource).
     pub paths: &'static [&'static str],
     /// For references: the types a bare id may mean.
     pub targets: &'static [&'static str],
+    /// Of a composite: the paths of its two parts.
+    pub parts: &'static [&'static [&'static str]],
+    /// Of a token: compared to the letter, as identifiers are. Codes are not.
+    pub exact: bool,
+    /// Of a token whose elements are plain codes: the system they are of without saying so.
+    pub implied: Option<&'static str>,
+    /// Its definition, where it is not R4's own.
+    pub definition: Option<&'static str>,
 }
 
+const fn plain(name: &'static str, kind: ParameterType, paths: &'static [&'static str]) -> Parameter {
+    Parameter { name, kind, paths, targets: &[], parts: &[], exact: false, implied: None, definition: None }
+}
 const fn token(name: &'static str, paths: &'static [&'static str]) -> Parameter {
-    Parameter { name, kind: ParameterType::Token, paths, targets: &[] }
+    plain(name, ParameterType::Token, paths)
+}
+const fn code(name: &'static str, paths: &'static [&'static str], system: &'static str) -> Parameter {
+    Parameter { implied: Some(system), ..token(name, paths) }
+}
+const fn status(system: &'static str) -> Parameter {
+    code("status", &["status"], system)
+}
+const fn identifier(name: &'static str, paths: &'static [&'static str]) -> Parameter {
+    Parameter { exact: true, ..token(name, paths) }
 }
 const fn date(name: &'static str, paths: &'static [&'static str]) -> Parameter {
-    Parameter { name, kind: ParameterType::Date, paths, targets: &[] }
+    plain(name, ParameterType::Date, paths)
 }
 const fn text(name: &'static str, paths: &'static [&'static str]) -> Parameter {
-    Parameter { name, kind: ParameterType::Text, paths, targets: &[] }
+    plain(name, ParameterType::Text, paths)
 }
 const fn uri(name: &'static str, paths: &'static [&'static str]) -> Parameter {
-    Parameter { name, kind: ParameterType::Uri, paths, targets: &[] }
+    plain(name, ParameterType::Uri, paths)
+}
+const fn canonical(name: &'static str, paths: &'static [&'static str]) -> Parameter {
+    plain(name, ParameterType::Canonical, paths)
+}
+const fn quantity(name: &'static str, paths: &'static [&'static str]) -> Parameter {
+    plain(name, ParameterType::Quantity, paths)
 }
 const fn reference(name: &'static str, paths: &'static [&'static str], targets: &'static [&'static str]) -> Parameter {
-    Parameter { name, kind: ParameterType::Reference, paths, targets }
+    Parameter { targets, ..plain(name, ParameterType::Reference, paths) }
+}
+const fn composite(
+    name: &'static str,
+    base: &'static [&'static str],
+    parts: &'static [&'static [&'static str]],
+) -> Parameter {
+    Parameter { parts, ..plain(name, ParameterType::Composite, base) }
+}
+const fn defined(url: &'static str, parameter: Parameter) -> Parameter {
+    Parameter { definition: Some(url), ..parameter }
 }
 
-const PATIENT: &[&str] = &["Patient"];
-const SUBJECT: &[&str] = &["Patient", "Group", "RelatedPerson", "Location"];
-const PARTY: &[&str] = &[
+const IDENTIFIER: Parameter = identifier("identifier", &["identifier"]);
+const CATEGORY: Parameter = token("category", &["category"]);
+const CODE: Parameter = token("code", &["code"]);
+const TYPE: Parameter = token("type", &["type"]);
+const ACTIVE: Parameter = token("active", &["active"]);
+/// `patient` of the types whose subject may be somebody else as well.
+const PATIENT: Parameter = reference("patient", &["subject"], &["Patient"]);
+const SUBJECT: Parameter = reference("subject", &["subject"], SUBJECTS);
+const ENCOUNTER: Parameter = reference("encounter", &["encounter"], &["Encounter", "EpisodeOfCare"]);
+
+const SUBJECTS: &[&str] = &["Patient", "Group", "Device", "Location"];
+const PARTIES: &[&str] = &[
     "Organization",
     "PractitionerRole",
     "Practitioner",
@@ -79,350 +145,49 @@ const PARTY: &[&str] = &[
     "RelatedPerson",
     "Device",
 ];
-const OUTCOME: &[&str] = &["Procedure", "Observation", "QuestionnaireResponse", "Condition", "Goal", "CarePlan"];
 
 /// Parameters every type has, besides `_id` and `_lastUpdated`, which need no index of their own.
-const COMMON: &[Parameter] = &[
+const EVERYWHERE: &[Parameter] = &[
     uri("_profile", &["meta.profile"]),
     token("_tag", &["meta.tag"]),
     token("_security", &["meta.security"]),
     uri("_source", &["meta.source"]),
 ];
 
-const IDENTIFIED: &[Parameter] = &[token("identifier", &["identifier"])];
-
-/// The parameters of a type, without the common ones.
+/// The parameters of a type, without the ones every type has.
 pub fn own_parameters(kind: ResourceType) -> &'static [Parameter] {
-    match kind.name() {
-        "Task" => {
-            const {
-                &[
-                    token("identifier", &["identifier"]),
-                    token("status", &["status"]),
-                    token("code", &["code"]),
-                    token("intent", &["intent"]),
-                    token("priority", &["priority"]),
-                    token("business-status", &["businessStatus"]),
-                    token("group-identifier", &["groupIdentifier"]),
-                    date("authored-on", &["authoredOn"]),
-                    date("modified", &["lastModified"]),
-                    reference("owner", &["owner"], PARTY),
-                    reference("requester", &["requester"], PARTY),
-                    reference("patient", &["for"], PATIENT),
-                    reference("subject", &["for"], SUBJECT),
-                    reference("focus", &["focus"], &["ServiceRequest", "DocumentReference", "Questionnaire"]),
-                    reference("part-of", &["partOf"], &["Task"]),
-                    reference("based-on", &["basedOn"], &["Task", "ServiceRequest"]),
-                    reference("output", &["output.valueReference"], OUTCOME),
-                ]
-            }
-        }
-        "ServiceRequest" => {
-            const {
-                &[
-                    token("identifier", &["identifier"]),
-                    token("status", &["status"]),
-                    token("intent", &["intent"]),
-                    token("category", &["category"]),
-                    token("code", &["code"]),
-                    token("priority", &["priority"]),
-                    token("requisition", &["requisition"]),
-                    date("authored", &["authoredOn"]),
-                    date("occurrence", &["occurrenceDateTime", "occurrencePeriod"]),
-                    reference("patient", &["subject"], PATIENT),
-                    reference("subject", &["subject"], SUBJECT),
-                    reference("requester", &["requester"], PARTY),
-                    reference("performer", &["performer"], PARTY),
-                    reference("based-on", &["basedOn"], &["ServiceRequest", "CarePlan"]),
-                    reference("supporting-info", &["supportingInfo"], &["Consent", "DocumentReference", "Observation"]),
-                ]
-            }
-        }
-        "Procedure" => {
-            const {
-                &[
-                    token("identifier", &["identifier"]),
-                    token("status", &["status"]),
-                    token("category", &["category"]),
-                    token("code", &["code"]),
-                    date("date", &["performedDateTime", "performedPeriod"]),
-                    reference("patient", &["subject"], PATIENT),
-                    reference("subject", &["subject"], SUBJECT),
-                    reference("based-on", &["basedOn"], &["ServiceRequest", "CarePlan"]),
-                    reference("performer", &["performer.actor"], PARTY),
-                ]
-            }
-        }
-        "Condition" => {
-            const {
-                &[
-                    token("identifier", &["identifier"]),
-                    token("category", &["category"]),
-                    token("clinical-status", &["clinicalStatus"]),
-                    token("verification-status", &["verificationStatus"]),
-                    token("code", &["code"]),
-                    reference("patient", &["subject"], PATIENT),
-                    reference("subject", &["subject"], SUBJECT),
-                ]
-            }
-        }
-        "Observation" => {
-            const {
-                &[
-                    token("identifier", &["identifier"]),
-                    token("category", &["category"]),
-                    token("status", &["status"]),
-                    token("code", &["code"]),
-                    date("date", &["effectiveDateTime", "effectivePeriod", "effectiveInstant"]),
-                    reference("patient", &["subject"], PATIENT),
-                    reference("subject", &["subject"], SUBJECT),
-                    reference("derived-from", &["derivedFrom"], &["QuestionnaireResponse", "Observation"]),
-                ]
-            }
-        }
-        "Goal" => {
-            const {
-                &[
-                    token("identifier", &["identifier"]),
-                    token("category", &["category"]),
-                    token("achievement-status", &["achievementStatus"]),
-                    token("lifecycle-status", &["lifecycleStatus"]),
-                    date("target-date", &["target.dueDate"]),
-                    reference("patient", &["subject"], PATIENT),
-                    reference("subject", &["subject"], SUBJECT),
-                ]
-            }
-        }
-        "Consent" => {
-            const {
-                &[
-                    token("identifier", &["identifier"]),
-                    token("status", &["status"]),
-                    token("category", &["category"]),
-                    date("date", &["dateTime"]),
-                    reference("patient", &["patient"], PATIENT),
-                    reference(
-                        "source-reference",
-                        &["sourceReference"],
-                        &["DocumentReference", "Consent", "Contract", "QuestionnaireResponse"],
-                    ),
-                ]
-            }
-        }
-        "DocumentReference" | "Device" => {
-            const {
-                &[
-                    token("identifier", &["identifier"]),
-                    token("status", &["status"]),
-                    token("type", &["type"]),
-                    reference("patient", &["subject", "patient"], PATIENT),
-                ]
-            }
-        }
-        "CareTeam" => {
-            const {
-                &[
-                    token("identifier", &["identifier"]),
-                    token("status", &["status"]),
-                    reference("patient", &["subject"], PATIENT),
-                ]
-            }
-        }
-        "Patient" | "RelatedPerson" | "Practitioner" => {
-            const {
-                &[
-                    token("identifier", &["identifier"]),
-                    text("name", &["name.text", "name.family", "name.given"]),
-                    text("family", &["name.family"]),
-                    date("birthdate", &["birthDate"]),
-                    reference("patient", &["patient"], PATIENT),
-                ]
-            }
-        }
-        "PractitionerRole" => {
-            const {
-                &[
-                    token("identifier", &["identifier"]),
-                    token("role", &["code"]),
-                    reference("organization", &["organization"], &["Organization"]),
-                    reference("practitioner", &["practitioner"], &["Practitioner"]),
-                ]
-            }
-        }
-        "Organization" => {
-            const {
-                &[
-                    token("identifier", &["identifier"]),
-                    token("type", &["type"]),
-                    token("active", &["active"]),
-                    text("name", &["name", "alias"]),
-                    reference("partof", &["partOf"], &["Organization"]),
-                ]
-            }
-        }
-        "HealthcareService" => {
-            const {
-                &[
-                    token("identifier", &["identifier"]),
-                    token("active", &["active"]),
-                    token("service-category", &["category"]),
-                    token("service-type", &["type"]),
-                    token("program", &["program"]),
-                    text("name", &["name"]),
-                    reference("organization", &["providedBy"], &["Organization"]),
-                    reference("location", &["location"], &["Location"]),
-                ]
-            }
-        }
-        "Location" => {
-            const {
-                &[
-                    token("identifier", &["identifier"]),
-                    token("status", &["status"]),
-                    text("name", &["name", "alias"]),
-                    reference("organization", &["managingOrganization"], &["Organization"]),
-                ]
-            }
-        }
-        "Group" => {
-            const {
-                &[
-                    token("identifier", &["identifier"]),
-                    token("characteristic", &["characteristic.code"]),
-                    reference("member", &["member.entity"], PARTY),
-                    reference("managing-entity", &["managingEntity"], PARTY),
-                ]
-            }
-        }
-        "Questionnaire" => {
-            const {
-                &[
-                    uri("url", &["url"]),
-                    token("version", &["version"]),
-                    token("identifier", &["identifier"]),
-                    token("status", &["status"]),
-                    token("code", &["item.code"]),
-                    token("subject-type", &["subjectType"]),
-                    text("publisher", &["publisher"]),
-                    text("title", &["title"]),
-                ]
-            }
-        }
-        "QuestionnaireResponse" => {
-            const {
-                &[
-                    token("identifier", &["identifier"]),
-                    token("status", &["status"]),
-                    date("authored", &["authored"]),
-                    uri("questionnaire", &["questionnaire"]),
-                    reference("patient", &["subject"], PATIENT),
-                    reference("subject", &["subject"], SUBJECT),
-                    reference("author", &["author"], PARTY),
-                ]
-            }
-        }
-        "Subscription" => {
-            const {
-                &[
-                    token("status", &["status"]),
-                    token("type", &["channel.type"]),
-                    uri("url", &["channel.endpoint"]),
-                    uri("criteria", &["criteria"]),
-                    token("payload", &["channel.payload"]),
-                    // The Backport guide's (S-008).
-                    uri("topic", &["criteria"]),
-                    uri("filter-criteria", &["_criteria.extension.valueString"]),
-                    token("payload-type", &["channel.payload"]),
-                    token("custom-channel", &["channel._type.extension.valueCoding"]),
-                ]
-            }
-        }
-        "Provenance" => {
-            const {
-                &[
-                    reference("target", &["target"], &["Task", "ServiceRequest", "Patient"]),
-                    reference("agent", &["agent.who"], PARTY),
-                    date("recorded", &["recorded"]),
-                ]
-            }
-        }
-        "CodeSystem" => {
-            const {
-                &[
-                    uri("url", &["url"]),
-                    token("version", &["version"]),
-                    text("name", &["name"]),
-                    text("title", &["title"]),
-                    token("status", &["status"]),
-                    token("code", &["concept.code"]),
-                    uri("system", &["url"]),
-                ]
-            }
-        }
-        "ValueSet" => {
-            const {
-                &[
-                    uri("url", &["url"]),
-                    token("version", &["version"]),
-                    text("name", &["name"]),
-                    text("title", &["title"]),
-                    token("status", &["status"]),
-                    uri("reference", &["compose.include.system"]),
-                ]
-            }
-        }
-        "ConceptMap" => {
-            const {
-                &[
-                    uri("url", &["url"]),
-                    token("version", &["version"]),
-                    text("name", &["name"]),
-                    text("title", &["title"]),
-                    token("status", &["status"]),
-                    uri("source-system", &["group.source"]),
-                    uri("target-system", &["group.target"]),
-                    token("source-code", &["group.element.code"]),
-                ]
-            }
-        }
-        "StructureDefinition" => {
-            const {
-                &[
-                    uri("url", &["url"]),
-                    token("version", &["version"]),
-                    text("name", &["name"]),
-                    text("title", &["title"]),
-                    token("status", &["status"]),
-                    uri("type", &["type"]),
-                    token("kind", &["kind"]),
-                    token("derivation", &["derivation"]),
-                ]
-            }
-        }
-        "SearchParameter" | "OperationDefinition" => {
-            const {
-                &[
-                    uri("url", &["url"]),
-                    token("version", &["version"]),
-                    text("name", &["name"]),
-                    token("status", &["status"]),
-                    token("code", &["code"]),
-                    token("base", &["base", "resource"]),
-                ]
-            }
-        }
-        _ => IDENTIFIED,
-    }
+    let name = kind.name();
+    referral::parameters(name)
+        .or_else(|| clinical::parameters(name))
+        .or_else(|| people::parameters(name))
+        .or_else(|| directory::parameters(name))
+        .or_else(|| forms::parameters(name))
+        .or_else(|| definitions::parameters(name))
+        .unwrap_or(const { &[IDENTIFIER] })
 }
 
 /// All parameters of a type but `_id` and `_lastUpdated`.
 pub fn parameters(kind: ResourceType) -> impl Iterator<Item = &'static Parameter> {
-    own_parameters(kind).iter().chain(COMMON)
+    own_parameters(kind).iter().chain(EVERYWHERE)
 }
 
 /// The parameter of this name.
 pub fn parameter(kind: ResourceType, name: &str) -> Option<&'static Parameter> {
     parameters(kind).find(|parameter| parameter.name == name)
+}
+
+/// Whether the index keeps the rows of a parameter in the order of pages: references, and the status of what is polled
+/// by it.
+pub fn is_ordered(kind: ResourceType, name: &str) -> bool {
+    parameter(kind, name).is_some_and(|parameter| {
+        parameter.kind == ParameterType::Reference || (kind == ResourceType::TASK && parameter.name == "status")
+    })
+}
+
+/// The parties whose rows carry the status beside them: `owner=…&status=…` is the commonest question there is, and of
+/// all Tasks a party ever had few are open.
+pub fn carries_status(kind: ResourceType, name: &str) -> bool {
+    kind == ResourceType::TASK && ["owner", "requester"].contains(&name)
 }
 
 /// One row of the index.
@@ -432,9 +197,11 @@ pub struct Row {
     pub parameter: &'static str,
     /// Code, reference, folded text, or uri; empty for dates.
     pub value: String,
-    /// The token's system; empty when it has none.
+    /// The token's system, the text as it was written, the unit of a quantity; of a Task's parties, its status.
     pub system: String,
-    /// Dates: start of the span, microseconds, inclusive.
+    /// What a token says to people, folded, each text after a line break.
+    pub text: String,
+    /// Dates: start of the span, microseconds, inclusive. Quantities: millionths.
     pub low: i64,
     /// Dates: end of the span, exclusive.
     pub high: i64,
@@ -442,18 +209,17 @@ pub struct Row {
 
 /// What a resource puts into the index. References to our own base are indexed as relative.
 pub fn rows(resource: &Resource, own: &str) -> Vec<Row> {
+    let kind = resource.kind();
     let mut found: Vec<Row> = Vec::new();
-    for parameter in parameters(resource.kind()) {
-        for path in parameter.paths {
-            let mut values = Vec::new();
-            walk(resource.elements().get(first(path)), rest(path), &mut values);
-            for value in values {
-                index_value(parameter, value, own, &mut found);
-            }
-        }
+    for parameter in parameters(kind) {
+        values::index(parameter, resource.elements(), own, &mut found);
     }
+    let status = found.iter().find(|row| row.parameter == "status").map(|row| row.value.clone()).unwrap_or_default();
     let mut kept: Vec<Row> = Vec::with_capacity(found.len());
-    for row in found {
+    for mut row in found {
+        if carries_status(kind, row.parameter) && !row.value.starts_with(SEPARATOR) {
+            row.system.clone_from(&status);
+        }
         if !kept.contains(&row) {
             kept.push(row);
         }
@@ -461,96 +227,10 @@ pub fn rows(resource: &Resource, own: &str) -> Vec<Row> {
     kept
 }
 
-fn first(path: &str) -> &str {
-    path.split('.').next().unwrap_or(path)
-}
-fn rest(path: &str) -> &str {
-    path.split_once('.').map_or("", |(_, rest)| rest)
-}
-
-fn walk<'a>(value: Option<&'a Value>, path: &str, found: &mut Vec<&'a Value>) {
-    match value {
-        None | Some(Value::Null) => {}
-        Some(Value::Array(items)) => items.iter().for_each(|item| walk(Some(item), path, found)),
-        Some(value) if path.is_empty() => found.push(value),
-        Some(value) => walk(value.get(first(path)), rest(path), found),
-    }
-}
-
-fn index_value(parameter: &Parameter, value: &Value, own: &str, found: &mut Vec<Row>) {
-    let mut add = |value: String, system: &str, low: i64, high: i64| {
-        found.push(Row { parameter: parameter.name, value, system: system.to_string(), low, high });
-    };
-    match parameter.kind {
-        ParameterType::Token => token_values(value, &mut |system, code| add(code.to_string(), system, 0, 0)),
-        ParameterType::Reference => {
-            if let Some(text) = value.get("reference").and_then(Value::as_str) {
-                add(canonical_reference(text, own), "", 0, 0);
-            }
-        }
-        ParameterType::Date => {
-            let text = |name| value.get(name).and_then(Value::as_str).and_then(span_of);
-            let span = match value {
-                Value::String(text) => span_of(text),
-                _ => match (text("start"), text("end")) {
-                    (None, None) => None,
-                    (start, end) => Some((
-                        start.map_or(Timestamp(i64::MIN), |span| span.0),
-                        end.map_or(Timestamp(i64::MAX), |span| span.1),
-                    )),
-                },
-            };
-            if let Some((low, high)) = span {
-                add(String::new(), "", low.0, high.0);
-            }
-        }
-        ParameterType::Text => {
-            if let Some(text) = value.as_str() {
-                add(fold(text), "", 0, 0);
-            }
-        }
-        ParameterType::Uri => {
-            if let Some(text) = value.as_str() {
-                add(text.to_string(), "", 0, 0);
-            }
-        }
-    }
-}
-
-fn token_values(value: &Value, add: &mut dyn FnMut(&str, &str)) {
-    match value {
-        Value::String(code) => add("", code),
-        Value::Bool(flag) => add("", if *flag { "true" } else { "false" }),
-        Value::Object(map) => {
-            let text = |name: &str| map.get(name).and_then(Value::as_str);
-            if let Some(codings) = map.get("coding").and_then(Value::as_array) {
-                codings.iter().for_each(|coding| token_values(coding, add));
-            } else if let Some(code) = text("code").or_else(|| text("value")) {
-                add(text("system").unwrap_or(""), code);
-            }
-        }
-        _ => {}
-    }
-}
-
-/// A reference in the form the index holds: `Type/id` when it is ours, the URL without version when not.
-pub fn canonical_reference(text: &str, own: &str) -> String {
-    match Reference::parse(text, own) {
-        Reference::Local(key) => key.to_string(),
-        Reference::Remote { base, key } => format!("{base}/{key}"),
-        Reference::Contained(_) | Reference::Urn(_) | Reference::Other(_) => text.to_string(),
-    }
-}
-
-/// Text as string search compares it: without case.
-pub fn fold(text: &str) -> String {
-    text.to_lowercase()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     const OWN: &str = "https://hub/fhir";
 
@@ -560,13 +240,19 @@ mod tests {
         rows.map(|row| (row.system, row.value)).collect()
     }
 
+    fn span(value: Value, name: &str) -> Option<(i64, i64)> {
+        let resource = Resource::from_value(value).unwrap();
+        rows(&resource, OWN).into_iter().find(|row| row.parameter == name).map(|row| (row.low, row.high))
+    }
+
     #[test]
     fn every_kind_of_token_is_indexed() {
-        let task = json!({"resourceType":"Task","status":"requested","identifier":[{"system":"s","value":"v"},{"value":"w"}],
-            "code":{"coding":[{"system":"t","code":"fulfill"},{"code":"x"}]}});
+        let task = json!({"resourceType":"Task","status":"requested","identifier":[{"system":"s","value":"v"},{"value":"W"}],
+            "code":{"coding":[{"system":"t","code":"Fulfill"},{"code":"x"}]},"businessStatus":{"text":"Waiting"}});
         assert_eq!(indexed(task.clone(), "status"), [("".into(), "requested".into())]);
-        assert_eq!(indexed(task.clone(), "identifier"), [("s".into(), "v".into()), ("".into(), "w".into())]);
-        assert_eq!(indexed(task, "code"), [("t".into(), "fulfill".into()), ("".into(), "x".into())]);
+        assert_eq!(indexed(task.clone(), "identifier"), [("s".into(), "v".into()), ("".into(), "W".into())]);
+        assert_eq!(indexed(task.clone(), "code"), [("t".into(), "fulfill".into()), ("".into(), "x".into())]);
+        assert_eq!(indexed(task, "business-status"), [("".into(), "".into())]);
         let service = json!({"resourceType":"HealthcareService","active":true,
             "category":[{"coding":[{"code":"a"}]},{"coding":[{"code":"b"}]}]});
         assert_eq!(indexed(service.clone(), "active"), [("".into(), "true".into())]);
@@ -575,34 +261,96 @@ mod tests {
 
     #[test]
     fn references_to_us_are_relative_and_others_as_they_came() {
-        let task = json!({"resourceType":"Task","owner":{"reference":"https://hub/fhir/Organization/1"},
+        let task = json!({"resourceType":"Task","status":"draft","owner":{"reference":"https://hub/fhir/Organization/1"},
+            "requester":{"identifier":{"system":"s","value":"V"}},"for":{"reference":"Group/1"},
             "output":[{"valueReference":{"reference":"Procedure/2/_history/1"}},
                       {"valueReference":{"reference":"https://cbo/fhir/Procedure/3"}},{"valueString":"x"}]});
-        assert_eq!(indexed(task.clone(), "owner"), [("".into(), "Organization/1".into())]);
+        assert_eq!(indexed(task.clone(), "owner"), [("draft".into(), "Organization/1".into())]);
+        assert_eq!(indexed(task.clone(), "requester"), [("s".into(), format!("{SEPARATOR}V"))]);
         assert_eq!(
-            indexed(task, "output"),
+            indexed(task.clone(), "output"),
             [("".into(), "Procedure/2".into()), ("".into(), "https://cbo/fhir/Procedure/3".into())]
+        );
+        assert!(indexed(task.clone(), "patient").is_empty(), "a group is no patient");
+        assert_eq!(indexed(task, "subject"), [("".into(), "Group/1".into())]);
+    }
+
+    //
+    #[test]
+    fn periods_and_timings_have_the_ends_they_say() {
+        let day = 86_400_000_000;
+        let first = 1_767_225_600_000_000; // 2026-01-01
+        let procedure = |period| json!({"resourceType":"Procedure","performedPeriod":period});
+        let asked = |timing| json!({"resourceType":"ServiceRequest","occurrenceTiming":timing});
+        for (value, name, expected) in [
+            (procedure(json!({"start":"2026-01-01"})), "date", Some((first, i64::MAX))),
+            (procedure(json!({"end":"2026-01-01"})), "date", Some((i64::MIN, first + day))),
+            (procedure(json!({"start":"2026-01-01","end":"9999-12-31"})), "date", Some((first, i64::MAX))),
+            (procedure(json!({})), "date", None),
+            (procedure(json!({"start":"soon"})), "date", None),
+            (
+                asked(json!({"event":["2026-01-03","2026-01-01T00:00:00Z"]})),
+                "occurrence",
+                Some((first, first + 3 * day)),
+            ),
+            (asked(json!({"repeat":{"boundsPeriod":{"start":"2026-01-01"}}})), "occurrence", Some((first, i64::MAX))),
+            (asked(json!({"repeat":{"frequency":2}})), "occurrence", Some((i64::MIN, i64::MAX))),
+            (json!({"resourceType":"Task","authoredOn":"2026-01-01"}), "authored-on", Some((first, first + day))),
+            // An end before the start is the sender's slip: found at either.
+            (procedure(json!({"start":"2026-01-02","end":"2026-01-01"})), "date", Some((first, first + 2 * day))),
+        ] {
+            assert_eq!(span(value.clone(), name), expected, "{value}");
+        }
+    }
+
+    #[test]
+    fn texts_keep_what_was_written_beside_what_is_compared() {
+        let patient = json!({"resourceType":"Patient","name":[{"family":"Ångström","given":["Zoë"]}],
+            "telecom":[{"system":"phone","value":"555"},{"system":"email","value":"A@b"}],
+            "address":[{"line":["1 Main St"],"city":"Łódź"}],
+            "identifier":[{"type":{"coding":[{"system":"t","code":"MR"}]},"system":"s","value":"V1"}]});
+        assert_eq!(
+            indexed(patient.clone(), "name"),
+            [("Ångström".into(), "angstrom".into()), ("Zoë".into(), "zoe".into())]
+        );
+        assert_eq!(indexed(patient.clone(), "address-city"), [("Łódź".into(), "lodz".into())]);
+        assert_eq!(indexed(patient.clone(), "address").len(), 2);
+        assert_eq!(indexed(patient.clone(), "phone"), [("phone".into(), "555".into())]);
+        assert_eq!(indexed(patient.clone(), "email"), [("email".into(), "A@b".into())]);
+        assert_eq!(
+            indexed(patient, "identifier"),
+            [("s".into(), "V1".into()), (format!("{SEPARATOR}t"), format!("{SEPARATOR}mr{SEPARATOR}V1"))]
         );
     }
 
     #[test]
-    fn open_periods_have_no_end() {
-        let procedure =
-            Resource::from_value(json!({"resourceType":"Procedure","performedPeriod":{"start":"2026-01-01"}})).unwrap();
-        let rows = rows(&procedure, OWN);
-        let row = rows.iter().find(|row| row.parameter == "date").unwrap();
-        assert_eq!((row.low, row.high), (1_767_225_600_000_000, i64::MAX));
+    fn composites_pair_the_parts_of_one_element() {
+        let group = json!({"resourceType":"Group","characteristic":[
+            {"code":{"coding":[{"system":"s","code":"A"}]},"valueCodeableConcept":{"coding":[{"system":"t","code":"b"}]}},
+            {"code":{"coding":[{"code":"c"}]},"valueBoolean":true}]});
+        assert_eq!(
+            indexed(group, "characteristic-value"),
+            [
+                (format!("s{SEPARATOR}t"), format!("a{SEPARATOR}b")),
+                (format!("{SEPARATOR}"), format!("c{SEPARATOR}true"))
+            ]
+        );
     }
 
     #[test]
-    fn parameter_names_are_unique_per_type() {
-        for name in ["Task", "ServiceRequest", "Procedure", "Subscription", "Encounter"] {
-            let kind = ResourceType::parse(name).unwrap();
+    fn parameter_names_are_unique_per_type_and_their_targets_are_types() {
+        for kind in ResourceType::all() {
             let mut names: Vec<_> = parameters(kind).map(|parameter| parameter.name).collect();
             names.sort_unstable();
             let count = names.len();
             names.dedup();
-            assert_eq!(names.len(), count, "{name}");
+            assert_eq!(names.len(), count, "{kind}");
+            for parameter in parameters(kind) {
+                let held = parameter.targets.iter().all(|target| ResourceType::parse(target).is_some());
+                assert!(held, "{kind}.{}", parameter.name);
+                assert_eq!(parameter.kind == ParameterType::Composite, parameter.parts.len() == 2, "{kind}");
+                assert_eq!(parameter.kind == ParameterType::Reference, !parameter.targets.is_empty(), "{kind}");
+            }
         }
     }
 }

@@ -44,22 +44,27 @@ impl Reason {
 
 /// `and exists (…)` for a query over `resource r`, with its arguments appended; nothing for an operator.
 pub(super) fn visible(viewer: &Viewer, directory: bool, args: &mut Vec<Arg>) -> String {
-    granted(viewer, directory, " and g.ended is null", args)
+    granted("r", viewer, directory, " and g.ended is null", args)
+}
+
+/// The same for a table of resources under another name.
+pub(super) fn visible_as(name: &str, viewer: &Viewer, directory: bool, args: &mut Vec<Arg>) -> String {
+    granted(name, viewer, directory, " and g.ended is null", args)
 }
 
 /// As [`visible`], but what was visible once will do.
 pub(super) fn once_visible(viewer: &Viewer, directory: bool, args: &mut Vec<Arg>) -> String {
-    granted(viewer, directory, "", args)
+    granted("r", viewer, directory, "", args)
 }
 
-fn granted(viewer: &Viewer, directory: bool, when: &str, args: &mut Vec<Arg>) -> String {
+fn granted(name: &str, viewer: &Viewer, directory: bool, when: &str, args: &mut Vec<Arg>) -> String {
     match viewer {
         Viewer::Operator => String::new(),
         Viewer::Grantees(_) if directory => String::new(),
         Viewer::Grantees(grantees) => {
             let marks = marks(grantees, args);
             format!(
-                " and exists (select 1 from resource_grant g where g.type = r.type and g.id = r.id
+                " and exists (select 1 from resource_grant g where g.type = {name}.type and g.id = {name}.id
                  and g.partner in ({marks}){when})"
             )
         }

@@ -11,6 +11,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("../../migrations/0003_subscriptions.sql"),
     include_str!("../../migrations/0004_turns.sql"),
     include_str!("../../migrations/0005_following.sql"),
+    include_str!("../../migrations/0006_search.sql"),
 ];
 
 /// Runs what has not been run. A second gateway waits for the first.

@@ -20,6 +20,7 @@ mod migrations;
 mod outbox;
 mod partners;
 mod referrals;
+mod reindex;
 mod resources;
 mod search;
 mod sql;

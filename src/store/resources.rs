@@ -1,7 +1,7 @@
 //! Resources, their versions and their index rows: one stored copy per version, and sent back as stored.
 
 use crate::error::Error;
-use crate::fhir::search_index::{ParameterType, Row as IndexRow, parameter};
+use crate::fhir::search_index::{Row as IndexRow, is_ordered};
 use crate::fhir::subscription::Change;
 use crate::fhir::{Key, Resource};
 use crate::store::grants::visible;
@@ -212,7 +212,7 @@ impl Tx {
             let text = format!("delete from search_index where type = $1 and id = $2 and parameter in ({marks})");
             self.run(text, args).await?;
         }
-        // References alone have a `created`; said so that no planner takes the index of all of them.
+        // Ordered rows alone have a `created`; said so that no planner takes the index of all of them.
         let text = "update search_index set updated = $1 where type = $2 and id = $3 and coalesce(created, 0) <> 0";
         self.run(text, args![stamp, key.kind.name(), &key.id]).await?;
         Ok(rows.iter().filter(|row| names.contains(&row.parameter)).cloned().collect())
@@ -302,11 +302,15 @@ impl Tx {
         Ok(Written { stored, resource, rows })
     }
 
-    /// Puts rows into the index; a reference's carries the time its resource was created.
-    async fn index(&mut self, key: &Key, rows: &[IndexRow], created: Option<Timestamp>) -> Result<(), Error> {
+    /// Puts rows into the index; an ordered one carries the time its resource was created.
+    pub(super) async fn index(
+        &mut self,
+        key: &Key,
+        rows: &[IndexRow],
+        created: Option<Timestamp>,
+    ) -> Result<(), Error> {
         let updated = self.stamp();
-        let ordered =
-            |row: &IndexRow| parameter(key.kind, row.parameter).is_some_and(|one| one.kind == ParameterType::Reference);
+        let ordered = |row: &IndexRow| is_ordered(key.kind, row.parameter);
         let created = match created {
             None if rows.iter().any(ordered) => {
                 let text = "select created from resource where type = $1 and id = $2";
@@ -320,10 +324,11 @@ impl Tx {
             .map(|row| {
                 let (value, system) = (indexable(&row.value), indexable(&row.system));
                 let created = created.filter(|_| ordered(row));
-                args![key.kind.name(), &key.id, row.parameter, value, system, row.low, row.high, updated, created]
+                let text = row.text.as_str();
+                args![key.kind.name(), &key.id, row.parameter, value, system, text, row.low, row.high, updated, created]
             })
             .collect();
-        let columns = &["type", "id", "parameter", "value", "system", "low", "high", "updated", "created"];
+        let columns = &["type", "id", "parameter", "value", "system", "text", "low", "high", "updated", "created"];
         self.insert("search_index", columns, "", list).await
     }
 }

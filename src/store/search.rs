@@ -1,15 +1,22 @@
 //! A search as SQL: every condition is answered by an index, the viewer's grants are part of the query, pages are read
-//! by key and never by offset. The JSON is never looked into.
+//! by key and never by offset. The JSON is never looked into. Which way a page is read is `plan`'s to say.
+
+mod condition;
+mod include;
+mod plan;
 
 use std::collections::BTreeSet;
 
 use crate::error::Error;
-use crate::fhir::search::{Cursor, Filter, Order, Prefix, Query, Test};
-use crate::fhir::{Key, ResourceType};
-use crate::store::grants::{once_visible, visible};
+use crate::fhir::search::{Cursor, Filter, Order, Query, Sort, Test};
+use crate::fhir::search_index::rows;
+use crate::fhir::{Key, Resource, ResourceType};
+use crate::store::grants::{marks, once_visible};
 use crate::store::resources::indexable;
 use crate::store::{Arg, Store, Tx, Viewer};
 use crate::time::Timestamp;
+use condition::{About, Text, condition, listed};
+use plan::{SHORT, Walk, short, since, time_order, walk};
 
 /// A search hit.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,75 +42,43 @@ pub struct Page {
     pub total: Option<u64>,
 }
 
-/// A statement under construction.
-struct Text {
-    sql: String,
-    args: Vec<Arg>,
+/// Most resources that a chain is resolved to beforehand; it is followed from each hit when there are more.
+const RESOLVED: usize = 100;
+
+/// Most resources asked about in one statement.
+const CHUNK: usize = 200;
+
+/// How the resources of a page are found.
+enum Way {
+    /// This filter's short list.
+    Short(usize),
+    /// What a walk goes along, as a list; with `true` only what changed since the time asked for.
+    Listed(Walk, bool),
+    /// What the viewer was granted.
+    Granted,
+    /// What changed since the time asked for.
+    Recent,
+    /// Along index rows in the order of the page.
+    Along(Walk),
+    /// Along all resources of the type.
+    Whole,
 }
 
-impl Text {
-    fn arg(&mut self, value: impl Into<Arg>) -> String {
-        self.args.push(value.into());
-        format!("${}", self.args.len())
-    }
-    fn any_of<T: Clone + Into<Arg>>(&mut self, list: &[T]) -> String {
-        let marks: Vec<String> = list.iter().map(|item| self.arg(item.clone())).collect();
-        if marks.is_empty() { "null".to_string() } else { marks.join(", ") }
-    }
+/// What the SQL of a page is made from.
+struct Asked<'a> {
+    query: &'a Query,
+    /// The query's conditions, chains resolved.
+    filters: Vec<Filter>,
+    since: Option<i64>,
+    about: About<'a>,
 }
 
-/// A time that everything asked for is later than, if there is one.
-fn since(query: &Query) -> Option<i64> {
-    query.filters.iter().find_map(|filter| match filter {
-        Filter::Updated(Prefix::Gt, _, to) => Some(to - 1),
-        Filter::Updated(Prefix::Ge, from, _) => Some(from - 1),
-        _ => None,
-    })
-}
-
-/// The reference whose index rows stand in the order of the page: whoever reads along them stops when the page is full,
-/// however many there are. A poll by creation goes by the time it asks for instead.
-fn leading(query: &Query, since: Option<i64>) -> Option<&Filter> {
-    let ordered = match query.order {
-        Order::Created => since.is_none(),
-        Order::Updated => true,
-        Order::Date(_) | Order::Value(_) => false,
-    };
-    let leads = |filter: &&Filter| match filter {
-        Filter::Indexed { test: Test::References(list), not: false, .. } => list.len() == 1,
-        _ => false,
-    };
-    query.filters.iter().find(leads).filter(|_| ordered && !query.total)
-}
-
-/// The page of a query along the index rows of its leading reference.
-fn led(query: &Query, leading: &Filter, since: Option<i64>, mut text: Text) -> (String, Vec<Arg>) {
-    let (way, compare) = if query.descending { ("desc", "<") } else { ("asc", ">") };
-    let key = if query.order == Order::Created { "l.created" } else { "l.updated" };
-    if let Filter::Indexed { name, test: Test::References(list), .. } = leading {
-        let (parameter, value) =
-            (text.arg(*name), text.any_of(&list.iter().map(|one| indexable(one)).collect::<Vec<_>>()));
-        text.sql.push_str(&format!(
-            " and l.type = $1 and l.parameter = {parameter} and l.value = {value} and l.created is not null"
-        ));
-    }
-    if let (Some(since), Order::Updated) = (since, query.order) {
-        let since = text.arg(since);
-        text.sql.push_str(&format!(" and l.updated > {since}"));
-    }
-    if let Some(cursor) = &query.cursor {
-        let (at, id) = (text.arg(cursor.key), text.arg(&cursor.id));
-        text.sql.push_str(&format!(" and ({key}, l.id) {compare} ({at}, {id})"));
-    }
-    let limit = text.arg(i64::try_from(query.count + 1).unwrap_or(i64::MAX));
-    // A cross join is taken in this order by SQLite.
-    let sql = format!(
-        "select r.id, r.version, r.updated, v.content, {key} from search_index l cross join resource r
-         join resource_version v on v.type = r.type and v.id = r.id and v.version = r.version
-         where r.id = l.id and {} order by {key} {way}, l.id {way} limit {limit}",
-        text.sql
-    );
-    (sql, text.args)
+/// Where a page of any order but time begins: for each key the last entry's, then its id.
+struct Edge {
+    created: i64,
+    updated: i64,
+    rows: Vec<crate::fhir::search_index::Row>,
+    id: String,
 }
 
 impl Store {
@@ -117,23 +92,11 @@ impl Store {
 impl Tx {
     /// Answers a search for a viewer.
     pub async fn search(&mut self, query: &Query, viewer: &Viewer) -> Result<Page, Error> {
-        let mut text = Text { sql: String::new(), args: args![query.kind.name()] };
-        let directory = query.kind.is_directory();
-        text.sql.push_str("r.type = $1 and r.deleted = 0");
-        let seen = visible(viewer, directory, &mut text.args);
-        text.sql.push_str(&seen);
-        let since = since(query);
-        let leading = leading(query, since);
-        for filter in
-            query.filters.iter().filter(|filter| leading.is_none_or(|leading| !std::ptr::eq(leading, *filter)))
-        {
-            let condition = condition(filter, since, &mut text);
-            text.sql.push_str(" and ");
-            text.sql.push_str(&condition);
-        }
+        let asked = self.asked(query, viewer).await?;
+        let way = self.way(&asked).await?;
         let total = if query.total {
-            let sql = format!("select count(*) from resource r where {}", text.sql);
-            let rows = self.all_aside(sql, text.args.clone()).await?;
+            let (sql, args) = asked.count(&way);
+            let rows = self.all_aside(sql, args).await?;
             Some(rows.first().map_or(Ok(0), |row| row.int(0))?.unsigned_abs())
         } else {
             None
@@ -141,10 +104,7 @@ impl Tx {
         if query.count == 0 {
             return Ok(Page { hits: Vec::new(), next: None, total });
         }
-        let (sql, args) = match leading {
-            Some(filter) => led(query, filter, since, text),
-            None => paged(query, viewer, text),
-        };
+        let (sql, args) = self.page_of(&asked, &way).await?;
         let rows = self.all_aside(sql, args).await?;
         let more = rows.len() > query.count;
         let mut hits = Vec::with_capacity(rows.len());
@@ -162,209 +122,430 @@ impl Tx {
         Ok(Page { hits, next: if more { next } else { None }, total })
     }
 
-    /// What the hits refer to by this parameter, as far as the viewer may see it.
-    pub async fn included(
-        &mut self,
-        hits: &[Found],
-        name: &str,
-        target: Option<ResourceType>,
-        viewer: &Viewer,
-    ) -> Result<Vec<Found>, Error> {
-        let mut keys: Vec<Key> = Vec::new();
-        for chunk in hits.chunks(200) {
-            let Some(first) = chunk.first() else { continue };
-            let mut text = Text { sql: String::new(), args: args![first.key.kind.name(), name] };
-            let ids: Vec<String> = chunk.iter().map(|hit| hit.key.id.clone()).collect();
-            let marks = text.any_of(&ids);
-            let sql = format!(
-                "select distinct value from search_index where type = $1 and parameter = $2 and id in ({marks})"
-            );
-            for row in self.all(sql, text.args).await? {
-                let key = Key::parse(&row.text(0)?).filter(|key| target.is_none_or(|target| key.kind == target));
-                keys.extend(key);
-            }
-        }
-        self.contents(&keys, viewer).await
+    /// How the database goes about a search's page, in its own words: an index, or all of a table.
+    pub async fn explained(&mut self, query: &Query, viewer: &Viewer) -> Result<String, Error> {
+        let asked = self.asked(query, viewer).await?;
+        let way = self.way(&asked).await?;
+        let (sql, args) = self.page_of(&asked, &way).await?;
+        let (word, column) = self.explain();
+        let rows = self.all(format!("{word} {sql}"), args).await?;
+        let lines: Result<Vec<String>, Error> = rows.iter().map(|row| row.text(column)).collect();
+        Ok(lines?.join("\n"))
     }
 
-    /// The current contents of these resources, as far as the viewer may see them; at most a thousand of a type.
+    async fn asked<'a>(&mut self, query: &'a Query, viewer: &'a Viewer) -> Result<Asked<'a>, Error> {
+        let mut filters = Vec::with_capacity(query.filters.len());
+        for filter in &query.filters {
+            filters.push(self.resolved(filter, query.kind, viewer).await?);
+        }
+        let about = About { kind: query.kind, viewer, depth: 0 };
+        Ok(Asked { query, filters, since: since(query), about })
+    }
+
+    async fn page_of(&mut self, asked: &Asked<'_>, way: &Way) -> Result<(String, Vec<Arg>), Error> {
+        Ok(match (way, time_order(asked.query)) {
+            (Way::Along(walk), Some((order, descending))) => asked.along(walk, order, descending),
+            _ => {
+                let edge = self.edge(asked.query, asked.about.viewer).await?;
+                asked.page(way, edge.as_ref())
+            }
+        })
+    }
+
+    /// Which way the page is read.
+    async fn way(&mut self, asked: &Asked<'_>) -> Result<Way, Error> {
+        if let Some(index) = short(&asked.filters) {
+            return Ok(Way::Short(index));
+        }
+        let restricted = matches!(asked.about.viewer, Viewer::Grantees(_)) && !asked.about.kind.is_directory();
+        let walk = walk(asked.about.kind, &asked.filters);
+        let Some((order, _)) = time_order(asked.query) else {
+            return Ok(match walk {
+                Some(walk) => Way::Listed(walk, asked.since.is_some()),
+                None if restricted => Way::Granted,
+                None => Way::Whole,
+            });
+        };
+        // A poll: what changed since is a short list, unless it asks for the beginning of time.
+        if let (Some(_), Order::Created) = (asked.since, order)
+            && self.are_few(asked.recent(walk.as_ref())).await?
+        {
+            return Ok(walk.map_or(Way::Recent, |walk| Way::Listed(walk, true)));
+        }
+        match walk {
+            // Of the parties one asks for oneself: what the walk passes is visible.
+            Some(walk) if walk.parameter != "status" => Ok(Way::Along(walk)),
+            walk => {
+                if restricted && self.are_few(asked.granted()).await? {
+                    return Ok(Way::Granted);
+                }
+                Ok(walk.map_or(Way::Whole, Way::Along))
+            }
+        }
+    }
+
+    async fn are_few(&mut self, (sql, args): (String, Vec<Arg>)) -> Result<bool, Error> {
+        let sql = format!("select count(*) from ({sql} limit {}) as few", SHORT + 1);
+        Ok(self.one(sql, args).await?.map_or(Ok(0), |row| row.int(0))? <= SHORT)
+    }
+
+    /// A chain or `_has` of few resources as a condition on references or ids, which an index answers. What the viewer may
+    /// not see is not there.
+    async fn resolved(&mut self, filter: &Filter, kind: ResourceType, viewer: &Viewer) -> Result<Filter, Error> {
+        match filter {
+            Filter::Ids(_) | Filter::Updated(..) | Filter::Indexed { .. } => Ok(filter.clone()),
+            Filter::Chain { name, to } => {
+                let (mut chain, mut references) = (Vec::new(), Some(Vec::new()));
+                for (target, inner) in to {
+                    let inner = Box::pin(self.resolved(inner, *target, viewer)).await?;
+                    let about = About { kind: *target, viewer, depth: 1 };
+                    let ids = self.few(about, &inner, "r1.id", "").await?;
+                    references = references.zip(ids).map(|(mut list, ids)| {
+                        list.extend(ids.into_iter().map(|id| format!("{target}/{id}")));
+                        list
+                    });
+                    chain.push((*target, inner));
+                }
+                Ok(match references {
+                    Some(list) => Filter::Indexed { name, test: Test::References(list), not: false },
+                    None => Filter::Chain { name, to: chain },
+                })
+            }
+            Filter::Has { source, name, its } => {
+                let its = Box::pin(self.resolved(its, *source, viewer)).await?;
+                let about = About { kind: *source, viewer, depth: 1 };
+                let join = "join search_index o on o.type = r1.type and o.id = r1.id and o.parameter = ";
+                let values = self.few(about, &its, "distinct o.value", &format!("{join}'{name}'")).await?;
+                Ok(match values {
+                    Some(values) => {
+                        let keys = values.iter().filter_map(|value| Key::parse(value));
+                        Filter::Ids(keys.filter(|key| key.kind == kind).map(|key| key.id).collect())
+                    }
+                    None => Filter::Has { source: *source, name, its: Box::new(its) },
+                })
+            }
+        }
+    }
+
+    /// What this column holds for the resources that satisfy a filter, if they are few.
+    async fn few(
+        &mut self,
+        about: About<'_>,
+        filter: &Filter,
+        column: &str,
+        join: &str,
+    ) -> Result<Option<Vec<String>>, Error> {
+        let mut text = Text::new();
+        let there = about.there(&mut text);
+        let holds = match short(std::slice::from_ref(filter)) {
+            Some(_) => listed(filter, about, None, &mut text),
+            None => condition(filter, about, &mut text),
+        };
+        let sql = format!("select {column} from resource r1 {join} where {there} and {holds} limit {}", RESOLVED + 1);
+        let rows = self.all_aside(sql, text.args).await?;
+        if rows.len() > RESOLVED {
+            return Ok(None);
+        }
+        rows.iter().map(|row| row.text(0)).collect::<Result<_, _>>().map(Some)
+    }
+
+    /// The last entry of the page before, as it was then: its keys are those of that version, so that no link carries one
+    /// and nothing moves when it changes or goes.
+    async fn edge(&mut self, query: &Query, viewer: &Viewer) -> Result<Option<Edge>, Error> {
+        let (Some(cursor), None) = (&query.cursor, time_order(query)) else { return Ok(None) };
+        let mut args = args![query.kind.name(), &cursor.id, cursor.key];
+        // Nobody learns by an id of his own making how what he may not see compares with what he may.
+        let seen = once_visible(viewer, query.kind.is_directory(), &mut args);
+        let sql = format!(
+            "select r.created, v.updated, v.content from resource r join resource_version v on v.type = r.type
+             and v.id = r.id where r.type = $1 and r.id = $2 and v.version = $3 and v.content <> ''{seen}"
+        );
+        let row = self.one(sql, args).await?;
+        let row = row.ok_or_else(|| Error::malformed("The parameter _page is not one of our links.").code("value"))?;
+        let resource = Resource::stored(&row.text(2)?)?;
+        Ok(Some(Edge {
+            created: row.int(0)?,
+            updated: row.int(1)?,
+            rows: rows(&resource, &query.own),
+            id: cursor.id.clone(),
+        }))
+    }
+
+    /// The current contents of these resources, as far as the viewer may see them.
     pub async fn contents(&mut self, keys: &[Key], viewer: &Viewer) -> Result<Vec<Found>, Error> {
         let mut found = Vec::new();
-        let mut kinds: Vec<ResourceType> = keys.iter().map(|key| key.kind).collect();
-        kinds.sort_unstable();
-        kinds.dedup();
+        let kinds: BTreeSet<ResourceType> = keys.iter().map(|key| key.kind).collect();
         for kind in kinds {
-            let ids: BTreeSet<String> = keys.iter().filter(|key| key.kind == kind).map(|key| key.id.clone()).collect();
-            let ids: Vec<String> = ids.into_iter().take(1_000).collect();
-            let mut text = Text { sql: String::new(), args: args![kind.name()] };
-            let marks = text.any_of(&ids);
-            let seen = visible(viewer, kind.is_directory(), &mut text.args);
-            let sql = format!(
-                "select r.id, r.version, r.updated, v.content from resource r join resource_version v
-                 on v.type = r.type and v.id = r.id and v.version = r.version
-                 where r.type = $1 and r.deleted = 0 and r.id in ({marks}){seen} order by r.id"
-            );
-            for row in self.all(sql, text.args).await? {
-                found.push(Found {
-                    key: Key::new(kind, row.text(0)?),
-                    version: row.int(1)?,
-                    updated: row.time(2)?,
-                    content: row.text(3)?,
-                });
+            let ids: BTreeSet<&str> = keys.iter().filter(|key| key.kind == kind).map(|key| key.id.as_str()).collect();
+            let ids: Vec<&str> = ids.into_iter().collect();
+            for chunk in ids.chunks(CHUNK) {
+                let mut text = Text::new();
+                let there = About { kind, viewer, depth: 0 }.there(&mut text);
+                let marks = text.any_of(chunk);
+                let sql = format!(
+                    "select r.id, r.version, r.updated, v.content from resource r join resource_version v
+                     on v.type = r.type and v.id = r.id and v.version = r.version
+                     where {there} and r.id in ({marks}) order by r.id"
+                );
+                for row in self.all(sql, text.args).await? {
+                    found.push(Found {
+                        key: Key::new(kind, row.text(0)?),
+                        version: row.int(1)?,
+                        updated: row.time(2)?,
+                        content: row.text(3)?,
+                    });
+                }
             }
         }
         Ok(found)
     }
 }
 
-/// The page of a query: order, cursor and limit around its conditions.
-fn paged(query: &Query, viewer: &Viewer, mut text: Text) -> (String, Vec<Arg>) {
-    let few = query.filters.iter().any(is_few);
-    let (way, compare) = if query.descending { ("desc", "<") } else { ("asc", ">") };
-    let key = match query.order {
-        // Of a few, none is looked for along the order of all: `+ 0` keeps the planner from trying.
-        Order::Created if few => "r.created + 0".to_string(),
-        Order::Updated if few => "r.updated + 0".to_string(),
-        Order::Created => "r.created".to_string(),
-        Order::Updated => "r.updated".to_string(),
-        Order::Date(name) => {
-            let mark = text.arg(name);
-            format!(
-                "coalesce((select min(o.low) from search_index o where o.type = r.type and o.id = r.id
-                 and o.parameter = {mark}), 0)"
-            )
-        }
-        Order::Value(name) => {
-            let mark = text.arg(name);
-            format!(
-                "coalesce((select min(o.value) from search_index o where o.type = r.type and o.id = r.id
-                 and o.parameter = {mark}), '')"
-            )
-        }
-    };
-    let time = matches!(query.order, Order::Created | Order::Updated);
-    // The cursor of a value order is the last entry's id alone; its value is looked up, so that no link carries one.
-    let shown = if time { key.clone() } else { "cast(0 as bigint)".to_string() };
-    if let Some(cursor) = &query.cursor {
-        let id = text.arg(&cursor.id);
-        let edge = if time {
-            text.arg(cursor.key)
-        } else {
-            // Nobody learns by an id of his own making how what he may not see compares with what he may.
-            let seen = once_visible(viewer, query.kind.is_directory(), &mut text.args);
-            format!("(select {key} from resource r where r.type = $1 and r.id = {id}{seen})")
-        };
-        text.sql.push_str(&format!(" and ({key} {compare} {edge} or ({key} = {edge} and r.id {compare} {id}))"));
-    }
-    let limit = text.arg(i64::try_from(query.count + 1).unwrap_or(i64::MAX));
-    let sql = format!(
-        "select r.id, r.version, r.updated, v.content, {shown} from resource r
-         join resource_version v on v.type = r.type and v.id = r.id and v.version = r.version
-         where {} order by {key} {way}, r.id {way} limit {limit}",
-        text.sql
-    );
-    (sql, text.args)
-}
-
-fn condition(filter: &Filter, since: Option<i64>, text: &mut Text) -> String {
-    match filter {
-        Filter::Ids(ids) => {
-            let marks = text.any_of(ids);
-            format!("r.id in ({marks})")
-        }
-        // The resource's own span is one microsecond, so its end is one more than its column.
-        Filter::Updated(prefix, from, to) => span(*prefix, ("r.updated", "r.updated"), (*from, *to), 1, text),
-        Filter::Indexed { name, test, not } => {
-            let since = match since {
-                Some(since) if matches!(test, Test::References(_)) && !*not => {
-                    format!(" and s.updated > {}", text.arg(since))
-                }
-                _ => String::new(),
-            };
-            let parameter = text.arg(*name);
-            let mut present = true;
-            let inner = match test {
-                Test::Present(wanted) => {
-                    present = *wanted;
-                    String::new()
-                }
-                Test::Tokens(list) => {
-                    let one: Vec<String> = list
-                        .iter()
-                        .map(|token| {
-                            let mut parts = Vec::new();
-                            if let Some(code) = &token.code {
-                                parts.push(format!("s.value = {}", text.arg(indexable(code))));
-                            }
-                            if let Some(system) = &token.system {
-                                parts.push(format!("s.system = {}", text.arg(indexable(system))));
-                            }
-                            if parts.is_empty() { "1 = 1".to_string() } else { parts.join(" and ") }
-                        })
-                        .collect();
-                    either(one)
-                }
-                Test::References(list) | Test::Is(list) => {
-                    let list: Vec<&str> = list.iter().map(|value| indexable(value)).collect();
-                    format!(" and s.value in ({})", text.any_of(&list))
-                }
-                Test::Begins(list) => either(list.iter().map(|begin| like(begin, "", text)).collect()),
-                Test::Contains(list) => either(list.iter().map(|part| like(part, "%", text)).collect()),
-                Test::Dates(list) => {
-                    let one = |(prefix, from, to): &(Prefix, i64, i64)| {
-                        // Dates have no value; saying so lets their own, smaller index answer.
-                        format!("s.value = '' and {}", span(*prefix, ("s.low", "s.high"), (*from, *to), 0, text))
-                    };
-                    either(list.iter().map(one).collect())
-                }
-            };
-            if is_few(filter) {
-                // Few resources name one party since a time, or one identifier: the list drives the search. A poll is
-                // one range scan.
-                return format!(
-                    "r.id in (select s.id from search_index s where s.type = $1 and s.parameter = {parameter}{inner}{since})"
-                );
+impl Asked<'_> {
+    /// What changed since the time asked for: of a walk, or of all.
+    fn recent(&self, walk: Option<&Walk>) -> (String, Vec<Arg>) {
+        let mut text = Text::new();
+        let sql = match walk {
+            Some(walk) => format!("select 1 from search_index l where {}", self.walked(walk, true, &mut text)),
+            None => {
+                let (kind, since) = (text.arg(self.about.kind.name()), text.arg(self.since.unwrap_or(i64::MIN)));
+                format!("select 1 from resource r where r.type = {kind} and r.updated > {since}")
             }
-            let word = if present != *not { "exists" } else { "not exists" };
-            format!(
-                "{word} (select 1 from search_index s where s.type = r.type and s.id = r.id and s.parameter = {parameter}{inner})"
-            )
+        };
+        (sql, text.args)
+    }
+
+    /// What the viewer was granted of the type.
+    fn granted(&self) -> (String, Vec<Arg>) {
+        let mut text = Text::new();
+        let sql = self.grants("1", &mut text);
+        (sql, text.args)
+    }
+
+    fn grants(&self, column: &str, text: &mut Text) -> String {
+        let kind = text.arg(self.about.kind.name());
+        let partners = match self.about.viewer {
+            Viewer::Operator => "null".to_string(),
+            Viewer::Grantees(list) => marks(list, &mut text.args),
+        };
+        format!(
+            "select {column} from resource_grant g where g.partner in ({partners}) and g.type = {kind} and g.ended is null"
+        )
+    }
+
+    /// The index rows of a walk, as one list.
+    fn walked(&self, walk: &Walk, recent: bool, text: &mut Text) -> String {
+        let (kind, parameter) = (text.arg(self.about.kind.name()), text.arg(walk.parameter));
+        let values: Vec<&str> = walk.values.iter().map(|value| indexable(value)).collect();
+        let values = text.any_of(&values);
+        let mut sql = format!("l.type = {kind} and l.parameter = {parameter} and l.value in ({values})");
+        if !walk.statuses.is_empty() {
+            let statuses: Vec<&str> = walk.statuses.iter().map(|status| indexable(status)).collect();
+            sql.push_str(&format!(" and l.system in ({}) and l.system <> ''", text.any_of(&statuses)));
+        }
+        sql.push_str(" and l.created is not null");
+        if let (Some(since), true) = (self.since, recent) {
+            sql.push_str(&format!(" and l.updated > {}", text.arg(since)));
+        }
+        sql
+    }
+
+    /// Everything that must hold of `resource r`, but what the way answers.
+    fn conditions(&self, answered: &[usize], text: &mut Text) -> String {
+        let mut sql = self.about.there(text);
+        for (index, filter) in self.filters.iter().enumerate() {
+            if !answered.contains(&index) {
+                sql.push_str(" and ");
+                sql.push_str(&condition(filter, self.about, text));
+            }
+        }
+        sql
+    }
+
+    /// The resources of a way, in no order.
+    fn all(&self, way: &Way, text: &mut Text) -> String {
+        match way {
+            Way::Short(index) => {
+                let since = match self.filters.get(*index) {
+                    Some(Filter::Indexed { test: Test::References(_), .. }) => self.since,
+                    _ => None,
+                };
+                let list = self.filters.get(*index).map(|filter| listed(filter, self.about, since, text));
+                format!("{} and {}", self.conditions(&[*index], text), list.unwrap_or_else(|| "1 = 1".into()))
+            }
+            Way::Listed(walk, recent) => {
+                let list = self.walked(walk, *recent, text);
+                let rest = self.conditions(&walk.answers, text);
+                format!("{rest} and r.id in (select l.id from search_index l where {list})")
+            }
+            Way::Along(walk) => self.all(&Way::Listed(walk.clone(), true), text),
+            Way::Granted => {
+                let list = self.grants("g.id", text);
+                format!("{} and r.id in ({list})", self.conditions(&[], text))
+            }
+            Way::Recent | Way::Whole => self.conditions(&[], text),
         }
     }
-}
 
-fn either(parts: Vec<String>) -> String {
-    let joined: Vec<String> = parts.into_iter().map(|part| format!("({part})")).collect();
-    if joined.is_empty() { " and 1 = 0".to_string() } else { format!(" and ({})", joined.join(" or ")) }
-}
+    fn count(&self, way: &Way) -> (String, Vec<Arg>) {
+        let mut text = Text::new();
+        let all = self.all(way, &mut text);
+        (format!("select count(*) from resource r where {all}"), text.args)
+    }
 
-fn like(part: &str, before: &str, text: &mut Text) -> String {
-    let escaped = indexable(part).replace('!', "!!").replace('%', "!%").replace('_', "!_");
-    format!("s.value like {} escape '!'", text.arg(format!("{before}{escaped}%")))
-}
+    /// One more than the page has, to know whether there is a next one.
+    fn limit(&self, text: &mut Text) -> String {
+        text.arg(i64::try_from(self.query.count + 1).unwrap_or(i64::MAX))
+    }
 
-/// Whether only few resources satisfy a condition: then it drives the search.
-fn is_few(filter: &Filter) -> bool {
-    match filter {
-        Filter::Indexed { test: Test::References(_), not: false, .. } => true,
-        Filter::Indexed { name, test: Test::Tokens(_) | Test::Is(_), not: false } => SELECTIVE.contains(name),
-        Filter::Ids(_) => true,
-        Filter::Indexed { .. } | Filter::Updated(..) => false,
+    /// The page along a walk; several walks are read as far as the page needs, and merged.
+    fn along(&self, walk: &Walk, order: Order, descending: bool) -> (String, Vec<Arg>) {
+        let mut text = Text::new();
+        let (way, compare) = if descending { ("desc", "<") } else { ("asc", ">") };
+        let key = if order == Order::Created { "l.created" } else { "l.updated" };
+        let limit = self.limit(&mut text);
+        let any = [String::new()];
+        let statuses = if walk.statuses.is_empty() { &any[..] } else { &walk.statuses };
+        let mut walks: Vec<String> = Vec::new();
+        for value in &walk.values {
+            for status in statuses {
+                let (kind, parameter) = (text.arg(self.about.kind.name()), text.arg(walk.parameter));
+                let mut sql = format!(
+                    "l.type = {kind} and l.parameter = {parameter} and l.value = {} and l.created is not null",
+                    text.arg(indexable(value))
+                );
+                if !status.is_empty() {
+                    let status = text.arg(indexable(status));
+                    sql.push_str(&match order {
+                        Order::Created => format!(" and l.system = {status} and l.system <> ''"),
+                        // Only for the index that has the order by change.
+                        _ => format!(" and coalesce(l.system, '') = {status}"),
+                    });
+                }
+                if let Some(since) = self.since {
+                    sql.push_str(&format!(" and l.updated > {}", text.arg(since)));
+                }
+                if let Some(cursor) = &self.query.cursor {
+                    let (at, id) = (text.arg(cursor.key), text.arg(&cursor.id));
+                    sql.push_str(&format!(" and ({key}, l.id) {compare} ({at}, {id})"));
+                }
+                let rest = self.conditions(&walk.answers, &mut text);
+                // A cross join is taken in this order by SQLite.
+                walks.push(format!(
+                    "select l.id as id, {key} as at from search_index l cross join resource r
+                     where r.id = l.id and {rest} and {sql} order by {key} {way}, l.id {way} limit {limit}"
+                ));
+            }
+        }
+        let walks = match walks.as_slice() {
+            [one] => one.clone(),
+            many => {
+                let each =
+                    many.iter().enumerate().map(|(index, one)| format!("select id, at from ({one}) as w{index}"));
+                format!("{} order by at {way}, id {way} limit {limit}", each.collect::<Vec<_>>().join(" union "))
+            }
+        };
+        let kind = text.arg(self.about.kind.name());
+        let sql = format!(
+            "select r.id, r.version, r.updated, v.content, w.at from ({walks}) as w cross join resource r
+             join resource_version v on v.type = r.type and v.id = r.id and v.version = r.version
+             where r.type = {kind} and r.id = w.id order by w.at {way}, w.id {way}"
+        );
+        (sql, text.args)
+    }
+
+    /// The page of any other way: order, edge and limit around its conditions.
+    fn page(&self, way: &Way, edge: Option<&Edge>) -> (String, Vec<Arg>) {
+        let mut text = Text::new();
+        let mut all = self.all(way, &mut text);
+        // Of a short list, none is looked for along the order of all: `+ 0` keeps the planner from trying.
+        let sorted = match way {
+            Way::Short(_) | Way::Listed(..) | Way::Granted | Way::Recent => " + 0",
+            Way::Along(_) | Way::Whole => "",
+        };
+        let keys: Vec<(String, bool)> =
+            self.query.sort.iter().map(|one| (key_of(one, sorted, &mut text), one.descending)).collect();
+        let last = self.query.sort.last().is_some_and(|one| one.descending);
+        let (shown, compare) = match (time_order(self.query), keys.first()) {
+            (Some((_, descending)), Some((key, _))) => {
+                if let Some(cursor) = &self.query.cursor {
+                    let (at, id) = (text.arg(cursor.key), text.arg(&cursor.id));
+                    let compare = if descending { "<" } else { ">" };
+                    all.push_str(&format!(" and ({key}, r.id) {compare} ({at}, {id})"));
+                }
+                (key.clone(), String::new())
+            }
+            _ => {
+                let edge = edge.map(|edge| beyond(&self.query.sort, &keys, edge, &mut text)).unwrap_or_default();
+                ("r.version".to_string(), edge)
+            }
+        };
+        let way_of = |descending: bool| if descending { "desc" } else { "asc" };
+        let order: Vec<String> =
+            keys.iter().map(|(key, descending)| format!("{key} {}", way_of(*descending))).collect();
+        let limit = self.limit(&mut text);
+        let sql = format!(
+            "select r.id, r.version, r.updated, v.content, {shown} from resource r
+             join resource_version v on v.type = r.type and v.id = r.id and v.version = r.version
+             where {all}{compare} order by {}, r.id {} limit {limit}",
+            order.join(", "),
+            way_of(last)
+        );
+        (sql, text.args)
     }
 }
 
-/// Tokens and uris whose one value few resources have; of a status or a code, many do.
-const SELECTIVE: [&str; 6] =
-    ["identifier", "group-identifier", "requisition", "service-category", "service-type", "url"];
-
-/// [`Prefix::holds`] in SQL; `less` is what the end column lacks.
-fn span(prefix: Prefix, (low, high): (&str, &str), (from, to): (i64, i64), less: i64, text: &mut Text) -> String {
-    match prefix {
-        Prefix::Eq => format!("({low} >= {} and {high} <= {})", text.arg(from), text.arg(to - less)),
-        Prefix::Ne => format!("not ({low} >= {} and {high} <= {})", text.arg(from), text.arg(to - less)),
-        Prefix::Gt => format!("{high} > {}", text.arg(to - less)),
-        Prefix::Lt => format!("{low} < {}", text.arg(from)),
-        Prefix::Ge => format!("{high} > {}", text.arg(from - less)),
-        Prefix::Le => format!("{low} < {}", text.arg(to)),
+/// A key of the order as SQL: of several values the first of that way; none at all comes before all others.
+fn key_of(sort: &Sort, sorted: &str, text: &mut Text) -> String {
+    let first = if sort.descending { "max" } else { "min" };
+    let of = |column: &str, name: &'static str, none: Arg, text: &mut Text| {
+        let (name, none) = (text.arg(name), text.arg(none));
+        format!(
+            "coalesce((select {first}(o.{column}) from search_index o where o.type = r.type and o.id = r.id
+             and o.parameter = {name}), {none})"
+        )
+    };
+    match sort.by {
+        Order::Created => format!("r.created{sorted}"),
+        Order::Updated => format!("r.updated{sorted}"),
+        Order::Id => "r.id".to_string(),
+        Order::Date(name) => of("low", name, Arg::Int(i64::MIN), text),
+        Order::Value(name) => of("value", name, Arg::from(""), text),
     }
+}
+
+/// ` and (…)`: behind the last entry of the page before, key by key.
+fn beyond(sort: &[Sort], keys: &[(String, bool)], edge: &Edge, text: &mut Text) -> String {
+    let mut equal = String::new();
+    let mut ways: Vec<String> = Vec::new();
+    for (one, (key, descending)) in sort.iter().zip(keys) {
+        let mine = |name: &'static str| edge.rows.iter().filter(move |row| row.parameter == name);
+        let first = if one.descending { "max" } else { "min" };
+        let at = match one.by {
+            Order::Created => text.arg(edge.created),
+            Order::Updated => text.arg(edge.updated),
+            Order::Id => text.arg(&edge.id),
+            Order::Date(name) => {
+                let lows = mine(name).map(|row| row.low);
+                let low = if one.descending { lows.max() } else { lows.min() };
+                text.arg(low.unwrap_or(i64::MIN))
+            }
+            // Which text comes first is the database's to say.
+            Order::Value(name) => {
+                let values: Vec<String> =
+                    mine(name).map(|row| format!("({})", text.arg(indexable(&row.value)))).collect();
+                match values.is_empty() {
+                    true => text.arg(""),
+                    false => format!("(select {first}(column1) from (values {}) as edge)", values.join(", ")),
+                }
+            }
+        };
+        let compare = if *descending { "<" } else { ">" };
+        ways.push(format!("({equal}{key} {compare} {at})"));
+        equal.push_str(&format!("{key} = {at} and "));
+    }
+    let compare = if sort.last().is_some_and(|one| one.descending) { "<" } else { ">" };
+    let id = text.arg(&edge.id);
+    ways.push(format!("({equal}r.id {compare} {id})"));
+    format!(" and ({})", ways.join(" or "))
 }

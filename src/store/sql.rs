@@ -378,6 +378,14 @@ impl Tx {
         }
     }
 
+    /// What makes a database explain a statement, and the column of its answer that does.
+    pub(super) fn explain(&self) -> (&'static str, usize) {
+        match self.connection {
+            Connected::Postgres(_) | Connected::PostgresReader(_) => ("explain", 0),
+            Connected::Writer(_) | Connected::Reader(_) => ("explain query plan", 3),
+        }
+    }
+
     /// Takes a row lock where several gateways may write: ` for update`, which SQLite's one writer makes needless.
     pub(super) fn for_update(&self) -> &'static str {
         match self.connection {

@@ -25,6 +25,7 @@ mod public_clients;
 mod pushed;
 mod relaying;
 mod routing;
+mod searching;
 mod simulation;
 mod simulation_checks;
 mod smart;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use loopgate::fhir::search::{Cursor, Order, Query};
+use loopgate::fhir::search::{Cursor, Include, Order, Query, Sort};
 use loopgate::fhir::{Key, ResourceType};
 use loopgate::store::{Reason, Store, Viewer};
 use serde_json::json;
@@ -59,11 +59,17 @@ on_both!(nobody_finds_counts_or_includes_what_he_was_not_granted, async |place: 
 
     let mut reader = store.read().await.unwrap();
     let hits = reader.search(&tasks, &grantee("pantry")).await.unwrap().hits;
-    let included = reader.included(&hits, "patient", None, &grantee("pantry")).await.unwrap();
-    assert_eq!(included.iter().map(|found| found.key.clone()).collect::<Vec<_>>(), [patient("p1")]);
-    assert_eq!(reader.included(&hits, "patient", None, &Viewer::Operator).await.unwrap().len(), 2);
-    assert_eq!(reader.included(&hits, "patient", Some(ResourceType::TASK), &Viewer::Operator).await.unwrap(), []);
-    assert_eq!(reader.included(&hits, "patient", None, &Viewer::Grantees(Vec::new())).await.unwrap(), []);
+    let mut included = async |target, viewer: &Viewer, readable: bool| {
+        let (source, names) = (ResourceType::TASK, vec!["patient"]);
+        let include = Include { source, names, target, iterate: false, reverse: false };
+        let found = reader.included(&hits, &[include], viewer, &|_| readable).await.unwrap();
+        found.into_iter().map(|found| found.key).collect::<Vec<_>>()
+    };
+    assert_eq!(included(None, &grantee("pantry"), true).await, [patient("p1")]);
+    assert_eq!(included(None, &grantee("pantry"), false).await, [], "out of scope");
+    assert_eq!(included(None, &Viewer::Operator, true).await.len(), 2);
+    assert_eq!(included(Some(ResourceType::TASK), &Viewer::Operator, true).await, []);
+    assert_eq!(included(None, &Viewer::Grantees(Vec::new()), true).await, []);
     // Small pages stay full: what is hidden takes no place in them.
     let first = Query { count: 2, ..tasks };
     assert_eq!(reader.search(&first, &grantee("pantry")).await.unwrap().hits.len(), 2);
@@ -127,10 +133,11 @@ on_both!(a_made_up_cursor_tells_nothing_about_what_is_hidden, async |place: Plac
         insert(&store, id, person(Some(family), None)).await;
         grant(&store, "pantry", &[Key::new(ResourceType::PATIENT, "mine")], Reason::Party).await;
         for descending in [true, false] {
-            let mut asked = Query { order: Order::Value("family"), descending, ..query(ResourceType::PATIENT) };
-            asked.cursor = Some(Cursor { key: 0, id: id.into() });
-            let page = store.read().await.unwrap().search(&asked, &grantee("pantry")).await.unwrap();
-            answers.insert(page.hits.len());
+            let sort = vec![Sort { by: Order::Value("family"), descending }];
+            let mut asked = Query { sort, ..query(ResourceType::PATIENT) };
+            asked.cursor = Some(Cursor { key: 1, id: id.into() });
+            let page = store.read().await.unwrap().search(&asked, &grantee("pantry")).await;
+            answers.insert(page.map(|page| page.hits.len()).map_err(|error| format!("{:?}", error.kind)));
         }
     }
     assert_eq!(answers.len(), 1, "aaa and zzz can be told apart");

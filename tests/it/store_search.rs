@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use loopgate::fhir::search::{Filter, Order, Prefix, Query, Test, Token, satisfies};
-use loopgate::fhir::search_index::{ParameterType, Row, parameters};
+use loopgate::fhir::search::{Amount, Filter, Order, Prefix, Query, Sort, Test, Token, satisfies};
+use loopgate::fhir::search_index::{ParameterType, Row, SEPARATOR, parameters};
 use loopgate::fhir::{Key, Resource, ResourceType};
 use loopgate::store::{Store, Viewer};
 use loopgate::time::Timestamp;
@@ -18,13 +18,13 @@ pub fn query(kind: ResourceType) -> Query {
     Query {
         kind,
         filters: Vec::new(),
-        order: Order::Created,
-        descending: true,
+        sort: vec![Sort { by: Order::Created, descending: true }],
         count: 1_000,
         cursor: None,
         includes: Vec::new(),
         total: true,
         used: Vec::new(),
+        own: OWN.to_string(),
     }
 }
 
@@ -87,11 +87,24 @@ fn made_up(kind: &str, dice: &mut Dice) -> Value {
     match kind {
         "Task" => {
             set("status", json!(status), dice);
-            set("code", json!({"coding": [code, coding(dice)]}), dice);
+            set("code", json!({"coding": [code, coding(dice)], "text": dice.of(NAMES)}), dice);
+            let owner =
+                json!({"reference": dice.of(PLACES), "identifier": {"system": "http://s", "value": dice.of(CODES)}});
+            set("owner", owner, dice);
             set("authoredOn", json!(date), dice);
             set("for", place, dice);
             let output = json!([{"valueReference": {"reference": "Procedure/1"}}, {"valueString": "x"}]);
             set("output", output, dice);
+        }
+        "Observation" => {
+            set("status", json!(status), dice);
+            set("code", json!({"coding": [code, coding(dice)], "text": dice.of(NAMES)}), dice);
+            set("valueCodeableConcept", json!({"coding": [coding(dice)]}), dice);
+            let amounts: [Value; 5] = [json!(5), json!(5.4), json!(-1), json!(5.4), json!(1e20)];
+            let amount = json!({"value": amounts[dice.below(5)], "unit": dice.of(CODES), "system": dice.of(SYSTEMS), "code": "g"});
+            set("valueQuantity", amount, dice);
+            set("effectivePeriod", json!({"start": date}), dice);
+            set("subject", place, dice);
         }
         "Patient" => {
             set("name", json!([{"family": dice.of(NAMES), "given": [dice.of(NAMES), dice.of(NAMES)]}]), dice);
@@ -112,8 +125,6 @@ fn made_up(kind: &str, dice: &mut Dice) -> Value {
     body
 }
 
-const PREFIXES: [Prefix; 6] = [Prefix::Eq, Prefix::Ne, Prefix::Gt, Prefix::Lt, Prefix::Ge, Prefix::Le];
-
 /// What is stored, as the rules in memory look at it.
 type Known = BTreeMap<String, (Timestamp, Vec<Row>)>;
 
@@ -122,7 +133,7 @@ fn some<T>(dice: &mut Dice, mut one: impl FnMut(&mut Dice) -> T) -> Vec<T> {
 }
 
 fn made_up_filter(kind: ResourceType, known: &Known, dice: &mut Dice) -> Filter {
-    let prefix = PREFIXES[dice.below(6)];
+    let prefix = Prefix::ALL[dice.below(9)].1;
     match dice.below(8) {
         0 => {
             let ids: Vec<&String> = known.keys().collect();
@@ -147,31 +158,66 @@ fn made_up_filter(kind: ResourceType, known: &Known, dice: &mut Dice) -> Filter 
         let letters: Vec<char> = value(dice).chars().collect();
         letters.iter().take(1 + dice.below(3)).collect::<String>()
     };
-    let test = match (dice.below(5), parameter.kind) {
-        (0, _) => Test::Present(dice.one_in(2)),
-        (_, ParameterType::Token) => Test::Tokens(some(dice, |dice| {
-            let system = [None, Some(""), Some("http://s"), Some("http://S")][dice.below(4)];
-            Token { system: system.map(String::from), code: (!dice.one_in(4)).then(|| value(dice)) }
-        })),
-        (_, ParameterType::Reference) => Test::References(some(dice, value)),
-        (_, ParameterType::Uri) | (1, ParameterType::Text) => Test::Is(some(dice, value)),
-        (2, ParameterType::Text) => Test::Contains(some(dice, |dice| {
-            let letters: Vec<char> = value(dice).chars().collect();
-            letters.iter().skip(dice.below(3)).take(2).collect()
-        })),
-        (_, ParameterType::Text) => Test::Begins(some(dice, part)),
-        (_, ParameterType::Date) => Test::Dates(some(dice, |dice| {
-            let (low, high) = if rows.is_empty() {
-                (0, 1)
-            } else {
-                let row = dice.of(&rows);
-                (row.low, row.high)
-            };
-            let (from, to) =
-                (low.saturating_add([0, 0, 1][dice.below(3)]), high.saturating_sub([0, 0, 1][dice.below(3)]));
-            (PREFIXES[dice.below(6)], from.max(i64::MIN / 2), to.min(i64::MAX / 2))
-        })),
+    let words = |dice: &mut Dice| {
+        let said: Vec<&str> =
+            rows.iter().flat_map(|row| row.text.split('\n')).filter(|text| !text.is_empty()).collect();
+        if said.is_empty() { "nothing".to_string() } else { dice.of(&said).chars().take(3).collect() }
     };
+    let half = |dice: &mut Dice, other: bool| {
+        let part = |text: &str| {
+            let (one, two) = text.split_once(SEPARATOR).unwrap_or(("nothing", "at all"));
+            if other { two.to_string() } else { one.to_string() }
+        };
+        let of = |dice: &mut Dice| (!rows.is_empty()).then(|| dice.of(&rows));
+        let system = of(dice).filter(|_| dice.one_in(2)).map(|row| part(&row.system));
+        Token { system, code: of(dice).filter(|_| !dice.one_in(3)).map(|row| part(&row.value)) }
+    };
+    let test =
+        match (dice.below(6), parameter.kind) {
+            (0, _) => Test::Present(dice.one_in(2)),
+            (1, ParameterType::Token) => Test::Says(some(dice, words)),
+            (_, ParameterType::Token) => Test::Tokens(some(dice, |dice| {
+                let system = [None, Some(""), Some("http://s"), Some("http://S")][dice.below(4)];
+                Token { system: system.map(String::from), code: (!dice.one_in(4)).then(|| value(dice)) }
+            })),
+            (_, ParameterType::Reference) => Test::References(some(dice, value)),
+            (1, ParameterType::Text) => Test::Exact(some(dice, |dice| {
+                if rows.is_empty() { "Nothing".to_string() } else { dice.of(&rows).system.clone() }
+            })),
+            (1, ParameterType::Uri) => Test::Below(some(dice, part)),
+            (2, ParameterType::Uri) => Test::Above(some(dice, |dice| value(dice) + "/x")),
+            (_, ParameterType::Uri | ParameterType::Canonical) => Test::Is(some(dice, value)),
+            (_, ParameterType::Composite) => Test::Pairs(some(dice, |dice| (half(dice, false), half(dice, true)))),
+            (_, ParameterType::Quantity) => Test::Amounts(some(dice, |dice| {
+                let point = if rows.is_empty() { 0 } else { dice.of(&rows).low };
+                let from = point.saturating_sub([0, 1, 500_000][dice.below(3)]);
+                let (system, unit) =
+                    (dice.one_in(3).then(|| "http://s".to_string()), dice.one_in(3).then(|| value(dice)));
+                Amount {
+                    prefix: Prefix::ALL[dice.below(9)].1,
+                    from,
+                    to: from + 1 + [0, 1_000_000][dice.below(2)],
+                    system,
+                    unit,
+                }
+            })),
+            (2, ParameterType::Text) => Test::Contains(some(dice, |dice| {
+                let letters: Vec<char> = value(dice).chars().collect();
+                letters.iter().skip(dice.below(3)).take(2).collect()
+            })),
+            (_, ParameterType::Text) => Test::Begins(some(dice, part)),
+            (_, ParameterType::Date) => Test::Dates(some(dice, |dice| {
+                let (low, high) = if rows.is_empty() {
+                    (0, 1)
+                } else {
+                    let row = dice.of(&rows);
+                    (row.low, row.high)
+                };
+                let (from, to) =
+                    (low.saturating_add([0, 0, 1][dice.below(3)]), high.saturating_sub([0, 0, 1][dice.below(3)]));
+                (Prefix::ALL[dice.below(9)].1, from.max(i64::MIN / 2), to.min(i64::MAX / 2))
+            })),
+        };
     Filter::Indexed { name: parameter.name, test, not: dice.one_in(4) }
 }
 
@@ -200,7 +246,7 @@ async fn store_made_up(store: &Store, place: &Place, kind: &str, dice: &mut Dice
 
 on_both!(sql_finds_exactly_what_the_rules_in_memory_accept, async |place: Place| {
     let store = place.store().await;
-    for (seed, kind) in [(1, "Task"), (2, "Patient"), (3, "ServiceRequest")] {
+    for (seed, kind) in [(1, "Task"), (2, "Patient"), (3, "ServiceRequest"), (4, "Observation")] {
         let mut dice = Dice(seed);
         let kind = ResourceType::parse(kind).unwrap();
         let known = store_made_up(&store, &place, kind.name(), &mut dice).await;
@@ -250,8 +296,21 @@ async fn crowd(store: &Store, dice: &mut Dice) -> BTreeSet<String> {
     ids
 }
 
-const ORDERS: [Order; 5] =
-    [Order::Created, Order::Updated, Order::Date("birthdate"), Order::Value("family"), Order::Value("identifier")];
+/// Orders of one key or two; the second goes the other way.
+const ORDERS: [&[Order]; 8] = [
+    &[Order::Created],
+    &[Order::Updated],
+    &[Order::Id],
+    &[Order::Date("birthdate")],
+    &[Order::Value("family")],
+    &[Order::Value("identifier")],
+    &[Order::Value("family"), Order::Date("birthdate")],
+    &[Order::Date("birthdate"), Order::Created],
+];
+
+fn sort(order: &[Order], descending: bool) -> Vec<Sort> {
+    order.iter().enumerate().map(|(index, by)| Sort { by: *by, descending: descending == (index == 0) }).collect()
+}
 
 /// Reads all pages; `between` happens after each with its last entry.
 async fn pages(store: &Store, mut asked: Query, mut between: impl AsyncFnMut(&str)) -> Vec<String> {
@@ -272,8 +331,7 @@ async fn pages(store: &Store, mut asked: Query, mut between: impl AsyncFnMut(&st
 fn all_orders() -> impl Iterator<Item = Query> {
     ORDERS.into_iter().flat_map(|order| {
         [(true, 1), (false, 4), (true, 7), (false, 30)].map(|(descending, count)| Query {
-            order,
-            descending,
+            sort: sort(order, descending),
             count,
             ..query(ResourceType::PATIENT)
         })
@@ -337,14 +395,15 @@ on_both!(orders_are_what_they_say, async |place: Place| {
     tx.commit().await.unwrap();
     let orders = [
         (Order::Created, "abc"),
+        (Order::Id, "abc"),
         (Order::Updated, "bca"),
         (Order::Date("birthdate"), "bca"),
         (Order::Value("family"), "bca"),
     ];
     for (order, expected) in orders {
-        let mut asked = Query { order, descending: false, ..query(ResourceType::PATIENT) };
+        let mut asked = Query { sort: sort(&[order], false), ..query(ResourceType::PATIENT) };
         assert_eq!(find(&store, &asked, &Viewer::Operator).await.0.concat(), expected, "{order:?}");
-        asked.descending = true;
+        asked.sort = sort(&[order], true);
         let backwards: String = expected.chars().rev().collect();
         assert_eq!(find(&store, &asked, &Viewer::Operator).await.0.concat(), backwards, "{order:?}");
     }
@@ -359,9 +418,9 @@ on_both!(values_longer_than_the_index_takes_are_found, async |place: Place| {
         "meta": {"profile": [long]}});
     insert(&store, "p1", resource(body)).await;
     let tests = [
-        ("family", Test::Begins(vec![long.clone()])),
-        ("family", Test::Contains(vec!["ä".repeat(40)])),
-        ("family", Test::Is(vec![long.clone()])),
+        ("family", Test::Begins(vec!["a".repeat(3_000)])),
+        ("family", Test::Contains(vec!["a".repeat(40)])),
+        ("family", Test::Exact(vec![long.clone()])),
         ("_profile", Test::Is(vec![long.clone()])),
         ("identifier", Test::Tokens(vec![Token { system: None, code: Some(long) }])),
     ];

@@ -43,7 +43,10 @@ fn conditions(query: &str, kind: ResourceType, offered: &dyn Fn(&str) -> bool, o
         fits.then_some((name, value))
     };
     let pairs: Vec<(String, String)> = query.split('&').map(pair).collect::<Option<_>>()?;
-    search::parse(kind, &pairs, own, true).ok().map(|query| query.filters).filter(|found| found.len() == pairs.len())
+    let found = search::parse(kind, &pairs, own, true).ok()?.filters;
+    // A chain asks about other resources, which a change does not carry.
+    let own = found.len() == pairs.len() && found.iter().all(Filter::is_of_one_resource);
+    own.then_some(found)
 }
 
 /// `%7C` is `|`; a plus is a plus, for these are no form fields.
@@ -72,7 +75,7 @@ pub fn terms(filters: &[Filter]) -> Vec<String> {
             let place = TERMS.iter().position(|known| known == name)?;
             Some((place + 1, list.iter().map(|value| format!("{name}={value}")).collect()))
         }
-        Filter::Indexed { .. } | Filter::Updated(..) => None,
+        Filter::Indexed { .. } | Filter::Updated(..) | Filter::Chain { .. } | Filter::Has { .. } => None,
     });
     let best = telling.min_by_key(|(place, list)| (*place > 0, list.len(), *place));
     best.map_or_else(|| vec![ANY.to_string()], |(_, list)| list)

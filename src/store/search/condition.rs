@@ -1,0 +1,246 @@
+//! Conditions as SQL. Every one is answered by an index; what a chain or `_has` asks of another resource is asked only of
+//! resources that the viewer may see.
+
+use crate::fhir::ResourceType;
+use crate::fhir::search::{Amount, Filter, Prefix, Test, Token};
+use crate::fhir::search_index::SEPARATOR;
+use crate::store::grants::visible_as;
+use crate::store::resources::indexable;
+use crate::store::{Arg, Viewer};
+
+/// A statement under construction.
+pub(super) struct Text {
+    pub(super) args: Vec<Arg>,
+}
+
+impl Text {
+    pub(super) fn new() -> Self {
+        Text { args: Vec::new() }
+    }
+    pub(super) fn arg(&mut self, value: impl Into<Arg>) -> String {
+        self.args.push(value.into());
+        format!("${}", self.args.len())
+    }
+    pub(super) fn any_of<T: Clone + Into<Arg>>(&mut self, list: &[T]) -> String {
+        let marks: Vec<String> = list.iter().map(|item| self.arg(item.clone())).collect();
+        if marks.is_empty() { "null".to_string() } else { marks.join(", ") }
+    }
+}
+
+/// The resources a condition is about: a table's name in the statement, and their type.
+#[derive(Clone, Copy)]
+pub(super) struct About<'a> {
+    pub(super) kind: ResourceType,
+    pub(super) viewer: &'a Viewer,
+    /// How many references lie between these resources and those searched.
+    pub(super) depth: usize,
+}
+
+impl About<'_> {
+    pub(super) fn name(&self) -> String {
+        if self.depth == 0 { "r".to_string() } else { format!("r{}", self.depth) }
+    }
+    fn rows(&self) -> String {
+        format!("s{}", self.depth)
+    }
+    /// `r.type = … and r.deleted = 0 and …`: of this type, there, and visible.
+    pub(super) fn there(&self, text: &mut Text) -> String {
+        let (name, kind) = (self.name(), text.arg(self.kind.name()));
+        let seen = visible_as(&name, self.viewer, self.kind.is_directory(), &mut text.args);
+        format!("{name}.type = {kind} and {name}.deleted = 0{seen}")
+    }
+}
+
+/// A condition, looked up for one resource after the other.
+pub(super) fn condition(filter: &Filter, about: About<'_>, text: &mut Text) -> String {
+    let (name, rows) = (about.name(), about.rows());
+    match filter {
+        Filter::Ids(ids) => format!("{name}.id in ({})", text.any_of(ids)),
+        // The resource's own span is one microsecond, so its end is one more than its column.
+        Filter::Updated(prefix, from, to) => {
+            let column = format!("{name}.updated");
+            span(*prefix, (&column, &column), (*from, *to), 1, text)
+        }
+        Filter::Indexed { name: parameter, test, not } => {
+            let parameter = text.arg(*parameter);
+            let (present, test) = test_of(test, &rows, text);
+            let word = if present != *not { "exists" } else { "not exists" };
+            format!(
+                "{word} (select 1 from search_index {rows} where {rows}.type = {name}.type and {rows}.id = {name}.id
+                 and {rows}.parameter = {parameter}{test})"
+            )
+        }
+        Filter::Chain { name: parameter, to } => {
+            let one = |(kind, filter): &(ResourceType, Filter), text: &mut Text| {
+                let other = About { kind: *kind, depth: about.depth + 1, ..about };
+                let target = other.name();
+                let prefix = format!("{kind}/");
+                let start = i64::try_from(prefix.len() + 1).unwrap_or(i64::MAX);
+                let (start, prefix) = (text.arg(start), text.arg(prefix));
+                let (there, its) = (other.there(text), condition(filter, other, text));
+                // What is looked up by id must be of the type that was asked for.
+                format!(
+                    "exists (select 1 from resource {target} where {target}.id = substr({rows}.value, cast({start} as integer))
+                     and {rows}.value = {prefix} || {target}.id and {there} and {its})"
+                )
+            };
+            let parameter = text.arg(*parameter);
+            let any = either(to.iter().map(|target| one(target, text)).collect());
+            format!(
+                "exists (select 1 from search_index {rows} where {rows}.type = {name}.type and {rows}.id = {name}.id
+                 and {rows}.parameter = {parameter}{any})"
+            )
+        }
+        Filter::Has { source, name: parameter, its } => {
+            let other = About { kind: *source, depth: about.depth + 1, ..about };
+            let by = other.name();
+            let (kind, parameter) = (text.arg(source.name()), text.arg(*parameter));
+            let prefix = text.arg(format!("{}/", about.kind));
+            let (there, its) = (other.there(text), condition(its, other, text));
+            format!(
+                "exists (select 1 from search_index {rows} join resource {by} on {by}.type = {rows}.type and {by}.id = {rows}.id
+                 where {rows}.type = {kind} and {rows}.parameter = {parameter} and {rows}.value = {prefix} || {name}.id
+                 and {there} and {its})"
+            )
+        }
+    }
+}
+
+/// The same condition as the list of those who satisfy it; for filters of which [`super::plan`] knows that the list is
+/// short. `since` also holds of them all.
+pub(super) fn listed(filter: &Filter, about: About<'_>, since: Option<i64>, text: &mut Text) -> String {
+    let (name, rows) = (about.name(), about.rows());
+    match filter {
+        Filter::Indexed { name: parameter, test, not: false } => {
+            let (kind, parameter) = (text.arg(about.kind.name()), text.arg(*parameter));
+            let (_, test) = test_of(test, &rows, text);
+            let since = since.map(|since| format!(" and {rows}.updated > {}", text.arg(since))).unwrap_or_default();
+            format!(
+                "{name}.id in (select {rows}.id from search_index {rows} where {rows}.type = {kind}
+                 and {rows}.parameter = {parameter}{test}{since})"
+            )
+        }
+        Filter::Ids(_) | Filter::Updated(..) | Filter::Indexed { .. } | Filter::Chain { .. } | Filter::Has { .. } => {
+            condition(filter, about, text)
+        }
+    }
+}
+
+/// ` and …` of one index row, and whether such a row must be there.
+pub(super) fn test_of(test: &Test, rows: &str, text: &mut Text) -> (bool, String) {
+    let sql = match test {
+        Test::Present(wanted) => return (*wanted, String::new()),
+        Test::Tokens(list) => either(list.iter().map(|token| of_token(token, rows, text)).collect()),
+        Test::Pairs(list) => either(list.iter().map(|pair| of_pair(pair, rows, text)).collect()),
+        Test::References(list) | Test::Is(list) => {
+            let list: Vec<&str> = list.iter().map(|value| indexable(value)).collect();
+            format!(" and {rows}.value in ({})", text.any_of(&list))
+        }
+        Test::Exact(list) => {
+            let list: Vec<&str> = list.iter().map(|value| indexable(value)).collect();
+            format!(" and {rows}.system in ({})", text.any_of(&list))
+        }
+        Test::Begins(list) => either(list.iter().map(|part| like(&format!("{rows}.value"), part, "", text)).collect()),
+        Test::Contains(list) => {
+            either(list.iter().map(|part| like(&format!("{rows}.value"), part, "%", text)).collect())
+        }
+        Test::Says(list) => either(list.iter().map(|part| like(&format!("{rows}.text"), part, "%\n", text)).collect()),
+        Test::Below(list) => {
+            either(list.iter().map(|uri| begins(&format!("{rows}.value"), &text.arg(indexable(uri)))).collect())
+        }
+        Test::Above(list) => {
+            either(list.iter().map(|uri| begins(&text.arg(indexable(uri)), &format!("{rows}.value"))).collect())
+        }
+        Test::Dates(list) => {
+            let (low, high) = (format!("{rows}.low"), format!("{rows}.high"));
+            // Dates have no value; saying so lets their own, smaller index answer.
+            let one = |(prefix, from, to): &(Prefix, i64, i64), text: &mut Text| {
+                format!("{rows}.value = '' and {}", span(*prefix, (&low, &high), (*from, *to), 0, text))
+            };
+            either(list.iter().map(|date| one(date, text)).collect())
+        }
+        Test::Amounts(list) => either(list.iter().map(|amount| of_amount(amount, rows, text)).collect()),
+    };
+    (true, sql)
+}
+
+fn of_token(token: &Token, rows: &str, text: &mut Text) -> String {
+    let mut parts = Vec::new();
+    if let Some(code) = &token.code {
+        parts.push(format!("{rows}.value = {}", text.arg(indexable(code))));
+    }
+    if let Some(system) = &token.system {
+        parts.push(format!("{rows}.system = {}", text.arg(indexable(system))));
+    }
+    if parts.is_empty() { "1 = 1".to_string() } else { parts.join(" and ") }
+}
+
+/// Both halves of a composite's value and system, as far as they are asked for.
+fn of_pair((one, other): &(Token, Token), rows: &str, text: &mut Text) -> String {
+    let mut halves = |column: &str, one: Option<&String>, other: Option<&String>| {
+        let column = format!("{rows}.{column}");
+        match (one, other) {
+            (Some(one), Some(other)) => {
+                let both = format!("{one}{SEPARATOR}{other}");
+                Some(format!("{column} = {}", text.arg(indexable(&both))))
+            }
+            (Some(one), None) => Some(begins(&column, &text.arg(format!("{one}{SEPARATOR}")))),
+            (None, Some(other)) => {
+                let end = text.arg(format!("{SEPARATOR}{other}"));
+                Some(format!("substr({column}, length({column}) - length({end}) + 1) = {end}"))
+            }
+            (None, None) => None,
+        }
+    };
+    let codes = halves("value", one.code.as_ref(), other.code.as_ref());
+    let systems = halves("system", one.system.as_ref(), other.system.as_ref());
+    let parts: Vec<String> = codes.into_iter().chain(systems).collect();
+    if parts.is_empty() { "1 = 1".to_string() } else { parts.join(" and ") }
+}
+
+fn of_amount(amount: &Amount, rows: &str, text: &mut Text) -> String {
+    let (low, high) = (format!("{rows}.low"), format!("{rows}.high"));
+    let mut sql = span(amount.prefix, (&low, &high), (amount.from, amount.to), 0, text);
+    if let Some(system) = &amount.system {
+        sql.push_str(&format!(" and {rows}.system = {}", text.arg(indexable(system))));
+    }
+    if let Some(unit) = &amount.unit {
+        sql.push_str(&format!(" and {rows}.value = {}", text.arg(indexable(unit))));
+    }
+    sql
+}
+
+fn either(parts: Vec<String>) -> String {
+    let joined: Vec<String> = parts.into_iter().map(|part| format!("({part})")).collect();
+    if joined.is_empty() { " and 1 = 0".to_string() } else { format!(" and ({})", joined.join(" or ")) }
+}
+
+/// Whether one text begins with another, to the letter on both databases (`like` is not).
+fn begins(whole: &str, start: &str) -> String {
+    format!("substr({whole}, 1, length({start})) = {start}")
+}
+
+fn like(column: &str, part: &str, before: &str, text: &mut Text) -> String {
+    let escaped = indexable(part).replace('!', "!!").replace('%', "!%").replace('_', "!_");
+    format!("{column} like {} escape '!'", text.arg(format!("{before}{escaped}%")))
+}
+
+/// [`Prefix::holds`] in SQL; `less` is what the end column lacks.
+fn span(prefix: Prefix, (low, high): (&str, &str), (from, to): (i64, i64), less: i64, text: &mut Text) -> String {
+    let ends = to.saturating_sub(less);
+    let contained = |text: &mut Text| format!("({low} >= {} and {high} <= {})", text.arg(from), text.arg(ends));
+    match prefix {
+        Prefix::Eq => contained(text),
+        Prefix::Ne => format!("not {}", contained(text)),
+        Prefix::Gt => format!("{high} > {}", text.arg(ends)),
+        Prefix::Lt => format!("{low} < {}", text.arg(from)),
+        // An instant that lies in the asked span lies after its start: one comparison, which an index answers.
+        Prefix::Ge if less == 1 => format!("{low} >= {}", text.arg(from)),
+        Prefix::Le if less == 1 => format!("{low} < {}", text.arg(to)),
+        Prefix::Ge => format!("({high} > {} or {})", text.arg(ends), contained(text)),
+        Prefix::Le => format!("({low} < {} or {})", text.arg(from), contained(text)),
+        Prefix::Sa => format!("{low} >= {}", text.arg(to)),
+        Prefix::Eb => format!("{high} <= {}", text.arg(from.saturating_sub(less))),
+        Prefix::Ap => format!("({low} < {} and {high} > {})", text.arg(to), text.arg(from.saturating_sub(less))),
+    }
+}

@@ -1,0 +1,453 @@
+//! Search as clients ask it: chains, `_has`, includes and pages on both databases, nothing about what is hidden, and
+//! plans that go by an index.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use loopgate::fhir::search::{self, Query};
+use loopgate::fhir::{Key, ResourceType};
+use loopgate::store::{Reason, Store, Viewer};
+use serde_json::{Value, json};
+
+use crate::databases::Place;
+use crate::gateway::TestGateway;
+use crate::on_both;
+use crate::store::{OWN, insert, resource};
+
+fn kind(name: &str) -> ResourceType {
+    ResourceType::parse(name).unwrap()
+}
+
+fn read(name: &str, text: &str) -> Query {
+    let pairs = text.split('&').filter(|pair| !pair.is_empty()).map(|pair| pair.split_once('=').unwrap());
+    let pairs: Vec<(String, String)> = pairs.map(|(name, value)| (name.into(), value.into())).collect();
+    search::parse(kind(name), &pairs, OWN, true).unwrap()
+}
+
+fn grantee(partner: &str) -> Viewer {
+    Viewer::Grantees(vec![partner.to_string()])
+}
+
+async fn grant(store: &Store, partner: &str, keys: &[&str]) {
+    let keys: Vec<Key> = keys.iter().map(|key| Key::parse(key).unwrap()).collect();
+    let mut tx = store.begin().await.unwrap();
+    tx.grant(partner, &keys, "t1", Reason::Party).await.unwrap();
+    tx.commit().await.unwrap();
+}
+
+/// Matches and, after a bar, what came along; `Task?…` asked by a viewer.
+async fn ask(store: &Store, text: &str, viewer: &Viewer) -> String {
+    let (name, text) = text.split_once('?').unwrap_or((text, ""));
+    let query = read(name, text);
+    let mut reader = store.read().await.unwrap();
+    let page = reader.search(&query, viewer).await.unwrap();
+    let more = reader.included(&page.hits, &query.includes, viewer, &|_| true).await.unwrap();
+    let ids =
+        |list: Vec<loopgate::store::Found>| list.into_iter().map(|found| found.key.id).collect::<Vec<_>>().join(" ");
+    let total = page.total.map(|total| format!(" of {total}")).unwrap_or_default();
+    let more = if more.is_empty() { String::new() } else { format!(" | {}", ids(more)) };
+    format!("{}{total}{more}", ids(page.hits))
+}
+
+/// A clinic's referral to each of two houses, about two people.
+async fn people(store: &Store, hidden: &str) {
+    let put = async |id: &str, body: Value| {
+        insert(store, id, resource(body)).await;
+    };
+    let concept = |code: &str| json!([{"coding": [{"system": "c", "code": code}]}]);
+    put(
+        "o1",
+        json!({"resourceType": "Organization", "name": "Food Pantry", "identifier": [{"system": "npi", "value": "1"}]}),
+    )
+    .await;
+    put("o2", json!({"resourceType": "Organization", "name": "Shelter"})).await;
+    put("p1", json!({"resourceType": "Patient", "name": [{"family": "Abbas"}], "gender": "female"})).await;
+    put("p2", json!({"resourceType": "Patient", "name": [{"family": hidden}], "birthDate": if hidden < "n" {"1950"} else {"2000"}})).await;
+    for (number, category) in [("1", "food"), ("2", "housing")] {
+        let patient = json!({"reference": format!("Patient/p{number}")});
+        put(
+            &format!("s{number}"),
+            json!({"resourceType": "ServiceRequest", "status": "active", "category": concept(category),
+            "subject": patient, "requester": {"reference": "Organization/o2"}}),
+        )
+        .await;
+        put(&format!("t{number}"), json!({"resourceType": "Task", "status": "requested", "for": patient,
+            "focus": {"reference": format!("ServiceRequest/s{number}")}, "owner": {"reference": format!("Organization/o{number}")}})).await;
+        put(
+            &format!("v{number}"),
+            json!({"resourceType": "Provenance", "target": [{"reference": format!("Task/t{number}")}]}),
+        )
+        .await;
+    }
+    put("t3", json!({"resourceType": "Task", "status": "draft", "partOf": [{"reference": "Task/t1"}], "for": {"reference": "Patient/p2"}})).await;
+}
+
+// R-112, G-139, G-140
+on_both!(chains_and_has_find_what_is_connected, async |place: Place| {
+    let store = place.store().await;
+    people(&store, "Zimmer").await;
+    for (text, expected) in [
+        ("Task?patient.name=abb", "t1"),
+        ("Task?patient.family:exact=Abbas", "t1"),
+        ("Task?patient.gender:not=female", "t3 t2"),
+        ("Task?owner:Organization.name=food", "t1"),
+        ("Task?owner.name=food,shel", "t2 t1"),
+        ("Task?owner:Organization.identifier=npi|1&status:not=completed", "t1"),
+        ("Task?focus:ServiceRequest.category=c|food", "t1"),
+        ("Task?focus:ServiceRequest.patient.name=zimmer", "t2"),
+        ("Task?focus:ServiceRequest.status=active&_total=accurate", "t2 t1 of 2"),
+        ("Task?focus:ServiceRequest.status=active&owner:Organization.name=shelter", "t2"),
+        ("Task?patient.name=nobody&_total=accurate", " of 0"),
+        ("Task?part-of.owner:Organization.name=food", "t3"),
+        ("Task?patient._id=p2", "t3 t2"),
+        ("ServiceRequest?_has:Task:focus:status=requested", "s2 s1"),
+        ("ServiceRequest?_has:Task:focus:owner:Organization.name=shelter", "s2"),
+        ("ServiceRequest?_has:Task:focus:status:not=requested", ""),
+        ("Patient?_has:Task:patient:status=draft", "p2"),
+        ("Patient?_has:Task:patient:_has:Provenance:target:_id=v1", "p1"),
+        ("Organization?_has:Task:owner:focus:ServiceRequest.category=food", "o1"),
+        ("Task?_has:Task:part-of:_id=t3", "t1"),
+    ] {
+        assert_eq!(ask(&store, text, &Viewer::Operator).await, expected, "{text}");
+    }
+});
+
+// More than are looked up beforehand: the same answers, found from each hit.
+on_both!(a_chain_over_many_finds_the_same, async |place: Place| {
+    let store = place.store().await;
+    let mut tx = store.begin().await.unwrap();
+    for number in 0..150 {
+        let (even, id) = (number % 2 == 0, format!("{number:03}"));
+        let family = if even { "Even" } else { "Odd" };
+        let patient = json!({"resourceType": "Patient", "active": true, "name": [{"family": family}]});
+        tx.insert_resource(resource(patient), &format!("p{id}"), "clinic", "POST", OWN).await.unwrap();
+        let task = json!({"resourceType": "Task", "status": if even {"draft"} else {"requested"},
+            "for": {"reference": format!("Patient/p{id}")}});
+        tx.insert_resource(resource(task), &format!("t{id}"), "clinic", "POST", OWN).await.unwrap();
+    }
+    tx.commit().await.unwrap();
+    for (text, expected) in [
+        ("Task?patient.active=true&_count=0", " of 150"),
+        ("Task?patient.active=false&_count=0", " of 0"),
+        ("Task?patient.active=true&status=draft&_count=0", " of 75"),
+        ("Task?patient.name=even&_count=0", " of 75"),
+        ("Patient?_has:Task:patient:status=draft,requested&_count=0", " of 150"),
+        ("Patient?_has:Task:patient:status=draft,requested&name=odd&_count=0", " of 75"),
+        ("Task?patient.active=true&_count=2&_sort=_id", "t000 t001"),
+        ("Task?subject.active=true&_count=0", " of 150"),
+    ] {
+        assert_eq!(ask(&store, text, &Viewer::Operator).await, expected, "{text}");
+        assert!(ask(&store, text, &grantee("stranger")).await.trim().trim_start_matches("of 0").is_empty(), "{text}");
+    }
+});
+
+// G-139, G-150
+on_both!(includes_bring_what_the_viewer_may_see, async |place: Place| {
+    let store = place.store().await;
+    people(&store, "Zimmer").await;
+    grant(&store, "pantry", &["Task/t1", "Task/t2", "ServiceRequest/s1", "Patient/p1", "Provenance/v1"]).await;
+    for (text, operator, pantry) in [
+        ("Task?_id=t1&_include=Task:focus", "t1 | s1", "t1 | s1"),
+        ("Task?_id=t1,t2&_include=Task:focus&_include=Task:patient", "t2 t1 | p1 p2 s1 s2", "t2 t1 | p1 s1"),
+        ("Task?_id=t1&_include=Task:focus:Questionnaire", "t1", "t1"),
+        ("Task?_id=t1&_include=Task:owner:Organization", "t1 | o1", "t1 | o1"),
+        ("Task?_id=t1&_include=Task:focus&_include:iterate=ServiceRequest:requester", "t1 | s1 | o2", "t1 | s1 | o2"),
+        ("Task?_id=t2&_include=Task:focus&_include:iterate=ServiceRequest:requester", "t2 | s2 | o2", "t2"),
+        ("Task?_id=t3&_include:iterate=Task:part-of&_include:iterate=Task:focus", "t3 | t1 | s1", ""),
+        ("Task?_id=t1&_revinclude=Provenance:target", "t1 | v1", "t1 | v1"),
+        ("Task?_id=t2&_revinclude=Provenance:target", "t2 | v2", "t2"),
+        ("ServiceRequest?_revinclude=Task:focus&_include=ServiceRequest:patient", "s2 s1 | p1 p2 t1 t2", "s1 | p1 t1"),
+        ("Task?_id=t1&_include=*", "t1 | o1 p1 s1", "t1 | o1 p1 s1"),
+        ("Task?_id=t1&_include=Task:*&_count=0", " of 1", " of 1"),
+    ] {
+        let flat = |answer: String| answer.replacen(" | ", " / ", 1).replace(" | ", " ").replace(" / ", " | ");
+        let sorted = |answer: &str| {
+            let (hits, more) = answer.split_once(" | ").unwrap_or((answer, ""));
+            let mut more: Vec<&str> = more.split_whitespace().filter(|word| *word != "|").collect();
+            more.sort_unstable();
+            format!("{hits} | {}", more.join(" "))
+        };
+        assert_eq!(sorted(&flat(ask(&store, text, &Viewer::Operator).await)), sorted(operator), "{text}");
+        assert_eq!(sorted(&flat(ask(&store, text, &grantee("pantry")).await)), sorted(pantry), "{text}");
+    }
+});
+
+// what a partner may not see, he can't guess letter by letter. Two worlds that differ in the hidden
+// patient alone answer alike, whatever is asked.
+on_both!(nothing_hidden_can_be_guessed, async |place: Place| {
+    let mut answers: Vec<Vec<String>> = Vec::new();
+    let mut differ = 0;
+    for hidden in ["Adams", "Zimmer"] {
+        let store = place.store().await;
+        let mut tx = store.begin().await.unwrap();
+        for table in ["resource", "resource_version", "search_index", "resource_grant"] {
+            tx.run(format!("delete from {table}"), Vec::new()).await.unwrap();
+        }
+        tx.commit().await.unwrap();
+        people(&store, hidden).await;
+        // The Task about the hidden patient is visible, and so is who owns it; the patient and the request are not.
+        grant(&store, "pantry", &["Task/t1", "Task/t2", "Task/t3", "Patient/p1", "ServiceRequest/s1"]).await;
+        let mut asked: Vec<String> = Vec::new();
+        for letter in ["a", "ad", "z", "zi"] {
+            for text in [
+                "Task?patient.name=",
+                "Task?patient.name:contains=",
+                "Task?subject:Patient.family=",
+                "Task?focus:ServiceRequest.patient.name=",
+                "Task?part-of.patient.name=",
+                "Patient?name=",
+                "Organization?_has:Task:owner:patient.name=",
+                "ServiceRequest?_has:Task:focus:patient.name=",
+                "Task?_has:Provenance:target:target:Task.patient.name=",
+            ] {
+                asked.push(format!("{text}{letter}"));
+                asked.push(format!("{text}{letter}&_total=accurate&_include=*&_count=1"));
+                asked.push(format!("{text}{letter}&_summary=count"));
+            }
+        }
+        for text in [
+            "Task?patient.birthdate=lt1970",
+            "Task?patient.birthdate:missing=true",
+            "Task?patient.family:missing=false",
+            "Task?patient.gender:not=male",
+            "Task?_sort=patient&_include=Task:patient&_include:iterate=ServiceRequest:patient",
+            "Patient?_sort=name&_total=accurate&_revinclude=Task:patient",
+            "Patient?_has:Task:patient:status=requested",
+            "Patient?_id=p2&_total=accurate",
+        ] {
+            asked.push(text.to_string());
+        }
+        let mut mine = Vec::new();
+        for text in &asked {
+            mine.push(format!("{text}: {}", ask(&store, text, &grantee("pantry")).await));
+            let everything = ask(&store, text, &Viewer::Operator).await;
+            differ += usize::from(!mine.last().unwrap().ends_with(&format!(": {everything}")));
+        }
+        answers.push(mine);
+    }
+    assert_eq!(answers[0], answers[1], "the two worlds can be told apart");
+    assert!(differ > 20, "the questions reach what is hidden: the operator's answers differ");
+    assert!(answers[0].iter().any(|answer| answer == "Task?patient.name=a: t1"), "what is visible is found");
+});
+
+// neither repeated nor skipped, though Tasks come, go and change their status between two pages.
+on_both!(pages_of_open_tasks_hold_while_tasks_change, async |place: Place| {
+    let store = place.store().await;
+    let body = |number: usize, status: &str| json!({"resourceType": "Task", "status": status, "owner": {"reference": format!("Organization/o{}", number % 3)}});
+    for number in 0..60 {
+        place.clock.advance(Duration::from_millis(1));
+        let status = ["requested", "accepted", "completed"][number / 3 % 3];
+        insert(&store, &format!("t{number:02}"), resource(body(number, status))).await;
+    }
+    for text in [
+        "owner=Organization/o1&_count=3",
+        "owner=Organization/o1&status=requested&_count=2",
+        "owner=Organization/o1,Organization/o2&status=requested,accepted&_count=4",
+        "owner=o0,o1,o2&_sort=_lastUpdated&_count=5",
+        "status=requested,accepted&_count=7",
+        "status=accepted&_sort=status,-_id&_count=3",
+        "owner=o2&_lastUpdated=ge2000-01-01&_count=4",
+        "_lastUpdated=ge2000-01-01&_count=9",
+    ] {
+        let mut query = read("Task", text);
+        let whole = Query { count: 1_000, ..query.clone() };
+        let before = store.read().await.unwrap().search(&whole, &Viewer::Operator).await.unwrap().hits;
+        let (mut seen, mut number) = (Vec::new(), 100 + seen_once(&store).await);
+        loop {
+            let page = store.read().await.unwrap().search(&query, &Viewer::Operator).await.unwrap();
+            seen.extend(page.hits.iter().map(|hit| hit.key.id.clone()));
+            let Some(next) = page.next else { break };
+            // Another one comes, and the last one seen changes: it stays where it was, or goes, but moves nobody else.
+            place.clock.advance(Duration::from_millis(1));
+            number += 1;
+            insert(&store, &format!("n{number}"), resource(body(number, "requested"))).await;
+            let mut tx = store.begin().await.unwrap();
+            let last = tx.resource_for_update(&page.hits.last().unwrap().key).await.unwrap().unwrap();
+            let mut changed = last.resource().unwrap();
+            changed.set("status", json!("on-hold"));
+            tx.update_resource(&last, changed, "clinic", OWN).await.unwrap();
+            tx.commit().await.unwrap();
+            query.cursor = Some(next);
+        }
+        let old: Vec<&String> = seen.iter().filter(|id| id.starts_with('t')).collect();
+        let once: BTreeSet<&&String> = old.iter().collect();
+        if !text.contains("_sort=_lastUpdated") {
+            assert_eq!(once.len(), old.len(), "repeated: {text}");
+        }
+        let expected: BTreeSet<String> =
+            before.into_iter().map(|hit| hit.key.id).filter(|id| id.starts_with('t')).collect();
+        let found: BTreeSet<String> = old.into_iter().cloned().collect();
+        assert_eq!(found, expected, "skipped: {text}");
+    }
+});
+
+async fn seen_once(store: &Store) -> usize {
+    let all = read("Task", "_count=0");
+    usize::try_from(store.read().await.unwrap().search(&all, &Viewer::Operator).await.unwrap().total.unwrap()).unwrap()
+}
+
+on_both!(what_is_stored_is_indexed_anew_when_the_rules_change, async |place: Place| {
+    let store = place.store().await;
+    people(&store, "Zimmer").await;
+    let before = ask(&store, "Task?owner:Organization.name=food&status=requested", &Viewer::Operator).await;
+    assert_eq!(before, "t1");
+    let mut tx = store.begin().await.unwrap();
+    tx.run("update search_index set value = 'old', system = ''", Vec::new()).await.unwrap();
+    tx.run("delete from search_generation", Vec::new()).await.unwrap();
+    tx.commit().await.unwrap();
+    assert_eq!(ask(&store, "Task?owner=o1", &Viewer::Operator).await, "");
+    store.reindex(OWN).await.unwrap();
+    store.reindex(OWN).await.unwrap();
+    for text in
+        ["Task?owner:Organization.name=food&status=requested", "Task?owner=o1&status=requested", "Task?patient=p1"]
+    {
+        assert_eq!(ask(&store, text, &Viewer::Operator).await, "t1", "{text}");
+    }
+});
+
+// whatever is asked is answered or refused, never an error of the database's.
+on_both!(any_query_is_answered_or_refused, async |place: Place| {
+    let store = place.store().await;
+    people(&store, "Zimmer").await;
+    let names = [
+        "status",
+        "status:not",
+        "status:text",
+        "status:missing",
+        "owner",
+        "owner:identifier",
+        "owner:Organization",
+        "owner.name",
+        "patient.name:contains",
+        "focus:ServiceRequest.category:not",
+        "part-of.part-of.status",
+        "_has:Task:part-of:_id",
+        "_has:Provenance:target:recorded",
+        "identifier",
+        "identifier:of-type",
+        "authored-on",
+        "period",
+        "_lastUpdated",
+        "_id",
+        "_profile:below",
+        "_profile:above",
+        "_source",
+        "_sort",
+        "_count",
+        "_total",
+        "_page",
+        "_include",
+        "_include:iterate",
+        "_revinclude",
+        "_since",
+        "_summary",
+        "code:text",
+        "output",
+    ];
+    let values = [
+        "requested",
+        "true",
+        "o1",
+        "Organization/o1",
+        "s|v",
+        "|",
+        "s|",
+        "|v",
+        "a|b|c",
+        "2026",
+        "ge2026-01-01T00:00:00Z",
+        "ap2026-02",
+        "eb9999-12-31",
+        "sa0001",
+        "-status,_id",
+        "owner",
+        "5",
+        "0",
+        "accurate",
+        "0.t1",
+        "1.t1",
+        "7fffffffffffffff.t1",
+        "-8000000000000000.t1",
+        "*",
+        "Task:*",
+        "Task:part-of",
+        "Provenance:target",
+        "a\\,b,c",
+        "%",
+        "_",
+        "!",
+        "'",
+        "\u{0}",
+        "\u{1f}",
+        "é",
+        "\\",
+        ",",
+        "$",
+        "https://ehr/fhir/Task/1",
+        "urn:uuid:1",
+    ];
+    let (mut dice, mut answered) = (17_u64, 0);
+    let mut below = |bound: usize| {
+        dice = dice.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        usize::try_from((dice >> 33) % bound as u64).unwrap()
+    };
+    for _ in 0..1_500 {
+        let pairs: Vec<(String, String)> =
+            (0..1 + below(3)).map(|_| (names[below(names.len())].into(), values[below(values.len())].into())).collect();
+        let viewer = if below(2) == 0 { Viewer::Operator } else { grantee("pantry") };
+        let Ok(query) = search::parse(ResourceType::TASK, &pairs, OWN, false) else { continue };
+        let mut reader = store.read().await.unwrap();
+        match reader.search(&query, &viewer).await {
+            Ok(page) => {
+                answered += 1;
+                reader.included(&page.hits, &query.includes, &viewer, &|_| true).await.unwrap();
+            }
+            Err(error) => assert_eq!(error.kind, loopgate::error::Kind::Malformed, "{pairs:?}: {error:?}"),
+        }
+    }
+    assert!(answered > 300, "{answered}");
+});
+
+//
+#[tokio::test]
+async fn the_door_shows_what_was_used_and_where_it_goes_on() {
+    let county = TestGateway::county().await;
+    let found = county.get("clinic", "Organization?_sort=name&_count=3&colour=red").await;
+    let links = |body: &Value, relation: &str| {
+        let all = body["link"].as_array().unwrap();
+        all.iter().find(|link| link["relation"] == relation).map(|link| link["url"].as_str().unwrap().to_string())
+    };
+    let own = links(&found.body, "self").unwrap();
+    assert!(own.ends_with("/fhir/Organization?_sort=name&_count=3"), "{own}");
+    let mut names: Vec<String> = Vec::new();
+    let mut page = found;
+    for _ in 0..10 {
+        for entry in page.body["entry"].as_array().unwrap() {
+            assert_eq!(entry["search"]["mode"], "match");
+            assert!(entry["fullUrl"].as_str().unwrap().starts_with("https://hub.test/fhir/Organization/"));
+        }
+        names.extend(page.entries().iter().map(|one| one["name"].as_str().unwrap().to_lowercase()));
+        let Some(next) = links(&page.body, "next") else { break };
+        assert!(!names.iter().any(|name| next.contains(&format!("={name}"))), "no link carries a value: {next}");
+        page = county.get("clinic", next.split("/fhir/").nth(1).unwrap()).await;
+    }
+    let mut sorted = names.clone();
+    sorted.sort();
+    sorted.dedup();
+    assert_eq!(names, sorted);
+    let all = county.get("clinic", "Organization?_total=accurate&_count=1").await;
+    assert_eq!(all.body["total"], names.len());
+    let none = county.get("clinic", "Organization?_count=0").await;
+    assert_eq!((&none.body["total"], none.entries().len()), (&json!(names.len()), 0));
+
+    let with = county
+        .get("clinic", "HealthcareService?organization.name=PÁNTRY&_include=HealthcareService:organization")
+        .await;
+    let modes: Vec<&Value> = with.body["entry"].as_array().unwrap().iter().map(|one| &one["search"]["mode"]).collect();
+    assert_eq!(modes, ["match", "include"]);
+    let has = county.get("clinic", "Organization?_has:HealthcareService:organization:name=Kitchen").await;
+    assert_eq!(has.entries()[0]["id"], "kitchen");
+    for bad in ["Organization?name:above=x", "Organization?_sort:x=name", "Organization?_page=1.none&_sort=name"] {
+        assert_eq!(county.get("clinic", bad).await.status, 400, "{bad}");
+    }
+}
