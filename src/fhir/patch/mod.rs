@@ -6,6 +6,7 @@
 //! says more is not left to lie: the patch has to bring it up to date. Bounded: operations, nesting, what is
 //! copied. Leaves out XML Patch. <https://hl7.org/fhir/R4/http.html#patch>
 
+mod given;
 mod json;
 mod path;
 mod place;

@@ -6,10 +6,11 @@ use std::collections::HashSet;
 
 use serde_json::{Map, Value};
 
+use super::given::{Given, Why, add, edit_in, given, keys_of, made, named, set, why};
 use super::place::{Step, at, find, object_at, type_at};
 use super::{MOST_OPERATIONS, check_depth};
 use crate::error::Error;
-use crate::fhir::definitions::{self, Form, TypeDef};
+use crate::fhir::definitions::{self, Form};
 use crate::fhir::path::{Context, Expression, Fault, Item};
 
 /// What an operation does.
@@ -29,17 +30,6 @@ pub(super) struct Operation {
     path: Expression,
     /// Its place in Parameters.parameter.
     place: usize,
-}
-
-/// A value as Parameters give it.
-#[derive(Debug, Clone, PartialEq)]
-enum Given {
-    /// `valueCode`: the type behind `value`, the value, and what stands beside it (`_valueCode`).
-    Value(String, Option<Value>, Option<Value>),
-    /// A resource.
-    Resource(Value),
-    /// An element that has no type of its own: its elements by name.
-    Parts(Vec<(String, Given)>),
 }
 
 /// Reads the operations.
@@ -100,28 +90,6 @@ fn operation(item: &Value, place: usize) -> Result<Operation, String> {
     Ok(Operation { act, path, place })
 }
 
-/// Deepest nesting of parts.
-const DEEPEST_PARTS: usize = 20;
-
-fn given(part: &Value, depth: usize) -> Option<Given> {
-    let map = part.as_object()?;
-    if let Some(parts) = map.get("part").filter(|_| depth < DEEPEST_PARTS) {
-        let read = |part: &Value| Some((part.get("name")?.as_str()?.to_string(), given(part, depth + 1)?));
-        return parts.as_array()?.iter().map(read).collect::<Option<Vec<_>>>().map(Given::Parts);
-    }
-    if let Some(resource) = map.get("resource") {
-        return Some(Given::Resource(resource.clone()));
-    }
-    let mut keys = map.keys().filter_map(|key| key.strip_prefix('_').unwrap_or(key).strip_prefix("value"));
-    let type_ = keys.next()?.to_string();
-    if keys.any(|other| other != type_) {
-        return None;
-    }
-    let value = map.get(&format!("value{type_}")).cloned();
-    let beside = map.get(&format!("_value{type_}")).cloned();
-    Some(Given::Value(type_, value, beside))
-}
-
 /// Applies them.
 pub(super) fn apply(operations: &[Operation], root: &mut Value, deepest: usize) -> Result<(), Error> {
     for operation in operations {
@@ -134,13 +102,6 @@ pub(super) fn apply(operations: &[Operation], root: &mut Value, deepest: usize) 
         })?;
     }
     Ok(())
-}
-
-/// An issue's code, and what is wrong.
-type Why = (&'static str, String);
-
-fn why(code: &'static str, text: &str) -> Why {
-    (code, text.to_string())
 }
 
 fn act(operation: &Operation, root: &mut Value) -> Result<(), Why> {
@@ -280,79 +241,6 @@ fn above(place: &[Step]) -> Result<(String, &[Step]), Why> {
     }
 }
 
-/// An element of a type, as it holds a value.
-struct Named {
-    /// `value`
-    element: &'static str,
-    /// `valueCode`
-    key: String,
-    def: &'static TypeDef,
-    is_list: bool,
-}
-
-fn named(owner: &'static TypeDef, name: &str, given: &Given) -> Result<Named, Why> {
-    let key = match (owner.element(name), given) {
-        (Some(element), Given::Value(type_, ..)) if element.choice => format!("{name}{type_}"),
-        _ => name.to_string(),
-    };
-    let (element, type_) = owner.element_for_json_key(&key).ok_or_else(|| match owner.element(name) {
-        Some(_) => why("structure", "the element of the given name does not take a value of this type."),
-        None => why("structure", "there is no element of the given name here."),
-    })?;
-    Ok(Named { element: element.name, key, def: type_.def(), is_list: element.is_list() })
-}
-
-/// The value as JSON, and what stands beside it; null where there is none.
-fn made(given: &Given, def: &'static TypeDef) -> Result<(Value, Value), Why> {
-    let or_null = |value: &Option<Value>| value.clone().unwrap_or(Value::Null);
-    match given {
-        Given::Value(_, value, beside) => Ok((or_null(value), or_null(beside))),
-        Given::Resource(value) => Ok((value.clone(), Value::Null)),
-        Given::Parts(parts) => {
-            let mut map = Map::new();
-            for (name, given) in parts {
-                add(&mut map, def, name, given)?;
-            }
-            Ok((Value::Object(map), Value::Null))
-        }
-    }
-}
-
-fn add(target: &mut Map<String, Value>, owner: &'static TypeDef, name: &str, given: &Given) -> Result<(), Why> {
-    let named = named(owner, name, given)?;
-    let (value, beside) = made(given, named.def)?;
-    if named.is_list {
-        return edit_in(target, &named.key, |items, others| {
-            items.push(value);
-            others.push(beside);
-            Ok(())
-        });
-    }
-    if !keys_of(target, owner, named.element).is_empty() {
-        return Err(why("conflict", "the element is there already; replace it."));
-    }
-    set(target, &named.key, value);
-    set(target, &format!("_{}", named.key), beside);
-    Ok(())
-}
-
-/// The JSON keys that an element has in an object: `status` and `_status`, or `valueString`.
-fn keys_of(map: &Map<String, Value>, owner: &'static TypeDef, name: &str) -> Vec<String> {
-    let is = |key: &&String| {
-        let bare = key.strip_prefix('_').unwrap_or(key);
-        owner.element_for_json_key(bare).is_some_and(|(element, _)| element.name == name)
-    };
-    map.keys().filter(is).cloned().collect()
-}
-
-fn set(map: &mut Map<String, Value>, key: &str, value: Value) {
-    if value.is_null() {
-        map.shift_remove(key);
-    } else {
-        map.insert(key.to_string(), value);
-    }
-}
-
 /// Changes a list together with what stands beside its primitives.
 fn edit(
     root: &mut Value,
@@ -361,33 +249,6 @@ fn edit(
     change: impl FnOnce(&mut Vec<Value>, &mut Vec<Value>) -> Result<(), Why>,
 ) -> Result<(), Why> {
     edit_in(object_at(root, above).ok_or_else(nothing_there)?, key, change)
-}
-
-fn edit_in(
-    map: &mut Map<String, Value>,
-    key: &str,
-    change: impl FnOnce(&mut Vec<Value>, &mut Vec<Value>) -> Result<(), Why>,
-) -> Result<(), Why> {
-    let hidden = format!("_{key}");
-    let mut items = taken(map, key)?;
-    let mut others = taken(map, &hidden)?;
-    let most = items.len().max(others.len());
-    items.resize(most, Value::Null);
-    others.resize(most, Value::Null);
-    change(&mut items, &mut others)?;
-    let list = |items: Vec<Value>, kept: bool| if kept { Value::Array(items) } else { Value::Null };
-    let (any, beside) = (!items.is_empty(), others.iter().any(|other| !other.is_null()));
-    set(map, key, list(items, any));
-    set(map, &hidden, list(others, beside));
-    Ok(())
-}
-
-fn taken(map: &mut Map<String, Value>, key: &str) -> Result<Vec<Value>, Why> {
-    match map.get_mut(key) {
-        None => Ok(Vec::new()),
-        Some(Value::Array(items)) => Ok(std::mem::take(items)),
-        Some(_) => Err(why("invalid", "its path finds no list.")),
-    }
 }
 
 fn delete(root: &mut Value, place: &[Step]) -> Result<(), Why> {

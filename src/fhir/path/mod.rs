@@ -20,6 +20,7 @@ mod operators;
 mod parse;
 mod quantity;
 mod references;
+mod step;
 mod texts;
 
 #[cfg(test)]

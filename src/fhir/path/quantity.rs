@@ -8,8 +8,8 @@ use std::cmp::Ordering;
 use serde_json::Value;
 
 use super::Fault;
-use super::date::Step;
 use super::decimal::Decimal;
+use super::step::Step;
 
 /// The system of UCUM's units.
 pub(super) const UCUM: &str = "http://unitsofmeasure.org";
