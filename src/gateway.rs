@@ -1,14 +1,17 @@
 //! The gateway as a whole: store, app, worker and router put together, and served until told to stop.
 
-use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{mpsc, watch};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto::Builder;
+use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpListener;
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_rustls::TlsAcceptor;
-use tokio_rustls::server::TlsStream;
 
 use crate::app::App;
 use crate::config::{Config, Tls};
@@ -22,6 +25,10 @@ use crate::time::Clock;
 const DRAIN: Duration = Duration::from_secs(8);
 /// How long a client may take for its TLS handshake.
 const HANDSHAKE: Duration = Duration::from_secs(10);
+/// How long it may take for the head of a request, and be silent between two.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Most connections at a time; more are accepted when some of these end.
+const MOST_CONNECTIONS: usize = 4_096;
 
 /// A gateway on an open, migrated store.
 #[derive(Debug, Clone)]
@@ -63,21 +70,14 @@ impl Gateway {
         if let Some(address) = config.server.metrics_listen {
             let metrics = TcpListener::bind(address).await.map_err(Error::internal)?;
             let (router, stop) = (http::metrics_router(self.app.clone()), stop.clone());
-            tokio::spawn(async move { axum::serve(metrics, router).with_graceful_shutdown(told(stop)).await });
+            tokio::spawn(serve(metrics, None, router, stop, PATIENCE));
         }
         let worker = tokio::spawn(self.worker.clone().run(stop.clone()));
         tracing::info!(address = %address_of(&listener), base = self.app.own(), tls = tls.is_some(), "serving");
-        let (mut late, graceful) = (stop.clone(), told(stop.clone()));
-        let serving = async {
-            match tls {
-                None => axum::serve(listener, router).with_graceful_shutdown(graceful).await,
-                Some(acceptor) => {
-                    axum::serve(Secured::new(listener, acceptor), router).with_graceful_shutdown(graceful).await
-                }
-            }
-        };
+        let mut late = stop.clone();
+        let serving = serve(listener, tls, router, stop.clone(), PATIENCE);
         tokio::select! {
-            result = serving => result.map_err(Error::internal)?,
+            () = serving => {}
             () = async {
                 let _ = late.wait_for(|stop| *stop).await;
                 tokio::time::sleep(DRAIN).await;
@@ -127,49 +127,127 @@ fn acceptor(tls: &Tls) -> Result<TlsAcceptor, Error> {
     Ok(TlsAcceptor::from(Arc::new(config)))
 }
 
-/// A listener whose connections have shaken hands; a slow or broken handshake holds nobody else up.
-struct Secured {
-    ready: mpsc::Receiver<(TlsStream<TcpStream>, SocketAddr)>,
-    address: SocketAddr,
-}
-
-impl Secured {
-    fn new(listener: TcpListener, acceptor: TlsAcceptor) -> Secured {
-        let address = listener.local_addr().unwrap_or_else(|_| SocketAddr::from(([0, 0, 0, 0], 0)));
-        let (sender, ready) = mpsc::channel(64);
+/// Serves HTTP/1.1 on every connection until told to stop, and then until what is being answered is. A client that is
+/// slow with its handshake or with the head of a request holds nobody else up and is left after `patience`; bodies are
+/// waited for in [`crate::http`].
+async fn serve(
+    listener: TcpListener,
+    tls: Option<TlsAcceptor>,
+    router: Router,
+    stop: watch::Receiver<bool>,
+    patience: Duration,
+) {
+    let mut builder = Builder::new(TokioExecutor::new()).http1_only();
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(patience);
+    let room = Arc::new(Semaphore::new(MOST_CONNECTIONS));
+    let (open, mut all_closed) = mpsc::channel::<()>(1);
+    loop {
+        let accepted = async {
+            let place = Arc::clone(&room).acquire_owned().await;
+            (place, listener.accept().await)
+        };
+        let (place, accepted) = tokio::select! {
+            both = accepted => both,
+            () = told(stop.clone()) => break,
+        };
+        let Ok((stream, _)) = accepted else {
+            // No file left to open: some connection will end.
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            continue;
+        };
+        let _ = stream.set_nodelay(true);
+        let (builder, tls, router) = (builder.clone(), tls.clone(), router.clone());
+        let (stop, open) = (stop.clone(), open.clone());
         tokio::spawn(async move {
-            loop {
-                let Ok((stream, peer)) = listener.accept().await else {
-                    tokio::time::sleep(Duration::from_millis(50)).await;
-                    continue;
-                };
-                if sender.is_closed() {
-                    return;
-                }
-                let (acceptor, sender) = (acceptor.clone(), sender.clone());
-                tokio::spawn(async move {
-                    if let Ok(Ok(secured)) = tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await {
-                        let _ = sender.send((secured, peer)).await;
+            match tls {
+                None => answer(builder, stream, router, stop).await,
+                Some(acceptor) => {
+                    if let Ok(Ok(stream)) = tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await {
+                        answer(builder, stream, router, stop).await;
                     }
-                });
+                }
             }
+            drop((place, open));
         });
-        Secured { ready, address }
     }
+    drop(open);
+    all_closed.recv().await;
 }
 
-impl axum::serve::Listener for Secured {
-    type Io = TlsStream<TcpStream>;
-    type Addr = SocketAddr;
+/// The requests of one connection, one after the other.
+async fn answer<S>(builder: Builder<TokioExecutor>, stream: S, router: Router, stop: watch::Receiver<bool>)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router)));
+    tokio::select! {
+        _ = connection.as_mut() => return,
+        () = told(stop) => connection.as_mut().graceful_shutdown(),
+    }
+    let _ = connection.await;
+}
 
-    async fn accept(&mut self) -> (Self::Io, Self::Addr) {
-        match self.ready.recv().await {
-            Some(one) => one,
-            None => std::future::pending().await,
-        }
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::SocketAddr;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpStream;
+
+    /// What comes back until the gateway closes the connection.
+    async fn said(address: SocketAddr, sent: &str) -> String {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        stream.write_all(sent.as_bytes()).await.unwrap();
+        let mut bytes = Vec::new();
+        let _ = stream.read_to_end(&mut bytes).await;
+        String::from_utf8(bytes).unwrap()
     }
 
-    fn local_addr(&self) -> std::io::Result<Self::Addr> {
-        Ok(self.address)
+    #[tokio::test]
+    async fn slow_clients_are_left_and_the_others_answered() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (stop, stopped) = watch::channel(false);
+        let router = Router::new().fallback(|| async { "here" });
+        let serving = tokio::spawn(serve(listener, None, router, stopped, Duration::from_millis(300)));
+        let slow =
+            [tokio::spawn(said(address, "")), tokio::spawn(said(address, "GET / HTTP/1.1\r\nhost: a\r\nx-slow: "))];
+        let quick = said(address, "GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").await;
+        assert!(quick.starts_with("HTTP/1.1 200") && quick.ends_with("here"), "{quick}");
+        for one in slow {
+            let said = one.await.unwrap();
+            assert!(!said.contains("200"), "{said}");
+        }
+        // One that keeps its connection for a next request is answered, and then left too.
+        let kept = said(address, "GET / HTTP/1.1\r\nhost: a\r\n\r\n").await;
+        assert!(kept.starts_with("HTTP/1.1 200"), "{kept}");
+        stop.send(true).unwrap();
+        serving.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn what_is_no_http_is_400_and_closed() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (stop, stopped) = watch::channel(false);
+        let router = Router::new().fallback(|| async { "here" });
+        let serving = tokio::spawn(serve(listener, None, router, stopped, PATIENCE));
+        let long = format!("GET / HTTP/1.1\r\nx: {}\r\n\r\n", "y".repeat(1 << 20));
+        let many = format!("GET / HTTP/1.1\r\n{}\r\n", "x: y\r\n".repeat(1_000));
+        for sent in [
+            "nonsense\r\n\r\n",
+            "GET / HTTP/9.9\r\n\r\n",
+            "GET / HTTP/1.1\r\nbad header\r\n\r\n",
+            "GET / HTTP/1.1\r\nx: a\rb\r\n\r\n",
+            "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\nab",
+            "POST / HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked, nonsense\r\n\r\n",
+            &long,
+            &many,
+        ] {
+            let said = said(address, sent).await;
+            assert!(said.starts_with("HTTP/1.1 4"), "{sent:.60}: {said}");
+        }
+        stop.send(true).unwrap();
+        serving.await.unwrap();
     }
 }

@@ -135,6 +135,76 @@ async fn too_many_requests_are_told_when_to_come_back() {
 }
 
 //
+/// Requests that mean to slip past a check or to break something.
+#[tokio::test]
+async fn tricks_of_http_open_nothing() {
+    let county = TestGateway::county().await;
+    let task = county.refers("sr1", "food-insecurity").await;
+    let at = format!("/fhir/Task/{task}");
+    // A method is what the request line says.
+    for name in ["x-http-method-override", "x-http-method", "x-method-override"] {
+        let headers = [CLINIC, (name, "DELETE")];
+        assert_eq!(raw(&county, "POST", &at, &headers, Body::empty()).await.status, 405, "{name}");
+        assert_eq!(raw(&county, "GET", &at, &headers, Body::empty()).await.status, 200, "{name}");
+    }
+    assert_eq!(raw(&county, "GET", &format!("{at}?_method=DELETE"), &[CLINIC], Body::empty()).await.status, 200);
+    // A token in the address is none, and one header is believed, not a list of them.
+    let address = "/fhir/Task?access_token=clinic";
+    assert_eq!(raw(&county, "GET", address, &[], Body::empty()).await.status, 401);
+    let two = [("authorization", "Bearer nobody"), ("authorization", "Bearer clinic")];
+    assert_eq!(raw(&county, "GET", "/fhir/Task", &two, Body::empty()).await.status, 401);
+    // Who asks is told by the token alone.
+    let claims = [CLINIC, ("x-forwarded-user", "root"), ("x-forwarded-for", "127.0.0.1"), ("host", "evil.test")];
+    let found = raw(&county, "GET", "/fhir/Task", &claims, Body::empty()).await;
+    assert!(found.status == 200 && !found.body.to_string().contains("evil.test"), "{}", found.body);
+    // Nothing that was sent breaks a line of the answer's head.
+    for path in ["/fhir/Task?a=%0d%0aset-cookie:%20x=1", "/fhir/Task/%0d%0ax", "/fhir/Task?_format=%0d%0ax:%20y"] {
+        let answer = raw(&county, "GET", path, &[CLINIC], Body::empty()).await;
+        assert!(answer.status < 500 && !answer.headers.contains_key("set-cookie"), "{path}: {}", answer.status);
+    }
+    // Repeated parameters are one more condition each, and never an error of ours.
+    let many = format!("/fhir/Task?{}", "status=requested&".repeat(2_000));
+    for path in [
+        "/fhir/Task?status=requested&status=completed",
+        "/fhir/Task?_count=1&_count=2",
+        "/fhir/Task?_id=a&_id=b",
+        &many,
+    ] {
+        let answer = raw(&county, "GET", path, &[CLINIC], Body::empty()).await;
+        assert!(answer.status < 500, "{:.60}: {}", path, answer.body);
+        assert!(answer.status == 200 || is_outcome(&answer), "{:.60}: {}", path, answer.body);
+    }
+    // A small body that would become a large one.
+    let bomb = [CLINIC, JSON, ("content-encoding", "gzip")];
+    let zipped: &[u8] = &[0x1f, 0x8b, 8, 0, 0, 0, 0, 0, 0, 3];
+    assert_eq!(raw(&county, "POST", "/fhir/Task", &bomb, zipped.to_vec()).await.status, 415);
+    assert_eq!(county.get("clinic", "Task").await.entries().len(), 1, "nothing came of it");
+}
+
+/// JSON that was written to hurt.
+#[tokio::test]
+async fn hostile_json_is_refused() {
+    let county = TestGateway::county().await;
+    let long = "x".repeat((1 << 20) + 1);
+    let wide: String = (0..50_000).map(|n| format!(",\"a{n}\":1")).collect();
+    for (status, body) in [
+        (400, format!("{}1{}", "[".repeat(100_000), "]".repeat(100_000))),
+        (400, format!("{{\"resourceType\":\"Task\",\"extension\":{}", "[{\"extension\":".repeat(50_000))),
+        (413, format!("{{\"resourceType\":\"Task\",\"description\":\"{long}\"}}")),
+        (413, format!("{{\"resourceType\":\"Task\",\"{long}\":1}}")),
+        (400, format!("{{\"resourceType\":\"Task\"{wide}}}")),
+        (400, "{\"resourceType\":\"Task\",\"status\":\"a\",\"status\":\"b\"}".to_string()),
+        (400, "{\"resourceType\":\"Task\",\"priority\":1e999999999}".to_string()),
+        (400, "{\"resourceType\":\"Task\",\"status\":\"\\ud800\"}".to_string()),
+        (400, "\u{feff}{\"resourceType\":\"Task\"}".to_string()),
+    ] {
+        let answer = raw(&county, "POST", "/fhir/Task", &[CLINIC, JSON], body.clone()).await;
+        assert_eq!(answer.status, status, "{body:.60}: {:.200}", answer.body.to_string());
+        assert!(is_outcome(&answer), "{body:.60}");
+    }
+    assert!(county.get("root", "Task").await.entries().is_empty());
+}
+
 #[tokio::test]
 async fn what_public_clients_send_is_understood() {
     let county = TestGateway::county().await;
