@@ -306,10 +306,13 @@ impl App {
     ) -> Result<Placed, Error> {
         let (resource, key, precondition) = match ask {
             Ask::Create(resource, criteria) => {
-                if let Some(answer) = self.existing(tx, context, &resource, criteria.as_ref()).await? {
-                    return Ok(Placed::There(answer));
-                }
-                if let Some(answer) = self.sent_before(tx, context, &resource).await? {
+                let there = match self.existing(tx, context, &resource, criteria.as_ref()).await? {
+                    Some(answer) => Some(answer),
+                    None => self.sent_before(tx, context, &resource).await?,
+                };
+                if let Some(answer) = there {
+                    // What was sent again is checked all the same: a faulty entry spoils the whole.
+                    validate::check(&resource)?;
                     return Ok(Placed::There(answer));
                 }
                 (resource, None, Precondition::Nothing)
