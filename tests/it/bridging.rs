@@ -66,7 +66,7 @@ async fn a_capacity_of_the_ballot_is_read_with_its_present_code() {
 
 // A source says all that the guide lets it say; nothing of it is lost on the way to the target, and the source's own
 // ServiceRequest stays the source's.
-// G-004, G-005, G-006, G-010, G-011, G-073, G-077, G-078, G-179
+// G-004, G-005, G-006, G-009, G-010, G-011, G-073, G-077, G-078, G-179
 #[tokio::test]
 async fn everything_a_request_says_reaches_the_target() {
     let county = TestGateway::county().await;
@@ -139,7 +139,67 @@ async fn everything_a_request_says_reaches_the_target() {
     assert_eq!(kept["meta"]["source"], there("ServiceRequest/sr1"));
 }
 
-// what we send to others says that it went through us, too.
+// An assessment's results, and an output of a kind that the guide does not name, reach the source as they are.
+// G-013, G-054, G-087
+#[tokio::test]
+async fn whatever_came_of_it_reaches_the_source() {
+    let county = TestGateway::county().await;
+    let task = county.refers("sr1", "housing-instability").await;
+    county.deliver_due().await;
+    let theirs = county.relayed(&task).await.remove(0);
+    let ours = county.answers("agency", &theirs, "accepted").await.body;
+    let subject = &ours["for"];
+    let code = json!({"text": "as told"});
+    let screened = json!({"resourceType": "Observation", "status": "final", "code": code, "subject": subject,
+        "effectiveDateTime": "2027-01-15", "category": [category(US_CORE_CATEGORY, "sdoh")],
+        "dataAbsentReason": category("http://terminology.hl7.org/CodeSystem/data-absent-reason", "asked-declined")});
+    let answered = json!({"resourceType": "QuestionnaireResponse", "status": "completed", "subject": subject,
+        "authored": "2027-01-15T09:00:00Z"});
+    let found = json!({"resourceType": "Condition", "code": code, "subject": subject,
+        "_recordedDate": {"extension": [{"url": "http://hl7.org/fhir/StructureDefinition/data-absent-reason", "valueCode": "unknown"}]}});
+    let aim = json!({"resourceType": "Goal", "lifecycleStatus": "proposed", "description": code, "subject": subject});
+    let mut outputs = Vec::new();
+    for body in [screened, answered, found, aim] {
+        let kind = body["resourceType"].as_str().unwrap();
+        let made = county.post("agency", kind, &body).await;
+        assert_eq!(made.status, 201, "{}", made.body);
+        for (name, value) in body.as_object().unwrap() {
+            assert_eq!(made.body[name], *value, "{name}");
+        }
+        outputs.push(json!({"type": category(SDOHCC, "additional-content"), "valueReference": {"reference": format!("{kind}/{}", made.id())}}));
+    }
+    outputs.push(json!({"type": {"text": "of our own"}, "valueString": "two nights"}));
+    let done = county
+        .change("agency", &theirs, |task| {
+            task["status"] = json!("completed");
+            task["output"] = json!(outputs);
+        })
+        .await;
+    assert_eq!(done.status, 200, "{}", done.body);
+    let seen = county.get("clinic", &format!("Task/{task}")).await.body;
+    assert_eq!((&seen["status"], &seen["output"]), (&json!("completed"), &json!(outputs)));
+    for output in &outputs[..4] {
+        let named = reference(&output["valueReference"]);
+        assert_eq!(county.get("clinic", &named).await.status, 200, "{named}");
+    }
+}
+
+/// Where a body holds nothing at all.
+fn empty_places(value: &Value, path: &str) -> Vec<String> {
+    match value {
+        Value::Null => vec![path.into()],
+        Value::String(text) if text.is_empty() => vec![path.into()],
+        Value::Array(items) if items.is_empty() => vec![path.into()],
+        Value::Object(map) if map.is_empty() => vec![path.into()],
+        Value::Array(items) => items.iter().flat_map(|item| empty_places(item, path)).collect(),
+        Value::Object(map) => {
+            map.iter().flat_map(|(name, value)| empty_places(value, &format!("{path}.{name}"))).collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
+// what we send to others says that it went through us, too. G-007: and holds nothing that says nothing.
 #[tokio::test]
 async fn what_is_sent_says_who_changed_it() {
     let county = TestGateway::county().await;
@@ -152,6 +212,8 @@ async fn what_is_sent_says_who_changed_it() {
     assert!(letters.iter().any(|letter| letter.method == "POST" && letter.url.ends_with("/Task")));
     for letter in &letters {
         assert_eq!(named(letter), letter.body.is_some(), "{} {}", letter.method, letter.url);
+        let body: Value = letter.body.as_ref().map_or(json!(true), |body| serde_json::from_str(body).unwrap());
+        assert_eq!(empty_places(&body, ""), Vec::<String>::new(), "{}", letter.url);
     }
     assert!(!county.get("", "metadata").await.headers.contains_key("x-intermediary"));
 }
