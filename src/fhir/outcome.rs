@@ -31,6 +31,7 @@ pub fn fine(text: &str) -> Value {
 mod tests {
     use super::*;
 
+    //
     #[test]
     fn the_cause_stays_inside() {
         let error = Error::internal("password=hunter2");

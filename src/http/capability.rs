@@ -246,7 +246,7 @@ mod tests {
     }
 
     // G-001, G-109, G-130, G-139, G-140, G-141, G-142, G-143, G-144, G-145, G-146, G-147, G-148, G-149, G-150, G-151,
-    // G-152, G-153, G-154
+    // G-152, G-153, G-154, R-126
     #[test]
     fn what_it_says_it_instantiates_it_does() {
         let own = statement(OWN);

@@ -233,6 +233,7 @@ mod tests {
         assert_eq!(read(declared, &place, &LIMITS, &mut Format::Json).await.unwrap_err().kind, Kind::TooLarge);
     }
 
+    //
     #[tokio::test]
     async fn a_searchs_form_joins_its_query() {
         let place = Place::Search(ResourceType::TASK);

@@ -59,7 +59,7 @@ fn is_outcome(answer: &Answered) -> bool {
 type Case<'a> = (&'a str, &'a str, &'a [(&'a str, &'a str)], &'a str, u16);
 
 // Design §6: one table of errors, and each answer tells the way out.
-//
+//
 #[tokio::test]
 async fn every_error_is_an_operation_outcome() {
     let settings = format!("[limits]\nbody = \"64KiB\"\nbundle_entries = 3\ndepth = 20\n{}", partners());
@@ -205,6 +205,7 @@ async fn hostile_json_is_refused() {
     assert!(county.get("root", "Task").await.entries().is_empty());
 }
 
+//
 #[tokio::test]
 async fn what_public_clients_send_is_understood() {
     let county = TestGateway::county().await;

@@ -366,7 +366,7 @@ async fn at_most_so_many_needs_are_sent_together() {
 }
 
 // G-038…G-046, G-050
-// G-030, G-039, G-040, G-041, G-042, G-044
+// G-030, G-039, G-040, G-041, G-042, G-044, R-041
 #[tokio::test]
 async fn bad_input_is_named_by_its_element_and_not_stored() {
     let county = TestGateway::county().await;

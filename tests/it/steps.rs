@@ -58,6 +58,7 @@ async fn a_source_changes_what_it_asked_for_but_not_what_the_owner_decides() {
 }
 
 // G-057, D11
+//
 #[tokio::test]
 async fn a_third_party_changes_nothing_and_is_not_told_that_the_task_exists() {
     let (county, task, theirs) = at_the_agency().await;

@@ -50,7 +50,7 @@ fn task() -> Value {
         "code":{"coding":[{"system":"t","code":"Fulfill","display":"Fulfill the focal request"}],"text":"Food, please"}})
 }
 
-// R-107, G-136
+// R-107, G-136, R-126
 #[test]
 fn references_are_found_in_every_spelling_clients_use() {
     check(
@@ -232,7 +232,7 @@ fn composites_and_quantities_are_read() {
     }
 }
 
-// G-136, G-195, R-105
+// G-136, G-195, R-105, R-125
 #[test]
 fn a_poller_never_loses_the_rest_of_a_second() {
     // the resource is at …10:00:00.5
@@ -291,6 +291,7 @@ fn periods_overlap_contain_and_are_open() {
 }
 
 // D16
+//
 #[test]
 fn unknown_parameters_are_ignored_unless_strict_and_unknown_modifiers_never() {
     assert_eq!(
