@@ -78,12 +78,13 @@ impl App {
         Ok(self.passed_on(context, stored))
     }
 
-    /// Versions, newest first, older than `before`.
+    /// Versions, newest first, older than `before` and not older than `since`.
     pub async fn history(
         &self,
         context: &Context,
         key: &Key,
         before: Option<i64>,
+        since: Option<Timestamp>,
         count: usize,
     ) -> Result<Vec<Stored>, Error> {
         self.check_scope(context, key.kind, 'r')?;
@@ -98,7 +99,8 @@ impl App {
         if tx.resource(key).await?.is_none() || !tx.may_see(&self.viewer(context), key).await? {
             return Err(not_found(key));
         }
-        let list = tx.resource_history(key, before.unwrap_or(i64::MAX), count).await?;
+        let list =
+            tx.resource_history(key, before.unwrap_or(i64::MAX), since.unwrap_or(Timestamp(i64::MIN)), count).await?;
         drop(tx);
         self.on_record(context, "history", &list).await?;
         Ok(list.into_iter().map(|stored| self.passed_on(context, stored)).collect())

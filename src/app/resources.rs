@@ -5,7 +5,7 @@ use crate::config::Role;
 use crate::error::{Error, Kind};
 use crate::fhir::precondition::Precondition;
 use crate::fhir::query::Criteria;
-use crate::fhir::{Key, Resource, ResourceType, search, validate};
+use crate::fhir::{Key, Resource, ResourceType, search, subset, validate};
 use crate::store::{Access, Reason, Tx, Viewer};
 
 /// What a write made.
@@ -124,6 +124,7 @@ impl App {
         if resource.id() != Some(key.id.as_str()) {
             return Err(Error::malformed("The body's id is not the URL's.").at(format!("{}.id", key.kind)));
         }
+        subset::check_whole(&resource)?;
         if self.is_configured(key) {
             return Err(Error::new(Kind::MethodNotAllowed, "This Organization comes from the configuration."));
         }

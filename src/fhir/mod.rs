@@ -22,6 +22,7 @@ pub mod scope;
 pub mod search;
 pub mod search_index;
 pub mod subscription;
+pub mod subset;
 pub mod terminology;
 pub mod validate;
 pub mod views;

@@ -374,7 +374,8 @@ fn apply(query: &mut Query, written: &str, value: &str, own: &str) -> Result<App
                 (query.count, query.total) = (0, true);
                 Applied::Whole
             }
-            "false" => Applied::Whole,
+            // What is shown of each resource is no question of what is found ([`super::subset`]).
+            "true" | "text" | "data" | "false" => Applied::Whole,
             _ => Applied::Unknown,
         },
         "_total" => {
@@ -392,7 +393,7 @@ fn apply(query: &mut Query, written: &str, value: &str, own: &str) -> Result<App
         }
         "_sort" => sort(query, value)?,
         "_include" | "_revinclude" => return include(query, name == "_revinclude", modifier, value),
-        "_format" | "_pretty" => Applied::Whole,
+        "_format" | "_pretty" | "_elements" => Applied::Whole,
         "_contained" if value == "false" => Applied::Whole,
         // a query that is ignored would answer another question.
         "_query" => return Err(bad(name, "names a query that is not known here.").code("not-supported")),

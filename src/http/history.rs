@@ -18,7 +18,7 @@ use crate::time::{Timestamp, span_of};
 pub(super) struct Page {
     pub(super) count: usize,
     pub(super) before: Option<i64>,
-    since: Option<Timestamp>,
+    pub(super) since: Option<Timestamp>,
 }
 
 impl Page {
@@ -49,16 +49,13 @@ pub(super) fn bundle(
     mut versions: Vec<Stored>,
     now: Timestamp,
 ) -> String {
-    if let Some(since) = page.since {
-        versions.retain(|version| version.updated >= since);
-    }
     let more = versions.len() > page.count && page.count > 0;
     versions.truncate(page.count);
 
     let address = format!("{own}/{key}/_history");
-    let used = pairs
-        .iter()
-        .filter(|(name, value)| ["_count", "_page", "_since"].contains(&name.as_str()) && !value.is_empty());
+    let used = pairs.iter().filter(|(name, value)| {
+        ["_count", "_page", "_since", "_summary", "_elements"].contains(&name.as_str()) && !value.is_empty()
+    });
     let used: Vec<(&str, &str)> = used.map(|(name, value)| (name.as_str(), value.as_str())).collect();
     let mut links = vec![json!({"relation": "self", "url": query::link(&address, used.iter().copied())})];
     if let Some(last) = versions.last().filter(|_| more) {
@@ -152,8 +149,8 @@ mod tests {
         assert_eq!(bundle["entry"].as_array().map(Vec::len), Some(1));
         assert_eq!(bundle["link"][0]["url"], "https://hub/fhir/Task/t1/_history?_count=1");
         assert_eq!(bundle["link"][1]["url"], "https://hub/fhir/Task/t1/_history?_count=1&_page=2");
-        let (_, bundle) = written("_since=1970-01-01T00:00:02Z", vec![version(2, "PUT"), version(1, "POST")]);
-        assert_eq!(bundle["entry"].as_array().map(Vec::len), Some(1));
+        let (_, bundle) = written("_since=1970-01-01T00:00:02Z", vec![version(2, "PUT")]);
+        assert_eq!(bundle["link"][0]["url"], "https://hub/fhir/Task/t1/_history?_since=1970-01-01T00:00:02Z");
         assert!(written("_count=0", vec![version(1, "POST")]).1.get("entry").is_none());
     }
 

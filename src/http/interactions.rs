@@ -20,6 +20,7 @@ use crate::fhir::Key;
 use crate::fhir::bundle::{self, Hit};
 use crate::fhir::query::{self, Criteria};
 use crate::fhir::search::{self, Query};
+use crate::fhir::subset::Subset;
 use crate::id;
 
 /// Answers a request whose method the table offers at this place.
@@ -82,45 +83,63 @@ pub(super) async fn told(app: &App, context: &Context, made: Made, asked: &Asked
     match made {
         Made::Written(answer) => Ok(respond::written(app.own(), &answer, preferred, asked.method == Method::POST)),
         Made::Deleted => Ok(respond::deleted(preferred)),
-        Made::Read(stored) => read(app, context, &stored, asked).await,
-        Made::Found(found, query) => Ok(searchset(app, found, &query, asked)),
+        Made::Read(stored) => read(app, context, stored, asked).await,
+        Made::Found(found, query) => searchset(app, found, &query, asked),
     }
 }
 
 /// A version, unless the client has it.
-async fn read(app: &App, context: &Context, stored: &Stored, asked: &Asked) -> Result<Response, Error> {
+async fn read(app: &App, context: &Context, mut stored: Stored, asked: &Asked) -> Result<Response, Error> {
     let known = Known::of(&asked.headers);
     if known.has_tag(&stored.version.to_string()) {
-        return Ok(respond::not_modified(app.own(), stored));
+        return Ok(respond::not_modified(app.own(), &stored));
     }
     if known.covers(stored.updated) {
         // Two versions of one second have one Last-Modified: then the client may hold the older, and a status it never
         // reads is a loop that never closes.
-        let earlier = app.history(context, &stored.key, Some(stored.version), 1).await?;
+        let earlier = app.history(context, &stored.key, Some(stored.version), None, 1).await?;
         let alone =
             earlier.first().is_none_or(|one| conditional::second(one.updated) != conditional::second(stored.updated));
         if alone {
-            return Ok(respond::not_modified(app.own(), stored));
+            return Ok(respond::not_modified(app.own(), &stored));
         }
     }
-    Ok(respond::resource(app.own(), stored))
+    if let Some(subset) = Subset::asked(&asked.pairs) {
+        stored.content = subset.of(&stored.content)?;
+    }
+    Ok(respond::resource(app.own(), &stored))
 }
 
 async fn versions(app: &App, context: &Context, key: &Key, asked: &Asked) -> Result<Response, Error> {
     let page = history::Page::of(&asked.pairs)?;
     // One more than asked for tells whether there is a next page.
-    let versions = app.history(context, key, page.before, page.count + 1).await?;
+    let mut versions = app.history(context, key, page.before, page.since, page.count + 1).await?;
+    if let Some(subset) = Subset::asked(&asked.pairs) {
+        for version in versions.iter_mut().filter(|version| !version.deleted) {
+            version.content = subset.of(&version.content)?;
+        }
+    }
     Ok(respond::fhir(200, history::bundle(app.own(), key, page, &asked.pairs, versions, app.now())))
 }
 
 /// search-type
-fn searchset(app: &App, mut found: Found, query: &Query, asked: &Asked) -> Response {
+fn searchset(app: &App, mut found: Found, query: &Query, asked: &Asked) -> Result<Response, Error> {
+    let subset = Subset::asked(&asked.pairs);
+    if subset == Some(Subset::Text) && !query.includes.is_empty() {
+        let text = "_summary=text shows narratives alone; it goes with no _include.";
+        return Err(Error::malformed(text).code("not-supported"));
+    }
+    if let Some(subset) = subset {
+        for hit in &mut found.hits {
+            hit.content = subset.of(&hit.content)?;
+        }
+    }
     if conditional::preferred_handling(&asked.headers) == Handling::Lenient {
         found.hits.extend(ignored(query, &asked.pairs));
     }
     let next = found.next.map(|cursor| cursor.to_text());
     let links = links(app.own(), query, next.as_deref());
-    respond::fhir(200, bundle::searchset(&found.hits, found.total, &links, found.horizon))
+    Ok(respond::fhir(200, bundle::searchset(&found.hits, found.total, &links, found.horizon)))
 }
 
 /// The self link holds what was used and no more; the next link is the same search from where this page ends.

@@ -77,6 +77,7 @@ pub fn metrics_router(app: App) -> Router {
 struct Seen {
     partner: Option<String>,
     format: Format,
+    pretty: bool,
 }
 
 impl Seen {
@@ -84,7 +85,8 @@ impl Seen {
     fn of(request: &Request) -> Self {
         let pairs = query::pairs(request.uri().query()).unwrap_or_default();
         let format = negotiate::acceptable(request.headers(), &pairs).unwrap_or(Format::Json);
-        Seen { partner: None, format }
+        let pretty = pairs.iter().any(|(name, value)| name == "_pretty" && value == "true");
+        Seen { partner: None, format, pretty }
     }
 }
 
@@ -99,7 +101,7 @@ impl Gate {
     async fn answer(&self, request: Request) -> Response {
         let began = self.app.now();
         let id = respond::request_id(request.headers());
-        let method = request.method().clone();
+        let (method, sent) = (request.method().clone(), request.headers().get(respond::REQUEST_ID).cloned());
         let door = door::door(request.uri().path(), &self.prefix);
         let token_shown = request.headers().contains_key(axum::http::header::AUTHORIZATION);
         let mut known = Seen::of(&request);
@@ -116,7 +118,9 @@ impl Gate {
             let allow: Vec<&str> = door.allowed().into_iter().filter(|offered| *offered != method.as_str()).collect();
             respond::refusal(&error, &allow, token_shown)
         });
-        let mut answer = respond::finish(respond::formatted(answer, known.format).await, &method, &id);
+        let answer = respond::formatted(answer, known.format, known.pretty).await;
+        let mut answer = respond::finish(answer, &method, &id);
+        respond::correlate(&mut answer, sent, &id);
         if matches!(&door, Door::Fhir(place) if *place != Place::Metadata) {
             // references, and codes of older releases, are not always as their author wrote them.
             respond::set(&mut answer, respond::INTERMEDIARY, self.app.name_as_intermediary());

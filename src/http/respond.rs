@@ -21,9 +21,10 @@ use crate::time::Timestamp;
 
 const FHIR_JSON: &str = "application/fhir+json; charset=utf-8";
 const FHIR_XML: &str = "application/fhir+xml; charset=utf-8";
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 /// Who changed something between its author and its reader.
 pub(super) const INTERMEDIARY: HeaderName = HeaderName::from_static("x-intermediary");
+const CORRELATION_ID: HeaderName = HeaderName::from_static("x-correlation-id");
 /// Longest request id taken from a caller.
 const LONGEST_ID: usize = 128;
 
@@ -117,6 +118,7 @@ pub(super) fn refusal(error: &Error, allow: &[&str], token_shown: bool) -> Respo
     match error.kind {
         Kind::Unauthenticated if token_shown => set(&mut response, WWW_AUTHENTICATE, "Bearer error=\"invalid_token\""),
         Kind::Unauthenticated => set(&mut response, WWW_AUTHENTICATE, "Bearer"),
+        Kind::Forbidden => set(&mut response, WWW_AUTHENTICATE, "Bearer error=\"insufficient_scope\""),
         Kind::MethodNotAllowed => set(&mut response, ALLOW, &allow.join(", ")),
         _ => {}
     }
@@ -129,6 +131,13 @@ pub(super) fn refusal(error: &Error, allow: &[&str], token_shown: bool) -> Respo
 /// 404 for a path that leads nowhere.
 pub(super) fn no_such_path() -> Error {
     Error::new(Kind::NotFound, "There is nothing at this address; /fhir/metadata lists what there is.")
+}
+
+/// A caller whose id we could not take hears it again beside ours.
+pub(super) fn correlate(response: &mut Response, sent: Option<HeaderValue>, id: &str) {
+    if let Some(sent) = sent.filter(|sent| sent.as_bytes() != id.as_bytes() && !sent.is_empty()) {
+        response.headers_mut().insert(CORRELATION_ID, sent);
+    }
 }
 
 /// The caller's request id, if it is one; else a new one.
@@ -154,16 +163,19 @@ pub(super) fn finish(mut response: Response, method: &Method, id: &str) -> Respo
 }
 
 /// The answer in the format that was asked for. Every answer is made in JSON, which is how resources are stored; only
-/// for XML it is read again.
-pub(super) async fn formatted(response: Response, format: Format) -> Response {
+/// for XML, and where a person wants to read it (`_pretty`, R-016), it is read again.
+pub(super) async fn formatted(response: Response, format: Format, pretty: bool) -> Response {
     let is_fhir = response.headers().get(CONTENT_TYPE).is_some_and(|kind| kind == FHIR_JSON);
-    if format == Format::Json || !is_fhir {
+    if (format == Format::Json && !pretty) || !is_fhir {
         return response;
     }
     let (mut parts, body) = response.into_parts();
     // The body is in memory: this neither waits nor grows.
     let bytes = axum::body::to_bytes(body, usize::MAX).await.unwrap_or_default();
     let resource: Value = serde_json::from_slice(&bytes).unwrap_or_default();
+    if format == Format::Json {
+        return Response::from_parts(parts, Body::from(format!("{resource:#}")));
+    }
     parts.headers.insert(CONTENT_TYPE, HeaderValue::from_static(FHIR_XML));
     Response::from_parts(parts, Body::from(xml::write(&resource)))
 }

@@ -136,13 +136,20 @@ impl Tx {
         stored_of(key, &row).map(Some)
     }
 
-    /// The versions of a resource, newest first, from `before` (exclusive) on.
-    pub async fn resource_history(&mut self, key: &Key, before: i64, most: usize) -> Result<Vec<Stored>, Error> {
+    /// The versions of a resource, newest first, from `before` (exclusive) on, none made before `since`.
+    pub async fn resource_history(
+        &mut self,
+        key: &Key,
+        before: i64,
+        since: Timestamp,
+        most: usize,
+    ) -> Result<Vec<Stored>, Error> {
         let text = format!(
             "select {COLUMNS} from resource r join resource_version v on v.type = r.type and v.id = r.id
-             where r.type = $1 and r.id = $2 and v.version < $3 order by v.version desc limit $4"
+             where r.type = $1 and r.id = $2 and v.version < $3 and v.updated >= $5
+             order by v.version desc limit $4"
         );
-        let args = args![key.kind.name(), &key.id, before, i64::try_from(most).unwrap_or(i64::MAX)];
+        let args = args![key.kind.name(), &key.id, before, i64::try_from(most).unwrap_or(i64::MAX), since];
         let rows = self.all(text, args).await?;
         rows.iter().map(|row| stored_of(key, row)).collect()
     }

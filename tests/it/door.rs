@@ -105,7 +105,7 @@ async fn every_error_is_an_operation_outcome() {
         assert_eq!(answer.status, *status, "{method} {path}: {}", answer.body);
         assert!(is_outcome(&answer), "{method} {path}: {}", answer.body);
         assert!(answer.headers.contains_key("x-request-id"), "{method} {path}");
-        assert_eq!(answer.headers.contains_key("www-authenticate"), *status == 401, "{method} {path}");
+        assert_eq!(answer.headers.contains_key("www-authenticate"), [401, 403].contains(status), "{method} {path}");
         assert_eq!(answer.headers.contains_key("allow"), *status == 405, "{method} {path}");
     }
     assert!(county.get("root", "Task").await.entries().is_empty(), "nothing is stored");
@@ -317,6 +317,7 @@ fn anything() -> impl Strategy<Value = (String, String, Vec<u8>, String)> {
         "/fhir/Task\\?[a-z_:-]{0,14}=[ -~]{0,30}(&[_a-z:.]{0,16}=[!-~]{0,20}){0,3}",
         "/fhir/(Task|Patient)\\?(_lastUpdated|_count|_sort|_include|_cursor|_id|birthdate|owner|_total|_elements)=[!-~]{0,24}",
         Just("/fhir".to_string()),
+        "/fhir/(Task|Patient|Observation)(/[a-z0-9]{1,3})?(/_history(/[0-9]{1,2})?)?\\?(identifier|_summary|_elements|_since|_pretty|_at)=[!-~]{0,16}",
         Just("/fhir/Task/_search".to_string()),
     ];
     let leaf = prop_oneof![
@@ -378,7 +379,32 @@ fn anything() -> impl Strategy<Value = (String, String, Vec<u8>, String)> {
         }
         value.to_string().into_bytes()
     });
+    // R-070…R-081: entries of any shape, with a liking for each other.
+    let url = prop_oneof![
+        "(Task|Patient|Observation|Nope)(/[a-z0-9]{1,2})?(/_history(/[0-9])?)?",
+        "(Task|Patient)\\?(identifier|_id|subject|_summary)=[!-~]{0,8}",
+        "[ -~]{0,12}",
+    ];
+    let verb = prop::sample::select(vec!["GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "BREW"]);
+    let name = prop::sample::select(vec![
+        "urn:uuid:a",
+        "urn:uuid:b",
+        "http://ehr.test/fhir/Patient/1",
+        "Patient?identifier=a",
+    ]);
+    let demand = prop::sample::select(vec!["*", "W/\"1\"", "\"2\", \"3\"", "x", "identifier=a"]);
+    let entry = (verb, url, name.clone(), name, demand, tree.clone()).prop_map(|(method, url, own, other, demand, tree)| {
+        let kind = url.split(['/', '?']).next().unwrap_or_default().to_string();
+        let resource = json!({"resourceType": kind, "status": "final", "code": {"text": "x"}, "subject": {"reference": other},
+            "extension": [{"url": "http://x.test", "valueUri": own}], "note": tree});
+        json!({"fullUrl": own, "resource": resource, "request":
+            {"method": method, "url": url, "ifMatch": demand, "ifNoneExist": demand}})
+    });
+    let bundle = (prop::sample::select(vec!["batch", "transaction"]), prop::collection::vec(entry, 0..4)).prop_map(
+        |(kind, entries)| json!({"resourceType": "Bundle", "type": kind, "entry": entries}).to_string().into_bytes(),
+    );
     let body = prop_oneof![
+        bundle,
         prop::collection::vec(any::<u8>(), 0..64),
         tree.prop_map(|value| value.to_string().into_bytes()),
         resource

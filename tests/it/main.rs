@@ -24,6 +24,7 @@ mod program;
 mod public_clients;
 mod pushed;
 mod relaying;
+mod rest;
 mod routing;
 mod searching;
 mod simulation;
