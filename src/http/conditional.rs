@@ -162,6 +162,7 @@ mod tests {
         assert_eq!(Known::of(&with("if-modified-since", "yesterday")), Known::Nothing);
     }
 
+    //
     #[test]
     fn a_time_covers_its_whole_second() {
         let at = Timestamp::parse("1994-11-06T08:49:37.9Z").unwrap();

@@ -275,6 +275,7 @@ mod tests {
         assert_eq!(asked.json().unwrap_err().kind, Kind::Malformed);
     }
 
+    //
     #[tokio::test]
     async fn the_body_is_of_the_places_type() {
         let place = Place::Type(ResourceType::TASK);

@@ -126,7 +126,7 @@ mod tests {
         (text, value)
     }
 
-    //
+    //
     #[test]
     fn every_entry_says_what_was_asked_and_answered() {
         let (text, bundle) = written("", vec![version(3, "DELETE"), version(2, "PUT"), version(1, "POST")]);

@@ -64,7 +64,7 @@ on_both!(what_is_created_at_the_same_time_is_there_once, async |place: Place| {
     }
 });
 
-//
+//
 #[tokio::test]
 async fn a_conditional_update_updates_the_one_or_creates_it() {
     let county = TestGateway::county().await;

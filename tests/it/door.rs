@@ -205,7 +205,7 @@ async fn hostile_json_is_refused() {
     assert!(county.get("root", "Task").await.entries().is_empty());
 }
 
-//
+//
 #[tokio::test]
 async fn what_public_clients_send_is_understood() {
     let county = TestGateway::county().await;

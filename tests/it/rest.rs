@@ -124,7 +124,7 @@ async fn a_request_keeps_its_id_or_hears_it_again() {
     assert!(!county.get("clinic", "Patient").await.headers.contains_key("x-correlation-id"));
 }
 
-//
+//
 #[tokio::test]
 async fn answers_are_as_the_client_prefers() {
     let county = TestGateway::county().await;

@@ -16,7 +16,7 @@ fn parameters(list: Value) -> Value {
     json!({"resourceType": "Parameters", "parameter": list})
 }
 
-//
+//
 #[tokio::test]
 async fn what_is_published_is_read_and_found_and_never_written() {
     let county = TestGateway::county().await;

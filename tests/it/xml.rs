@@ -87,6 +87,7 @@ async fn a_clinic_that_speaks_xml_refers() {
 }
 
 // R-006, G-003: Bundles in XML, and what is stored is the same as from JSON.
+//
 #[tokio::test]
 async fn a_transaction_may_be_xml() {
     let county = TestGateway::county().await;

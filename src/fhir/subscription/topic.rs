@@ -142,6 +142,7 @@ mod tests {
     use serde_json::Value;
     use std::path::Path;
 
+    // G-194
     #[test]
     fn a_topic_is_found_by_its_spellings_and_its_version() {
         assert_eq!(topic(TASK_TOPIC).unwrap().kind, ResourceType::TASK);

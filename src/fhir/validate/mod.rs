@@ -185,7 +185,7 @@ mod tests {
         }
     }
 
-    // G-083
+    // G-083, G-068
     #[test]
     fn all_faults_come_at_once() {
         assert_eq!(
