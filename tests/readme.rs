@@ -33,3 +33,19 @@ fn the_readmes_example_is_a_good_configuration() {
     let config = loopgate::config::Config::parse(&text, std::path::Path::new("."));
     assert!(config.is_ok(), "{config:?}");
 }
+
+/// SECURITY.md names tests: `module::test` of tests/it. Each must be there.
+#[test]
+fn the_tests_that_security_names_are_there() {
+    let security = include_str!("../SECURITY.md");
+    let named = security.split('`').skip(1).step_by(2).filter_map(|quoted| quoted.split_once("::"));
+    let mut count = 0;
+    for (module, test) in named {
+        let path = format!("{}/tests/it/{module}.rs", env!("CARGO_MANIFEST_DIR"));
+        let source = std::fs::read_to_string(&path).unwrap_or_default();
+        let there = source.contains(&format!("fn {test}(")) || source.contains(&format!("on_both!({test},"));
+        assert!(there, "SECURITY.md names {module}::{test}");
+        count += 1;
+    }
+    assert!(count > 10, "SECURITY.md names hardly a test");
+}

@@ -138,6 +138,16 @@ impl Door {
         }
     }
 
+    /// Whether only a partner's token opens it. The OAuth doors and the hooks ask for proof of their own.
+    pub fn needs_token(&self) -> bool {
+        match self {
+            Door::Fhir(place) => *place != Place::Metadata,
+            Door::Metrics | Door::Nowhere => true,
+            Door::Landing | Door::Live | Door::Ready | Door::SmartConfiguration | Door::Keys | Door::Hook(_) => false,
+            Door::Token | Door::Introspect | Door::Revoke | Door::Unknown => false,
+        }
+    }
+
     /// How the log names it: types and patterns, never ids.
     pub fn label(&self) -> String {
         match self {

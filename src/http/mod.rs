@@ -139,56 +139,37 @@ impl Gate {
 
     /// Refuses in the order of what the caller must mend first: path, token, rate, method, format, body.
     async fn open(&self, door: &Door, request: Request, id: &str, known: &mut Seen) -> Result<Response, Error> {
-        let headers = request.headers();
-        match door {
-            Door::Unknown => return Err(respond::no_such_path()),
-            Door::Landing | Door::Live | Door::Ready => {
-                door.check(request.method())?;
-                return match door {
-                    Door::Live => Ok(respond::health(200, "live")),
-                    Door::Ready => Ok(respond::ready(self.app.ready().await)),
-                    _ => Ok(landing::page(&self.app.config().gateway.name, self.app.own())),
-                };
-            }
-            Door::Fhir(Place::Metadata) => {
-                door.check(request.method())?;
-                known.format = negotiate::acceptable(headers, &query::pairs(request.uri().query())?)?;
-                return Ok(self.statement.answer(headers));
-            }
-            Door::SmartConfiguration => {
-                door.check(request.method())?;
-                return Ok(oauth::configuration(&self.app));
-            }
-            Door::Keys => {
-                door.check(request.method())?;
-                return Ok(oauth::keys(&self.app));
-            }
-            Door::Hook(partner) => {
-                door.check(request.method())?;
-                return hooks::take(&self.app, partner, request).await;
-            }
-            Door::Token => {
-                door.check(request.method())?;
-                return oauth::token(&self.app, request).await;
-            }
-            Door::Introspect => {
-                door.check(request.method())?;
-                return oauth::introspect(&self.app, request).await;
-            }
-            Door::Revoke => {
-                door.check(request.method())?;
-                return oauth::revoke(&self.app, request).await;
-            }
-            Door::Metrics | Door::Fhir(_) | Door::Nowhere => {}
+        if door.needs_token() {
+            return self.admit(door, request, id, known).await;
         }
+        door.check(request.method())?;
+        match door {
+            Door::Landing => Ok(landing::page(&self.app.config().gateway.name, self.app.own())),
+            Door::Live => Ok(respond::health(200, "live")),
+            Door::Ready => Ok(respond::ready(self.app.ready().await)),
+            Door::Fhir(Place::Metadata) => {
+                known.format = negotiate::acceptable(request.headers(), &query::pairs(request.uri().query())?)?;
+                Ok(self.statement.answer(request.headers()))
+            }
+            Door::SmartConfiguration => Ok(oauth::configuration(&self.app)),
+            Door::Keys => Ok(oauth::keys(&self.app)),
+            Door::Hook(partner) => hooks::take(&self.app, partner, request).await,
+            Door::Token => oauth::token(&self.app, request).await,
+            Door::Introspect => oauth::introspect(&self.app, request).await,
+            Door::Revoke => oauth::revoke(&self.app, request).await,
+            Door::Metrics | Door::Fhir(_) | Door::Nowhere | Door::Unknown => Err(respond::no_such_path()),
+        }
+    }
 
-        let Identity { partner, scopes } = auth::authenticate(&self.app, headers).await?;
+    /// The doors that a partner's token opens.
+    async fn admit(&self, door: &Door, request: Request, id: &str, known: &mut Seen) -> Result<Response, Error> {
+        let Identity { partner, scopes } = auth::authenticate(&self.app, request.headers()).await?;
         known.partner = Some(partner.id.clone());
         self.allowances.spend(&partner)?;
+        door.check(request.method())?;
         let context = Context { partner, scopes, request: id.to_string() };
         match door {
             Door::Fhir(place) => {
-                door.check(request.method())?;
                 let asked = extract::read(request, place, &self.app.config().limits, &mut known.format).await?;
                 match place {
                     Place::Base => bundles::answer(&self.app, &context, asked).await,
@@ -196,7 +177,6 @@ impl Gate {
                 }
             }
             Door::Metrics => {
-                door.check(request.method())?;
                 auth::operator(&context.partner)?;
                 respond::metrics(&self.app).await
             }
