@@ -130,6 +130,31 @@ fn tokens_follow_the_bar_rules_and_not_finds_the_rest() {
     );
 }
 
+// R-126, G-139
+#[test]
+fn the_guides_parameters_find_their_task() {
+    let mut task = task();
+    task["focus"] = json!({"reference": "ServiceRequest/s1"});
+    task["requester"] = json!({"reference": "PractitionerRole/r1"});
+    task["output"] = json!([{"valueReference": {"reference": "Procedure/x"}}]);
+    check(
+        task,
+        &[
+            "_id=t1",
+            "_id=t0,t1",
+            "code=fulfill",
+            "patient=p1",
+            "requester=PractitionerRole/r1",
+            "status=requested",
+            "focus=ServiceRequest/s1",
+            "_lastUpdated=gt2026-03-01T10:00:00Z",
+            "owner=Organization/o1",
+            "output=Procedure/x",
+        ],
+        &["_id=T1", "output=Procedure/y", "focus=s2", "requester=Organization/r1", "code=approve"],
+    );
+}
+
 #[test]
 fn text_searches_what_a_token_says() {
     check(
