@@ -14,6 +14,7 @@ use crate::error::Error;
 use crate::fhir::json::{self, Bounds};
 use crate::fhir::reference::split_absolute;
 use crate::fhir::{Key, Resource, ResourceType, xml};
+use crate::time::Timestamp;
 
 use super::guard;
 use super::token::Tokens;
@@ -176,12 +177,16 @@ impl Failure {
     }
     /// An answer that is not what was asked for.
     pub(super) fn answered(response: &Response) -> Failure {
-        // A pause longer than a day is no pause.
-        let pause =
-            response.header("retry-after").and_then(|text| text.trim().parse().ok()).filter(|secs| *secs <= 86_400);
+        let asked = response.header("retry-after").map(str::trim).and_then(|text| {
+            let until = || Timestamp::parse_http_date(text);
+            // By the partner's own clock, which says when it answered.
+            let answered = || response.header("date").and_then(Timestamp::parse_http_date);
+            text.parse().ok().map(Duration::from_secs).or_else(|| Some(until()?.since(answered()?)))
+        });
         Failure {
             why: format!("answered {}", response.status),
-            retry_after: pause.map(Duration::from_secs),
+            // A pause longer than a day is no pause.
+            retry_after: asked.filter(|pause| *pause <= Duration::from_secs(86_400)),
             status: Some(response.status),
         }
     }
@@ -327,6 +332,25 @@ pub(super) fn created_url(base: &str, kind: ResourceType, response: &Response) -
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_pause_is_asked_for_in_seconds_or_until_a_date() {
+        let date = ("date", "Thu, 26 Nov 2026 10:00:00 GMT");
+        for (headers, seconds) in [
+            (&[("retry-after", " 77 ")][..], Some(77)),
+            (&[("retry-after", "Thu, 26 Nov 2026 10:10:00 GMT"), date], Some(600)),
+            (&[("retry-after", "Thu, 26 Nov 2026 09:00:00 GMT"), date], Some(0)),
+            (&[("retry-after", "Thu, 26 Nov 2026 10:10:00 GMT")], None),
+            (&[("retry-after", "Sat, 28 Nov 2026 10:10:00 GMT"), date], None),
+            (&[("retry-after", "86401")], None),
+            (&[("retry-after", "soon"), date], None),
+            (&[], None),
+        ] {
+            let headers = headers.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
+            let failure = Failure::answered(&Response { status: 503, headers, body: Vec::new() });
+            assert_eq!(failure.retry_after, seconds.map(Duration::from_secs), "{seconds:?}");
+        }
+    }
 
     #[test]
     fn a_created_resource_is_found_by_location_or_body() {
