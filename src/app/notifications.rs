@@ -291,12 +291,12 @@ impl App {
         Ok(context.scopes.allow(event.focus.kind, 'r') && tx.may_see(&self.viewer(&context), &event.focus).await?)
     }
 
-    /// Forgets events that are older than the configured time, some at a time; false when none is left. Part of the
-    /// worker's quiet moments.
+    /// Forgets events and tries that are older than the configured time, some at a time; false when none is left. Part of
+    /// the worker's quiet moments. What was seen and done stays on record.
     pub async fn forget_old_events(&self) -> Result<bool, Error> {
         let before = self.now().minus(self.config().subscriptions.keep_events);
         let mut tx = self.store().begin().await?;
-        let forgotten = tx.forget_events(before).await?;
+        let forgotten = tx.forget_events(before).await? + tx.forget_attempts(before).await?;
         tx.commit().await?;
         Ok(forgotten > 0)
     }

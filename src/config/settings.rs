@@ -43,7 +43,7 @@ pub const SETTINGS: &[Setting] = &[
     row("auth.token_lifetime", "\"5m\"", "how long an access token is good for, 1s to 24h"),
     row("subscriptions.per_partner", "100", "most Subscriptions of one partner"),
     row("subscriptions.accept_past_end", "false", "take an `end` in the past as none"),
-    row("subscriptions.keep_events", "\"30d\"", "how long events are kept; at least the sum of delivery.backoff"),
+    row("subscriptions.keep_events", "\"30d\"", "how long events and tries of deliveries are kept; at least the sum of delivery.backoff"),
     row("partner.id", "required", "id of the partner and of its Organization here"),
     row("partner.name", "required", "name of its Organization"),
     row("partner.roles", "required", "any of \"source\", \"target\", \"coordinator\", \"operator\""),

@@ -8,6 +8,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::error::Error;
 use crate::fhir::Key;
 use crate::id;
+use crate::store::later::Shape;
 use crate::store::{Store, Tx};
 use crate::time::Timestamp;
 
@@ -43,6 +44,10 @@ pub struct Evidence {
     pub version: i64,
 }
 
+const AUDIT: Shape =
+    Shape::new("audit", &["id", "at", "partner", "action", "type", "resource", "version", "request", "detail"]);
+const EVIDENCE: Shape = Shape::new("evidence", &["id", "referral", "task", "at", "who", "what", "how", "version"]);
+
 impl Tx {
     /// Records accesses: a row for each, which stands by the resource where there is one alone, and lists them where a
     /// page shows several.
@@ -57,8 +62,7 @@ impl Tx {
             let (partner, request) = (&access.partner, &access.request);
             Some(args![id::new(), stamp, partner, access.action, kind, id, version, request, listed])
         };
-        let columns = &["id", "at", "partner", "action", "type", "resource", "version", "request", "detail"];
-        self.insert("audit", columns, "", list.iter().filter_map(row).collect()).await
+        self.insert(AUDIT, list.iter().filter_map(row).collect()).await
     }
 
     /// The accesses to a resource, oldest first.
@@ -86,9 +90,8 @@ impl Tx {
 
     /// Records a step.
     pub async fn put_evidence(&mut self, step: &Evidence) -> Result<(), Error> {
-        let columns = &["id", "referral", "task", "at", "who", "what", "how", "version"];
         let row = args![id::new(), &step.referral, &step.task, step.at, &step.who, &step.what, &step.how, step.version];
-        self.insert("evidence", columns, "", vec![row]).await
+        self.insert(EVIDENCE, vec![row]).await
     }
 
     /// The steps of a referral, oldest first.

@@ -7,6 +7,7 @@ use std::collections::BTreeSet;
 
 use crate::error::Error;
 use crate::fhir::Key;
+use crate::store::later::Shape;
 use crate::store::{Arg, Tx};
 
 /// Who looks.
@@ -86,6 +87,16 @@ pub(super) fn marks(list: &[String], args: &mut Vec<Arg>) -> String {
     marks.join(", ")
 }
 
+/// What a partner has is not narrowed.
+const GRANT: Shape = Shape {
+    table: "resource_grant",
+    columns: &["partner", "type", "id", "task", "reason", "since"],
+    key: 4,
+    or: " on conflict (partner, type, id, task) do update set ended = null,
+         reason = case when resource_grant.ended is null and resource_grant.reason in ('author', 'party')
+         then resource_grant.reason else excluded.reason end",
+};
+
 impl Tx {
     /// Grants the resources to a partner, with a Task. What it has is not narrowed: `party` stays `party`, until it ends.
     pub async fn grant(&mut self, partner: &str, keys: &[Key], task: &str, reason: Reason) -> Result<(), Error> {
@@ -96,17 +107,20 @@ impl Tx {
         for key in &keys {
             self.marks.changed_for(partner, key.kind, stamp);
         }
-        let rows =
-            keys.into_iter().map(|key| args![partner, task, reason.code(), stamp, key.kind.name(), &key.id]).collect();
-        let or = " on conflict (partner, type, id, task) do update set ended = null,
-             reason = case when resource_grant.ended is null and resource_grant.reason in ('author', 'party')
-             then resource_grant.reason else excluded.reason end";
-        self.insert("resource_grant", &["partner", "task", "reason", "since", "type", "id"], or, rows).await
+        let rows = keys
+            .into_iter()
+            .map(|key| {
+                self.met.granted(partner, key);
+                args![partner, key.kind.name(), &key.id, task, reason.code(), stamp]
+            })
+            .collect();
+        self.insert(GRANT, rows).await
     }
 
     /// Ends a partner's grants of a Task for one reason, or (none given) all of them.
     pub async fn end_grants(&mut self, partner: &str, task: &str, reason: Option<Reason>) -> Result<(), Error> {
         let stamp = self.stamp();
+        self.met.narrowed();
         let mut args = args![stamp, partner, task];
         let mut text =
             String::from("update resource_grant set ended = $1 where partner = $2 and task = $3 and ended is null");
@@ -146,12 +160,19 @@ impl Tx {
         if key.kind.is_directory() {
             return Ok(true);
         }
+        if self.met.may_see(viewer, key) {
+            return Ok(true);
+        }
         let mut args = args![key.kind.name(), &key.id];
         let marks = marks(grantees, &mut args);
         let text = format!(
-            "select 1 from resource_grant where type = $1 and id = $2 and partner in ({marks}) and ended is null limit 1"
+            "select partner from resource_grant where type = $1 and id = $2 and partner in ({marks}) and ended is null limit 1"
         );
-        Ok(self.one(text, args).await?.is_some())
+        let row = self.one(text, args).await?;
+        if let (Some(row), true) = (&row, self.is_writing()) {
+            self.met.granted(&row.text(0)?, key);
+        }
+        Ok(row.is_some())
     }
 
     /// Whether a viewer might once have claimed this Task and somebody else was faster.

@@ -3,6 +3,7 @@
 
 use crate::error::Error;
 use crate::fhir::{Key, ResourceType};
+use crate::store::later::Shape;
 use crate::store::{Row, Tx};
 use crate::time::Timestamp;
 
@@ -22,6 +23,14 @@ pub struct Link {
 }
 
 const COLUMNS: &str = "partner, origin, type, id, etag, checked";
+
+const LINK: Shape = Shape {
+    table: "link",
+    columns: &["partner", "origin", "type", "id", "etag", "checked"],
+    key: 2,
+    or: " on conflict (partner, origin) do update set type = excluded.type, id = excluded.id, etag = excluded.etag,
+         checked = excluded.checked",
+};
 
 fn link_of(row: &Row) -> Result<Link, Error> {
     let kind = row.text(2)?;
@@ -51,13 +60,7 @@ impl Tx {
     /// Remembers or refreshes a link.
     pub async fn put_link(&mut self, partner: &str, origin: &str, key: &Key, mark: Option<&str>) -> Result<(), Error> {
         let stamp = self.stamp();
-        self.run(
-            "insert into link (partner, origin, type, id, etag, checked) values ($1, $2, $3, $4, $5, $6)
-             on conflict (partner, origin) do update set type = excluded.type, id = excluded.id, etag = excluded.etag,
-             checked = excluded.checked",
-            args![partner, origin, key.kind.name(), &key.id, mark, stamp],
-        )
-        .await?;
-        Ok(())
+        let row = args![partner, origin, key.kind.name(), &key.id, mark, stamp];
+        self.insert(LINK, vec![row]).await
     }
 }

@@ -12,6 +12,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("../../migrations/0004_turns.sql"),
     include_str!("../../migrations/0005_following.sql"),
     include_str!("../../migrations/0006_search.sql"),
+    include_str!("../../migrations/0007_attempts.sql"),
 ];
 
 /// Runs what has not been run. A second gateway waits for the first.

@@ -2,7 +2,8 @@
 //!
 //! A write goes through a [`Tx`]: everything one use case changes and owes is in one transaction. On SQLite there is one
 //! writer, and transactions that wait for it are committed together, each answered after the commit (group commit);
-//! reads go to connections of their own and see what is committed. On PostgreSQL both use the pool.
+//! reads go to connections of their own and see what is committed. On PostgreSQL both use the pool, and rows that only
+//! have to be there at the end are told together (`later`).
 //!
 //! Leaves out every decision: what may be stored is `app`'s and `referral`'s business. Types are text and bigint only;
 //! time is microseconds UTC and comes, like ids, from us. Rules for migrations: `migrations/README.md`.
@@ -14,8 +15,10 @@ macro_rules! args {
 
 mod audit;
 mod grants;
+mod later;
 mod links;
 mod marks;
+mod met;
 mod migrations;
 mod outbox;
 mod partners;

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use crate::error::Error;
 use crate::id;
+use crate::store::later::Shape;
 use crate::store::{Row, Tx};
 use crate::time::Timestamp;
 
@@ -111,27 +112,39 @@ pub struct Attempt {
     pub detail: Option<String>,
 }
 
+const DELIVERY: Shape = Shape {
+    table: "delivery",
+    columns: &[
+        "kind",
+        "subject",
+        "id",
+        "partner",
+        "generation",
+        "due_at",
+        "attempts",
+        "state",
+        "leased_till",
+        "created",
+    ],
+    key: 2,
+    or: " on conflict (kind, subject) do update set generation = delivery.generation + 1, partner = excluded.partner,
+         due_at = case when delivery.state = 'due' and (delivery.due_at < excluded.due_at or delivery.attempts > 0)
+         then delivery.due_at
+         else excluded.due_at end,
+         attempts = case when delivery.state = 'due' then delivery.attempts else 0 end,
+         state = 'due'",
+};
+const ATTEMPT: Shape = Shape::new("attempt", &["id", "delivery", "at", "outcome", "detail"]);
+
 impl Tx {
     /// Owes a delivery. If it is owed already, it becomes due (no later than it was) and newer; but a pause after a failed
     /// try is kept, because it is the endpoint that needs it.
     pub async fn enqueue(&mut self, delivery: &Delivery) -> Result<(), Error> {
         let stamp = self.stamp();
         self.owes = true;
-        self.run(
-            "insert into delivery (id, kind, subject, partner, generation, due_at, attempts, state, leased_till, created)
-             values ($1, $2, $3, $4, 1, $5, 0, 'due', 0, $6)
-             on conflict (kind, subject) do update set generation = delivery.generation + 1, partner = excluded.partner,
-             due_at = case when delivery.state = 'due' and (delivery.due_at < excluded.due_at or delivery.attempts > 0)
-             then delivery.due_at
-             else excluded.due_at end,
-             attempts = case when delivery.state = 'due' then delivery.attempts else 0 end,
-             state = 'due'",
-            args![
-                id::new(), delivery.kind.code(), &delivery.subject, &delivery.partner, delivery.due_at, stamp,
-            ],
-        )
-        .await?;
-        Ok(())
+        let (kind, subject, partner) = (delivery.kind.code(), &delivery.subject, &delivery.partner);
+        let row = args![kind, subject, id::new(), partner, 1, delivery.due_at, 0, "due", 0, stamp];
+        self.insert(DELIVERY, vec![row]).await
     }
 
     /// Claims deliveries that are due, oldest first, none of these partners'.
@@ -214,11 +227,7 @@ impl Tx {
         }
         // A quiet poll is no news.
         if !matches!(outcome, Outcome::Again(_)) {
-            self.run(
-                "insert into attempt (id, delivery, at, outcome, detail) values ($1, $2, $3, $4, $5)",
-                args![id::new(), &claimed.id, stamp, name, detail],
-            )
-            .await?;
+            self.insert(ATTEMPT, vec![args![id::new(), &claimed.id, stamp, name, detail]]).await?;
         }
         Ok(true)
     }
@@ -294,6 +303,12 @@ impl Tx {
             .all("select kind, state, count(*) from delivery group by kind, state order by kind, state", args![])
             .await?;
         rows.iter().map(|row| Ok((row.text(0)?, row.text(1)?, row.int(2)?))).collect()
+    }
+
+    /// Forgets tries older than this; at most a thousand at once.
+    pub async fn forget_attempts(&mut self, before: Timestamp) -> Result<u64, Error> {
+        let text = "delete from attempt where id in (select id from attempt where at < $1 order by at limit 1000)";
+        self.run(text, args![before]).await
     }
 
     /// The last hundred tries of a delivery, oldest first.

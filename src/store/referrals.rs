@@ -4,6 +4,7 @@ use crate::error::Error;
 use crate::fhir::Key;
 use crate::fhir::reference::split_absolute;
 use crate::store::grants::marks;
+use crate::store::later::Shape;
 use crate::store::{Row, Tx};
 use crate::time::Timestamp;
 
@@ -90,6 +91,30 @@ pub struct Relay {
     pub created: Timestamp,
 }
 
+const NEW_REFERRAL: Shape = Shape::new(
+    "referral",
+    &[
+        "task",
+        "source",
+        "focus",
+        "performer",
+        "service",
+        "kept_at",
+        "request",
+        "patient",
+        "fetched",
+        "held",
+        "held_why",
+        "closing",
+        "informed_at",
+        "informed_how",
+        "created",
+    ],
+);
+const NEW_RELAY: Shape = Shape::new(
+    "relay",
+    &["task", "referral", "partner", "service", "channel", "request", "remote", "withdrawn", "reached", "created"],
+);
 const REFERRAL: &str = "task, source, focus, performer, service, kept_at, request, patient, fetched, held, held_why,
     closing, informed_at, informed_how, created";
 const RELAY: &str = "task, referral, partner, service, channel, request, remote, withdrawn, reached, created";
@@ -132,11 +157,8 @@ fn relay_of(row: &Row) -> Result<Relay, Error> {
 impl Tx {
     /// Stores a new referral.
     pub async fn insert_referral(&mut self, referral: &Referral) -> Result<(), Error> {
-        let text = format!(
-            "insert into referral ({REFERRAL}) values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)"
-        );
         let one = referral.clone();
-        let args = args![
+        let row = args![
             one.task,
             one.source,
             one.focus,
@@ -153,38 +175,46 @@ impl Tx {
             one.informed_how,
             one.created,
         ];
-        self.run(text, args).await?;
-        Ok(())
+        self.met.referrals.insert(referral.task.clone(), referral.clone());
+        self.met.relays.insert(referral.task.clone(), Vec::new());
+        self.insert(NEW_REFERRAL, vec![row]).await
     }
 
-    /// Stores what changed of a referral; what it was made from never changes.
+    /// Stores what changed of a referral.
     pub async fn update_referral(&mut self, referral: &Referral) -> Result<(), Error> {
         let one = referral.clone();
-        self.run(
-            "update referral set performer = $1, service = $2, request = $3, patient = $4, fetched = $5, held = $6,
-             held_why = $7, closing = $8, informed_at = $9, informed_how = $10 where task = $11",
-            args![
-                one.performer,
-                one.service,
-                one.request,
-                one.patient,
-                one.fetched,
-                one.held,
-                one.held_why,
-                one.closing,
-                one.informed_at,
-                one.informed_how,
-                one.task,
-            ],
-        )
-        .await?;
-        Ok(())
+        self.met.referrals.insert(referral.task.clone(), referral.clone());
+        let text =
+            "update referral set focus = $1, performer = $2, service = $3, request = $4, patient = $5, fetched = $6,
+             held = $7, held_why = $8, closing = $9, informed_at = $10, informed_how = $11 where task = $12";
+        let args = args![
+            one.focus,
+            one.performer,
+            one.service,
+            one.request,
+            one.patient,
+            one.fetched,
+            one.held,
+            one.held_why,
+            one.closing,
+            one.informed_at,
+            one.informed_how,
+            one.task,
+        ];
+        self.change("referral", referral.task.clone(), text, args).await
     }
 
     /// The referral of a source's Task, locked for this transaction where several gateways may write.
     pub async fn referral(&mut self, task: &str) -> Result<Option<Referral>, Error> {
+        if let Some(referral) = self.met.referrals.get(task) {
+            return Ok(Some(referral.clone()));
+        }
         let text = format!("select {REFERRAL} from referral where task = $1{}", self.for_update());
-        self.one(text, args![task]).await?.as_ref().map(referral_of).transpose()
+        let referral = self.one(text, args![task]).await?.as_ref().map(referral_of).transpose()?;
+        if self.is_writing() {
+            self.met.referrals.extend(referral.clone().map(|referral| (referral.task.clone(), referral)));
+        }
+        Ok(referral)
     }
 
     /// The source's referrals with this focus, newest first.
@@ -216,9 +246,8 @@ impl Tx {
 
     /// Stores a new relay.
     pub async fn insert_relay(&mut self, relay: &Relay) -> Result<(), Error> {
-        let text = format!("insert into relay ({RELAY}) values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)");
         let one = relay.clone();
-        let args = args![
+        let row = args![
             one.task,
             one.referral,
             one.partner,
@@ -230,20 +259,19 @@ impl Tx {
             one.reached,
             one.created,
         ];
-        self.run(text, args).await?;
-        Ok(())
+        self.met.relay(relay);
+        self.insert(NEW_RELAY, vec![row]).await
     }
 
     /// Stores what changed of a relay.
     pub async fn update_relay(&mut self, relay: &Relay) -> Result<(), Error> {
         let one = relay.clone();
-        self.run(
+        self.met.relay(relay);
+        let text =
             "update relay set partner = $1, service = $2, channel = $3, remote = $4, withdrawn = $5, reached = $6
-             where task = $7",
-            args![one.partner, one.service, one.channel, one.remote, one.withdrawn, one.reached, one.task],
-        )
-        .await?;
-        Ok(())
+             where task = $7";
+        let args = args![one.partner, one.service, one.channel, one.remote, one.withdrawn, one.reached, one.task];
+        self.change("relay", relay.task.clone(), text, args).await
     }
 
     /// The relay of one of our Tasks.
@@ -254,8 +282,17 @@ impl Tx {
 
     /// The relays of a referral, oldest first.
     pub async fn relays(&mut self, referral: &str) -> Result<Vec<Relay>, Error> {
+        if let Some(relays) = self.met.relays.get(referral) {
+            return Ok(relays.clone());
+        }
         let text = format!("select {RELAY} from relay where referral = $1 order by created, task");
-        self.all(text, args![referral]).await?.iter().map(relay_of).collect()
+        let relays: Vec<Relay> =
+            self.all(text, args![referral]).await?.iter().map(relay_of).collect::<Result<_, Error>>()?;
+        // Whoever changes one has its referral's row.
+        if self.met.referrals.contains_key(referral) {
+            self.met.relays.insert(referral.to_string(), relays.clone());
+        }
+        Ok(relays)
     }
 
     /// The relay whose ServiceRequest this is.

@@ -3,8 +3,9 @@
 use crate::error::Error;
 use crate::fhir::search_index::{Row as IndexRow, is_ordered};
 use crate::fhir::subscription::Change;
-use crate::fhir::{Key, Resource};
+use crate::fhir::{Key, Resource, ResourceType};
 use crate::store::grants::visible;
+use crate::store::later::Shape;
 use crate::store::{Arg, Tx, Viewer};
 use crate::time::Timestamp;
 
@@ -68,6 +69,13 @@ pub(super) fn indexable(value: &str) -> &str {
     value.get(..value.floor_char_boundary(INDEXABLE)).unwrap_or(value)
 }
 
+const VERSION: Shape =
+    Shape::new("resource_version", &["type", "id", "version", "updated", "method", "author", "content"]);
+const INDEX: Shape = Shape::new(
+    "search_index",
+    &["type", "id", "parameter", "value", "system", "text", "low", "high", "updated", "created"],
+);
+
 const COLUMNS: &str = "v.version, v.updated, r.author, v.method, v.content";
 
 impl Tx {
@@ -78,12 +86,16 @@ impl Tx {
 
     /// The current version, also when it is a deletion.
     pub async fn resource(&mut self, key: &Key) -> Result<Option<Stored>, Error> {
-        if let Some(stored) = self.known.get(key) {
+        if let Some(stored) = self.met.resource(key) {
             return Ok(Some(stored.clone()));
         }
         let stored = self.current(key).await?;
+        let found = stored.clone().map(|stored| (key.clone(), stored));
         if self.is_alone() {
-            self.known.extend(stored.clone().map(|stored| (key.clone(), stored)));
+            self.met.known.extend(found);
+        } else if self.is_writing() && key.kind != ResourceType::CONSENT {
+            // A consent counts as it is when it is asked about.
+            self.met.seen.extend(found);
         }
         Ok(stored)
     }
@@ -112,13 +124,19 @@ impl Tx {
     /// The current version, locked until the end of this transaction: whoever decides on it decides alone.
     pub async fn resource_for_update(&mut self, key: &Key) -> Result<Option<Stored>, Error> {
         let lock = self.for_update();
-        if lock.is_empty() || self.known.contains_key(key) {
+        if lock.is_empty() || self.met.known.contains_key(key) {
             return self.resource(key).await;
         }
-        let text = format!("select id from resource where type = $1 and id = $2{lock}");
-        self.one(text, args![key.kind.name(), &key.id]).await?;
-        let stored = self.current(key).await?;
-        self.known.extend(stored.clone().map(|stored| (key.clone(), stored)));
+        let text = format!("select version from resource where type = $1 and id = $2{lock}");
+        let row = self.one(text, args![key.kind.name(), &key.id]).await?;
+        let version = row.map(|row| row.int(0)).transpose()?;
+        // A version never changes: what was read before the lock is good if it is still the current one.
+        let seen = self.met.seen.remove(key).filter(|seen| Some(seen.version) == version);
+        let stored = match seen {
+            Some(seen) => Some(seen),
+            None => self.current(key).await?,
+        };
+        self.met.known.extend(stored.clone().map(|stored| (key.clone(), stored)));
         Ok(stored)
     }
 
@@ -221,7 +239,7 @@ impl Tx {
         }
         // Ordered rows alone have a `created`; said so that no planner takes the index of all of them.
         let text = "update search_index set updated = $1 where type = $2 and id = $3 and coalesce(created, 0) <> 0";
-        self.run(text, args![stamp, key.kind.name(), &key.id]).await?;
+        self.change("search_index", key.to_string(), text, args![stamp, key.kind.name(), &key.id]).await?;
         Ok(rows.iter().filter(|row| names.contains(&row.parameter)).cloned().collect())
     }
 
@@ -230,12 +248,7 @@ impl Tx {
     pub async fn delete_resource(&mut self, current: &Stored, by: &str) -> Result<(), Error> {
         let (key, version, stamp) = (&current.key, current.version + 1, self.stamp());
         self.move_version(key, current.version, version, stamp, true).await?;
-        self.run(
-            "insert into resource_version (type, id, version, updated, method, author, content)
-             values ($1, $2, $3, $4, 'DELETE', $5, '')",
-            args![key.kind.name(), &key.id, version, stamp, by],
-        )
-        .await?;
+        self.insert(VERSION, vec![args![key.kind.name(), &key.id, version, stamp, "DELETE", by, ""]]).await?;
         let (key, change) = (key.clone(), Change::Deleted);
         self.changes.push(Changed { key, version, change, at: stamp, rows: Vec::new() });
         Ok(())
@@ -248,7 +261,8 @@ impl Tx {
                 args![to, at, deleted, key.kind.name(), &key.id, from],
             )
             .await?;
-        self.known.remove(key);
+        self.met.known.remove(key);
+        self.met.seen.remove(key);
         if self.marks.are_kept() {
             for grantee in self.grantees(key).await? {
                 self.marks.changed_for(&grantee, key.kind, at);
@@ -273,12 +287,8 @@ impl Tx {
     ) -> Result<Written, Error> {
         let stamp = self.stamp();
         let content = resource.to_text();
-        self.run(
-            "insert into resource_version (type, id, version, updated, method, author, content)
-             values ($1, $2, $3, $4, $5, $6, $7)",
-            args![key.kind.name(), &key.id, version, stamp, method, by, &content],
-        )
-        .await?;
+        let row = args![key.kind.name(), &key.id, version, stamp, method, by, &content];
+        self.insert(VERSION, vec![row]).await?;
         let rows = crate::fhir::search_index::rows(&resource, own);
         let change = if version > 1 && before.is_some() { Change::Updated } else { Change::Created };
         self.changes.push(Changed { key: key.clone(), version, change, at: stamp, rows: rows.clone() });
@@ -304,7 +314,7 @@ impl Tx {
             method: method.to_string(),
             content,
         };
-        self.known.insert(stored.key.clone(), stored.clone());
+        self.met.known.insert(stored.key.clone(), stored.clone());
         self.marks.changed(stored.key.kind, stamp);
         Ok(Written { stored, resource, rows })
     }
@@ -335,8 +345,7 @@ impl Tx {
                 args![key.kind.name(), &key.id, row.parameter, value, system, text, row.low, row.high, updated, created]
             })
             .collect();
-        let columns = &["type", "id", "parameter", "value", "system", "text", "low", "high", "updated", "created"];
-        self.insert("search_index", columns, "", list).await
+        self.insert(INDEX, list).await
     }
 }
 

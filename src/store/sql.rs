@@ -4,7 +4,7 @@
 //! on a task of its own, to its end. A transaction in which a statement failed, or was given up, can't be committed:
 //! PostgreSQL would take the commit for a rollback and say that all is well.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,9 +15,11 @@ use sqlx::{AssertSqlSafe, PgPool, Postgres};
 
 use crate::error::Error;
 use crate::fhir::Key;
+use crate::store::later::{Later, Shape};
 use crate::store::marks::Marks;
+use crate::store::met::Met;
 use crate::store::migrations;
-use crate::store::resources::{Changed, Stored};
+use crate::store::resources::Changed;
 use crate::store::sqlite::{self, Reader};
 use crate::store::stamps::{Stamped, Stamps, locked};
 use crate::store::values::{Arg, Row};
@@ -62,6 +64,8 @@ impl Store {
             let pool = PgPoolOptions::new()
                 .max_connections(CONNECTIONS)
                 .acquire_timeout(PATIENCE)
+                // Asking whether it lives is a round trip of its own; what finds it dead fails, and the next one is new.
+                .test_before_acquire(false)
                 // A gateway that hangs, or whose network does, must not keep its row locks for ever.
                 .after_connect(|connection, _| {
                     Box::pin(async move {
@@ -127,7 +131,8 @@ impl Store {
             stamped,
             state: State::Sound,
             clock,
-            known: HashMap::new(),
+            later: Later::default(),
+            met: Met::default(),
             changes: Vec::new(),
             promised: HashSet::new(),
             owes: false,
@@ -189,8 +194,8 @@ pub struct Tx {
     stamped: Option<Stamped>,
     state: State,
     clock: Clock,
-    /// What this transaction wrote, or read and can't change under it: no statement twice for one resource.
-    pub(super) known: HashMap<Key, Stored>,
+    later: Later,
+    pub(super) met: Met,
     /// What this transaction changed and has told no subscriber yet.
     pub(super) changes: Vec<Changed>,
     /// What this transaction will store before it ends, and may be referred to already.
@@ -246,6 +251,11 @@ impl Tx {
         matches!(self.connection, Connected::Writer(_))
     }
 
+    /// Whether this is a transaction, and no reader.
+    pub(super) fn is_writing(&self) -> bool {
+        self.stamped.is_some()
+    }
+
     /// Whether this is PostgreSQL.
     pub(super) fn is_postgres(&self) -> bool {
         matches!(self.connection, Connected::Postgres(_) | Connected::PostgresReader(_))
@@ -277,10 +287,9 @@ impl Tx {
 
     /// All rows of a statement. After an error nothing more can be done in this transaction.
     pub async fn all(&mut self, text: impl Into<String>, args: Vec<Arg>) -> Result<Vec<Row>, Error> {
-        // Statements that need no wait must not keep everybody else waiting.
-        tokio::task::coop::consume_budget().await;
-        self.check()?;
         let text = text.into();
+        self.before(&text).await?;
+        self.check()?;
         let rows = match &mut self.connection {
             Connected::Writer(held) => held.writer().and_then(|writer| sqlite::all(&writer.connection, &text, &args)),
             Connected::Reader(Some(reader)) => reader.all(&text, &args),
@@ -289,6 +298,28 @@ impl Tx {
             Connected::PostgresReader(connection) => ask(connection, text, args).await,
         };
         self.checked(rows)
+    }
+
+    /// What has to be done before a statement.
+    async fn before(&mut self, text: &str) -> Result<(), Error> {
+        // Statements that need no wait must not keep everybody else waiting.
+        tokio::task::coop::consume_budget().await;
+        if self.later.concerns(text) { self.tell().await } else { Ok(()) }
+    }
+
+    /// Tells PostgreSQL what is outstanding. Given up in the middle, it spoils the transaction.
+    async fn tell(&mut self) -> Result<(), Error> {
+        if self.later.is_empty() {
+            return Ok(());
+        }
+        self.check()?;
+        let mut told = Ok(());
+        for (text, args) in self.later.take() {
+            if let (Connected::Postgres(connection), Ok(())) = (&mut self.connection, &told) {
+                told = bound(text, args).execute(&mut **connection).await.map(|_| ()).map_err(failed);
+            }
+        }
+        self.checked(told)
     }
 
     /// The same of a statement that may look through much: a reader of the embedded database does it elsewhere.
@@ -310,9 +341,9 @@ impl Tx {
 
     /// Runs a statement; how many rows it changed. After an error nothing more can be done in this transaction.
     pub async fn run(&mut self, text: impl Into<String>, args: Vec<Arg>) -> Result<u64, Error> {
-        tokio::task::coop::consume_budget().await;
-        self.check()?;
         let text = text.into();
+        self.before(&text).await?;
+        self.check()?;
         let changed = match &mut self.connection {
             Connected::Writer(held) => held.writer().and_then(|writer| sqlite::run(&writer.connection, &text, &args)),
             Connected::Postgres(connection) => {
@@ -324,32 +355,48 @@ impl Tx {
         self.checked(changed)
     }
 
-    /// Inserts rows, all with these columns; `or` says what happens to one that is there. SQLite takes them one by one
-    /// with one prepared statement, PostgreSQL all at once as lists: either way the text is the same for any number.
-    pub(super) async fn insert(
-        &mut self,
-        table: &str,
-        columns: &[&str],
-        or: &str,
-        rows: Vec<Vec<Arg>>,
-    ) -> Result<(), Error> {
-        let names = columns.join(", ");
+    /// Inserts rows. SQLite takes them one by one with one prepared statement, PostgreSQL hears of them later and all at
+    /// once: either way the text is the same for any number.
+    pub(super) async fn insert(&mut self, shape: Shape, rows: Vec<Vec<Arg>>) -> Result<(), Error> {
         if let Connected::Postgres(_) = self.connection {
-            let Some(first) = rows.first() else { return Ok(()) };
-            let lists: Vec<String> = first.iter().enumerate().map(|(index, arg)| arg.list_type(index + 1)).collect();
-            let text = format!("insert into {table} ({names}) select * from unnest({}){or}", lists.join(", "));
-            return self.run(text, Arg::lists(rows)).await.map(|_| ());
+            if self.later.has(shape, &rows) {
+                self.tell().await?;
+            }
+            self.check()?;
+            self.later.insert(shape, rows);
+            return self.checked(Ok(()));
         }
-        let marks: Vec<String> = (1..=columns.len()).map(|number| format!("${number}")).collect();
-        let text = format!("insert into {table} ({names}) values ({}){or}", marks.join(", "));
+        let marks: Vec<String> = (1..=shape.columns.len()).map(|number| format!("${number}")).collect();
+        let (table, columns, or) = (shape.table, shape.columns.join(", "), shape.or);
+        let text = format!("insert into {table} ({columns}) values ({}){or}", marks.join(", "));
         for row in rows {
             self.run(text.as_str(), row).await?;
         }
         Ok(())
     }
 
+    /// Changes what this key names, where nobody asks whether it was there. PostgreSQL hears of it later.
+    pub(super) async fn change(
+        &mut self,
+        table: &'static str,
+        key: String,
+        text: &'static str,
+        args: Vec<Arg>,
+    ) -> Result<(), Error> {
+        if let Connected::Postgres(_) = self.connection {
+            if self.later.is_crossed(table, text) {
+                self.tell().await?;
+            }
+            self.check()?;
+            self.later.change(table, key, text, args);
+            return self.checked(Ok(()));
+        }
+        self.run(text, args).await.map(|_| ())
+    }
+
     /// Runs several statements without arguments.
     pub(super) async fn script(&mut self, text: &'static str) -> Result<(), Error> {
+        self.before(text).await?;
         self.check()?;
         let done = match &mut self.connection {
             Connected::Writer(held) => held.writer().and_then(|writer| writer.run(text)),
@@ -397,29 +444,36 @@ impl Tx {
     /// Makes it all durable and visible. When this returns an error nothing of it was stored, unless the connection broke
     /// in the middle of the commit. Once begun, a commit goes to its end, also when nobody waits for it any more.
     pub async fn commit(mut self) -> Result<(), Error> {
+        if self.is_postgres() {
+            return to_the_end(self.end()).await;
+        }
         self.check()?;
-        let late = !self.unhurried && self.clock.now() > self.stamp.plus(LONGEST);
         match (self.connection, self.stamped) {
             (Connected::Writer(held), Some(stamped)) => {
                 let wait = held.commit(stamped)?;
                 wait.await.map_err(Error::unavailable)?.map_err(Error::unavailable)
             }
-            (Connected::Postgres(transaction), Some(stamped)) => {
-                to_the_end(async move {
-                    let result = if late {
-                        let _ = transaction.rollback().await;
-                        Err(Error::unavailable("the transaction took too long"))
-                    } else {
-                        transaction.commit().await.map_err(failed)
-                    };
-                    drop(stamped);
-                    result
-                })
-                .await
-            }
-            (Connected::Writer(_) | Connected::Postgres(_), None)
-            | (Connected::Reader(_) | Connected::PostgresReader(_), _) => Ok(()),
+            (
+                Connected::Writer(_) | Connected::Reader(_) | Connected::Postgres(_) | Connected::PostgresReader(_),
+                _,
+            ) => Ok(()),
         }
+    }
+
+    /// Tells PostgreSQL what is outstanding, and commits.
+    async fn end(mut self) -> Result<(), Error> {
+        self.tell().await?;
+        self.check()?;
+        let late = !self.unhurried && self.clock.now() > self.stamp.plus(LONGEST);
+        let (Connected::Postgres(transaction), Some(stamped)) = (self.connection, self.stamped) else { return Ok(()) };
+        let result = if late {
+            let _ = transaction.rollback().await;
+            Err(Error::unavailable("the transaction took too long"))
+        } else {
+            transaction.commit().await.map_err(failed)
+        };
+        drop(stamped);
+        result
     }
 }
 

@@ -218,6 +218,21 @@ on_both!(the_last_hundred_tries_are_shown_oldest_first, async |place: Place| {
     assert_eq!(claim_one(&place, &store).await.unwrap().attempts, 1);
 });
 
+on_both!(old_tries_are_forgotten_and_what_is_owed_stays, async |place: Place| {
+    let store = place.store().await;
+    owe(&store, "t1", "cbo", place.clock.now()).await;
+    for _ in 0..3 {
+        let claimed = claim_one(&place, &store).await.unwrap();
+        assert!(finish(&store, &claimed, &Outcome::Retry(place.clock.now(), "x".into())).await);
+        place.clock.advance(MINUTE);
+    }
+    let mut tx = store.begin().await.unwrap();
+    assert_eq!(tx.forget_attempts(place.clock.now().minus(MINUTE + MINUTE)).await.unwrap(), 1);
+    tx.commit().await.unwrap();
+    assert_eq!(store.read().await.unwrap().attempts(Kind::Deliver, "t1").await.unwrap().len(), 2);
+    assert!(claim_one(&place, &store).await.unwrap().repeated);
+});
+
 on_both!(what_a_rolled_back_transaction_owed_is_not_owed, async |place: Place| {
     let store = place.store().await;
     let mut tx = store.begin().await.unwrap();
