@@ -314,6 +314,7 @@ mod tests {
         assert_eq!(names(&of("Task")["operation"], "name"), ["relay", "loop-status"]);
     }
 
+    //
     #[test]
     fn the_tag_follows_the_text() {
         let one = Published::new(OWN);
@@ -325,5 +326,6 @@ mod tests {
             (one.answer(&headers).status().as_u16(), one.answer(&HeaderMap::new()).status().as_u16()),
             (304, 200)
         );
+        assert_eq!(one.answer(&HeaderMap::new()).headers()["access-control-allow-origin"], "*");
     }
 }

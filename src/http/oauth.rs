@@ -5,7 +5,7 @@
 //! <https://hl7.org/fhir/smart-app-launch/backend-services.html>, RFC 6749, 7009, 7662
 
 use axum::extract::Request;
-use axum::http::header::{CACHE_CONTROL, PRAGMA, WWW_AUTHENTICATE};
+use axum::http::header::{ACCESS_CONTROL_ALLOW_ORIGIN, CACHE_CONTROL, PRAGMA, WWW_AUTHENTICATE};
 use axum::response::Response;
 use serde_json::{Value, json};
 
@@ -33,7 +33,10 @@ pub(super) fn configuration(app: &App) -> Response {
         "code_challenge_methods_supported": ["S256"],
         "capabilities": ["client-confidential-asymmetric", "permission-v1", "permission-v2"],
     });
-    respond::text(200, JSON, body.to_string())
+    let mut response = respond::text(200, JSON, body.to_string());
+    // anyone's page may read where tokens are to be had.
+    respond::set(&mut response, ACCESS_CONTROL_ALLOW_ORIGIN, "*");
+    response
 }
 
 /// `/auth/jwks`: our public keys, for the servers we sign in at.

@@ -138,6 +138,7 @@ async fn get(county: &TestGateway, token: &str, path: &str) -> Answered {
 }
 
 ///
+///
 #[tokio::test]
 async fn discovery_names_what_there_is() {
     let (county, ..) = with_clients(Place::sqlite()).await;
@@ -145,6 +146,7 @@ async fn discovery_names_what_there_is() {
     let answer = county.gateway.router().oneshot(request.body(Body::empty()).unwrap()).await.unwrap();
     assert_eq!(answer.status().as_u16(), 200);
     assert_eq!(answer.headers()["content-type"], "application/json");
+    assert_eq!(answer.headers()["access-control-allow-origin"], "*");
     let body: Value =
         serde_json::from_slice(&axum::body::to_bytes(answer.into_body(), 1 << 20).await.unwrap()).unwrap();
     assert_eq!(body["token_endpoint"], TOKEN_URL);
