@@ -99,6 +99,8 @@ pub struct Store {
 pub struct Delivery {
     /// The pauses between attempts, 1 to 20 of them; then the delivery is exhausted.
     pub backoff: Vec<Duration>,
+    /// How much longer a pause may be, in percent.
+    pub jitter: u32,
     /// One attempt's time, 1 s to 5 min; a lease lasts at most twice this.
     pub timeout: Duration,
     /// Which addresses may be called.
@@ -163,6 +165,8 @@ pub struct Subscriptions {
     pub accept_past_end: bool,
     /// How long events can be asked for again; at least the sum of `delivery.backoff`.
     pub keep_events: Duration,
+    /// What headers are sealed with: 64 hexadecimal digits.
+    pub key: Option<Secret>,
 }
 
 /// `[[partner]]`: a party to referrals.

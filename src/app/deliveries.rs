@@ -10,6 +10,7 @@ use crate::fhir::views::{STATUS_REASON, concept};
 use crate::fhir::{Key, ResourceType};
 use crate::store::{Kind as Owed, Outcome, Referral, Relay, Tx};
 use crate::time::Timestamp;
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
 /// The shortest pause before a next try, whatever the partner asks for: "at once" would use the tries up in a moment.
@@ -81,11 +82,21 @@ impl App {
             if claimed.kind == Owed::Notify {
                 self.stumbled(&mut tx, &claimed.subject, why).await?;
             }
-            let at = now.plus(retry_after.map_or(*pause, |asked| asked.max(SHORTEST_PAUSE)));
+            let pause = retry_after.map_or_else(|| self.jittered(claimed, *pause), |asked| asked.max(SHORTEST_PAUSE));
+            let at = now.plus(pause);
             tx.finish(claimed, &Outcome::Retry(at, why.to_string())).await?;
             return self.commit(tx).await;
         }
         self.give_up(tx, claimed, why).await
+    }
+
+    /// A pause and up to so much more, so that what failed together is not tried again together; the same for the same
+    /// try, whoever asks.
+    fn jittered(&self, claimed: &Claimed, pause: Duration) -> Duration {
+        let mut hasher = DefaultHasher::new();
+        (&claimed.id, claimed.attempts).hash(&mut hasher);
+        let share = u32::try_from(hasher.finish() % 1_000).unwrap_or(0);
+        pause + pause * self.config().delivery.jitter * share / 100_000
     }
 
     /// There is no point in trying again.
@@ -126,7 +137,10 @@ impl App {
                 tx.update_relay(&relay).await?;
                 self.aggregate(&mut tx, referral).await?;
             }
-            (Owed::Notify, _) => self.subscription_failed(&mut tx, &claimed.subject, why, latest).await?,
+            (Owed::Notify, _) => {
+                self.0.counts.given_up.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                self.subscription_failed(&mut tx, &claimed.subject, why, latest).await?;
+            }
             _ => {}
         }
         self.commit(tx).await

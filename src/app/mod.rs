@@ -24,6 +24,7 @@ mod relaying;
 mod resources;
 mod rights;
 mod routing;
+mod sealing;
 mod sources;
 mod startup;
 mod subscription_operations;
@@ -54,6 +55,7 @@ pub use reading::Found;
 pub use relaying::Reach;
 pub use resources::Answer;
 pub use sources::{FetchPlan, WriteBackPlan};
+pub use subscription_operations::Range;
 pub use targets::{CollectPlan, DeliverPlan, Reported};
 use tokens::Tokens;
 pub use tokens::{Active, Identity, Issued, Refused, TokenRequest};
@@ -89,6 +91,8 @@ struct Inner {
     store: Store,
     clock: Clock,
     recorder: Recorder,
+    seal: sealing::Seal,
+    counts: notifications::Counts,
     tokens: Tokens,
     wake: Notify,
 }
@@ -100,7 +104,19 @@ impl App {
         let partners = config.partners.iter().cloned().map(Arc::new).collect();
         let recorder = Recorder::start(store.clone());
         let tokens = Tokens::new(&config);
-        let inner = Inner { config, own, partners, store, clock, recorder, tokens, wake: Notify::new() };
+        let seal = App::seal(&config, &store).await?;
+        let inner = Inner {
+            seal,
+            counts: Default::default(),
+            config,
+            own,
+            partners,
+            store,
+            clock,
+            recorder,
+            tokens,
+            wake: Notify::new(),
+        };
         let app = App(Arc::new(inner));
         app.introduce().await?;
         Ok(app)

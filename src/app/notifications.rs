@@ -4,6 +4,7 @@
 //! events, those asked for again, a heartbeat and the end, whatever is due first. Who may see what is asked once more
 //! here: an event that may not be seen any more keeps its number and says nothing else (design D11, D15a).
 
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -11,9 +12,9 @@ use serde_json::Value;
 use super::{App, Claimed};
 use crate::error::Error;
 use crate::fhir::subscription::{
-    self, Asked, Content, Event, Notice, SHORTEST_HEARTBEAT, Shown, Standing, notification,
+    self, Asked, Content, Event, Format, Notice, SHORTEST_HEARTBEAT, Shown, Standing, notification,
 };
-use crate::fhir::{Resource, ResourceType};
+use crate::fhir::{ResourceType, xml};
 use crate::store::{Access, Outcome, Subscription, Tx};
 use crate::time::Timestamp;
 
@@ -28,8 +29,12 @@ pub struct NotifyPlan {
     pub headers: Vec<(String, String)>,
     /// The Bundle; nothing where the subscriber wants none.
     pub body: Option<String>,
+    /// The server it goes to.
+    lane: String,
     /// How long it may take.
     pub timeout: Duration,
+    /// Its server has just failed several times: it is left in peace.
+    pub rests: bool,
     /// What it is.
     pub said: Said,
     /// The Tasks it names, with their versions: evidence that the subscriber knows them.
@@ -49,6 +54,15 @@ pub enum Said {
     Again(i64),
 }
 
+/// Tries of this gateway since it started.
+#[derive(Debug, Default)]
+pub(super) struct Counts {
+    taken: AtomicU64,
+    failed: AtomicU64,
+    /// Subscriptions that are in error for it.
+    pub(super) given_up: AtomicU64,
+}
+
 /// Most events in one notification, whatever the subscriber takes.
 const EVENTS: usize = 100;
 /// From this size on, in bytes, a notification takes no further resource.
@@ -66,17 +80,21 @@ impl App {
         }
         let asked = self.asked_of(&one)?;
         let now = self.now();
-        match one.status.as_str() {
+        // Nobody is given up without having been asked.
+        let tries = i64::try_from(self.config().delivery.backoff.len()).unwrap_or(i64::MAX);
+        let rests = claimed.attempts <= tries && tx.lane_rests(&one.lane, now).await?;
+        let plan = match one.status.as_str() {
             "requested" => {
                 let standing = Standing { count: one.events, ..standing(&one, &asked) };
                 let body = notification(self.own(), standing, Notice::Handshake, &[], now);
-                Ok(Some(self.plan(&asked, body, Said::Handshake(one.events), Vec::new())))
+                return Ok(Some(self.plan(&asked, body, Said::Handshake(one.events), Vec::new())));
             }
             // A classic one is tried on in spite of its error (S-206).
-            "active" => self.events_plan(tx, &one, asked).await,
-            "error" if asked.subject.is_classic() => self.events_plan(tx, &one, asked).await,
-            _ => Ok(None),
-        }
+            "active" => self.events_plan(tx, &one, asked).await?,
+            "error" if asked.subject.is_classic() => self.events_plan(tx, &one, asked).await?,
+            _ => None,
+        };
+        Ok(plan.map(|plan| NotifyPlan { rests, ..plan }))
     }
 
     async fn events_plan(&self, mut tx: Tx, one: &Subscription, asked: Asked) -> Result<Option<NotifyPlan>, Error> {
@@ -129,7 +147,9 @@ impl App {
             method: "POST",
             endpoint: asked.endpoint.clone(),
             headers: media.chain(asked.headers.clone()).collect(),
-            body: Some(body.to_string()),
+            body: Some(written(asked, &body)),
+            lane: asked.server(),
+            rests: false,
             timeout: asked.timeout.map_or(limit, |seconds| Duration::from_secs(seconds.into())),
             said,
             tasks,
@@ -152,7 +172,7 @@ impl App {
         }
         let resource = shown.resource?;
         let endpoint = format!("{}/{}", plan.endpoint.trim_end_matches('/'), shown.event.focus);
-        Some(NotifyPlan { method: "PUT", endpoint, body: Some(resource.to_string()), ..plan })
+        Some(NotifyPlan { method: "PUT", endpoint, body: Some(written(asked, &resource)), ..plan })
     }
 
     /// An event as this subscriber may see it now.
@@ -193,6 +213,8 @@ impl App {
             return Ok(());
         }
         one.said = Some(self.now());
+        tx.lane_works(&one.lane).await?;
+        self.0.counts.taken.fetch_add(1, Relaxed);
         match plan.said {
             Said::Handshake(count) => {
                 // Switched off, or asked for anew, while it was on the way: that answer is about nothing now.
@@ -245,6 +267,39 @@ impl App {
         self.commit(tx).await
     }
 
+    /// A try failed. Whether it was the server's doing: no answer, or its own trouble.
+    pub async fn endpoint_failed(&self, plan: &NotifyPlan, trouble: bool) -> Result<(), Error> {
+        self.0.counts.failed.fetch_add(1, Relaxed);
+        if !trouble {
+            return Ok(());
+        }
+        let mut tx = self.store().begin().await?;
+        tx.lane_failed(&plan.lane, self.now()).await?;
+        tx.commit().await
+    }
+
+    /// Notifications in numbers, as Prometheus text.
+    pub(super) async fn notification_metrics(&self, tx: &mut Tx) -> Result<String, Error> {
+        let mut out = String::from("# TYPE loopgate_subscriptions gauge\n");
+        let counts = tx.subscription_counts().await?;
+        for (status, count, ..) in &counts {
+            out.push_str(&format!("loopgate_subscriptions{{status=\"{status}\"}} {count}\n"));
+        }
+        out.push_str("# TYPE loopgate_events_waiting gauge\n# TYPE loopgate_events_waiting_seconds gauge\n");
+        for (status, _, waiting, since) in &counts {
+            let seconds = since.map_or(0, |since| self.now().since(since).as_secs());
+            out.push_str(&format!("loopgate_events_waiting{{status=\"{status}\"}} {waiting}\n"));
+            out.push_str(&format!("loopgate_events_waiting_seconds{{status=\"{status}\"}} {seconds}\n"));
+        }
+        out.push_str("# TYPE loopgate_notification_attempts_total counter\n");
+        let Counts { taken, failed, given_up } = &self.0.counts;
+        for (outcome, count) in [("taken", taken), ("failed", failed), ("given_up", given_up)] {
+            let count = count.load(Relaxed);
+            out.push_str(&format!("loopgate_notification_attempts_total{{outcome=\"{outcome}\"}} {count}\n"));
+        }
+        Ok(out)
+    }
+
     /// A classic subscription shows that a try failed, and is tried on (S-206).
     pub(super) async fn stumbled(&self, tx: &mut Tx, id: &str, why: &str) -> Result<(), Error> {
         let Some(mut one) = tx.subscription(id).await?.filter(|one| one.status == "active") else { return Ok(()) };
@@ -278,7 +333,7 @@ impl App {
 
     /// What a subscription asks for, its headers included.
     pub(super) fn asked_of(&self, one: &Subscription) -> Result<Asked, Error> {
-        subscription::parse(&Resource::stored(&one.resource)?, self.own())
+        subscription::parse(&self.with_headers(one)?, self.own())
     }
 
     async fn subscriber_sees(&self, tx: &mut Tx, one: &Subscription, event: &Event) -> Result<bool, Error> {
@@ -299,6 +354,14 @@ impl App {
         let forgotten = tx.forget_events(before).await? + tx.forget_attempts(before).await?;
         tx.commit().await?;
         Ok(forgotten > 0)
+    }
+}
+
+/// As the subscriber wants it written.
+fn written(asked: &Asked, value: &Value) -> String {
+    match asked.payload {
+        Some((_, Format::Xml)) => xml::write(value),
+        Some((_, Format::Json)) | None => value.to_string(),
     }
 }
 

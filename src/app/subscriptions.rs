@@ -5,12 +5,13 @@
 
 use serde_json::{Value, json};
 
+use super::sealing::Seal;
 use super::{Answer, App, Context, Stored};
-use crate::config::{PartnerAddresses, Role};
+use crate::config::{Config, PartnerAddresses, Role};
 use crate::error::Error;
 use crate::fhir::subscription::{self, Asked, Channel, Content};
 use crate::fhir::{Key, Resource, ResourceType};
-use crate::store::{Delivery, Kind as Owed, Reason, Subscription, Terms, Tx};
+use crate::store::{Delivery, Kind as Owed, Reason, Store, Subscription, Terms, Tx};
 use std::time::Duration;
 
 /// The handshake follows the answer to the create: small clients learn the id from that answer (S-050).
@@ -65,7 +66,7 @@ impl App {
         let before = tx.subscription(&id).await?;
         // Headers are not read back, so a client that PUTs what it read keeps those it set.
         if let Some(before) = &before {
-            let kept = Resource::stored(&before.resource)?;
+            let kept = self.with_headers(before)?;
             let kept = kept.at("channel").and_then(|channel| channel.get("header")).cloned();
             if let (Some(header), Some(Value::Object(channel))) = (kept, resource.elements_mut().get_mut("channel")) {
                 channel.entry("header").or_insert(header);
@@ -130,7 +131,9 @@ impl App {
             sees: sees.to_string(),
             status: status.to_string(),
             endpoint: asked.endpoint.clone(),
-            resource: resource.to_text(),
+            lane: asked.server(),
+            resource: without_headers(resource).to_text(),
+            headers: self.sealed_headers(id, resource)?,
             ends: asked.end,
             begun: status == "active",
             ..Subscription::default()
@@ -139,6 +142,36 @@ impl App {
         let open = asked.subject.kind().is_directory();
         let by = Terms { topic: &topic, open, terms: subscription::terms(&asked.filters) };
         tx.put_subscription(&one, &by).await
+    }
+
+    /// The keys that headers are sealed with.
+    pub(super) async fn seal(config: &Config, store: &Store) -> Result<Seal, Error> {
+        let mut tx = store.begin().await?;
+        let own = tx.own_secret("headers", &crate::id::secret()).await?;
+        tx.commit().await?;
+        match &config.subscriptions.key {
+            Some(key) => Seal::new(&[key.expose(), &own]),
+            None => {
+                tracing::warn!("subscriptions.key is not set: the key to subscribers' headers lies in the database");
+                Seal::new(&[&own])
+            }
+        }
+    }
+
+    fn sealed_headers(&self, id: &str, resource: &Resource) -> Result<Option<String>, Error> {
+        let headers = resource.at("channel").and_then(|channel| channel.get("header"));
+        headers.map(|headers| self.0.seal.seal(id, &headers.to_string())).transpose()
+    }
+
+    /// The Subscription as it was sent, secret headers included.
+    pub(super) fn with_headers(&self, one: &Subscription) -> Result<Resource, Error> {
+        let mut resource = Resource::stored(&one.resource)?;
+        if let (Some(sealed), Some(Value::Object(channel))) = (&one.headers, resource.elements_mut().get_mut("channel"))
+        {
+            let headers = self.0.seal.open(&one.id, sealed)?;
+            channel.insert("header".to_string(), serde_json::from_str(&headers).map_err(Error::internal)?);
+        }
+        Ok(resource)
     }
 
     /// A deleted Subscription is off.

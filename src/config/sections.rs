@@ -37,6 +37,7 @@ pub(super) fn config(root: &Section<'_, '_>) -> Option<Config> {
     let per_partner = section.number("per_partner");
     let accept_past_end = section.flag("accept_past_end");
     let keep_events = section.read("keep_events", duration);
+    let key = section.read("key", key);
     let retries = delivery.as_ref().map(|d| d.backoff.iter().sum::<Duration>());
     if keep_events.is_some() && keep_events < retries {
         section.fault("keep_events", "must be at least the sum of delivery.backoff");
@@ -81,6 +82,7 @@ pub(super) fn config(root: &Section<'_, '_>) -> Option<Config> {
             per_partner: per_partner?,
             accept_past_end: accept_past_end?,
             keep_events: keep_events?,
+            key,
         },
         partners: partners.into_iter().collect::<Option<_>>()?,
     })
@@ -116,7 +118,8 @@ pub(super) fn delivery(s: &Section<'_, '_>) -> Option<Delivery> {
     let limited = |t: &str| between(t, SECOND..=MINUTE * 5, "must be between 1s and 5m");
     let timeout = s.read("timeout", limited);
     let partner_addresses = s.read("partner_addresses", one_of(ADDRESSES));
-    Some(Delivery { backoff: backoff?, timeout: timeout?, partner_addresses: partner_addresses? })
+    let jitter = s.read("jitter", percent);
+    Some(Delivery { backoff: backoff?, jitter: jitter?, timeout: timeout?, partner_addresses: partner_addresses? })
 }
 
 pub(super) fn limits(s: &Section<'_, '_>) -> Option<Limits> {

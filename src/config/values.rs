@@ -181,6 +181,15 @@ pub(super) fn sha256(text: &str) -> Result<[u8; 32], String> {
     hash.ok_or_else(|| "must be 64 hex digits".to_owned())
 }
 
+pub(super) fn key(text: &str) -> Result<Secret, String> {
+    sha256(text).map(|_| Secret(text.to_owned()))
+}
+
+pub(super) fn percent(text: &str) -> Result<u32, String> {
+    let number = text.strip_suffix('%').and_then(|number| number.parse().ok());
+    number.filter(|number| *number <= 100).ok_or_else(|| "must be a percentage from 0% to 100%".to_owned())
+}
+
 /// Levenshtein's edit distance.
 pub(super) fn distance(a: &str, b: &str) -> usize {
     let mut row: Vec<usize> = (0..=b.chars().count()).collect();

@@ -333,6 +333,7 @@ pub(super) fn created_url(base: &str, kind: ResourceType, response: &Response) -
 mod tests {
     use super::*;
 
+    // S-107
     #[test]
     fn a_pause_is_asked_for_in_seconds_or_until_a_date() {
         let date = ("date", "Thu, 26 Nov 2026 10:00:00 GMT");

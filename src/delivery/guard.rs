@@ -63,7 +63,9 @@ fn is_public_v6(address: Ipv6Addr) -> bool {
     let reserved = a & 0xfe00 == 0xfc00
         || a & 0xffc0 == 0xfe80
         || a & 0xffc0 == 0xfec0
-        || (a == 0x2001 && b == 0xdb8)
+        || (a == 0x2001 && (b < 0x200 || b == 0xdb8))
+        // An IPv4 address in the oldest way.
+        || address.segments().iter().take(6).all(|segment| *segment == 0)
         || a == 0x2002
         || (a == 0x64 && b == 0xff9b)
         || (a == 0x100 && b == 0)
@@ -76,6 +78,7 @@ fn is_public_v6(address: Ipv6Addr) -> bool {
 mod tests {
     use super::*;
 
+    // S-165
     #[test]
     fn only_public_addresses_are_dialled() {
         for bad in [
@@ -95,6 +98,9 @@ mod tests {
             "http://[fe80::1]/",
             "http://[2002:7f00:1::]/",
             "http://[64:ff9b::7f00:1]/",
+            "http://[64:ff9b:1::7f00:1]/",
+            "http://[::7f00:1]/",
+            "http://[2001:0:7f00:1::]/",
             "ftp://8.8.8.8/",
             "http://user@8.8.8.8/",
         ] {

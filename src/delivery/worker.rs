@@ -1,6 +1,7 @@
 //! The worker: claims what is due, sends it, and sleeps until the next thing is due or something new is owed.
 
 use std::collections::HashMap;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -16,9 +17,14 @@ use super::client::{Failure, Server, Transport};
 use super::token::Tokens;
 use super::{collect, fetch, notify, poll, subscribe, task, write_back};
 
-/// Requests in flight in all, and to one partner.
+/// Requests in flight that may yet be answered soon, in all, and to one partner.
 const IN_FLIGHT: usize = 64;
 const PER_PARTNER: usize = 4;
+/// One that takes longer than this makes room for others: slow servers hold nobody up, until so many of them hang.
+const SLOW_AFTER: Duration = Duration::from_secs(2);
+const SLOW: usize = 1_024;
+/// Deliveries claimed at once.
+const CLAIM: usize = 16;
 /// Longest sleep: other gateways on the same database may owe something without telling us.
 const LONGEST_SLEEP: Duration = Duration::from_secs(1);
 /// How often a lease is made anew within one try, which so lasts at most as many timeouts.
@@ -70,7 +76,7 @@ impl Worker {
     /// Works until told to stop; then lets what is under way finish, and gives the rest back.
     pub async fn run(self, mut stop: watch::Receiver<bool>) {
         let mut under_way: JoinSet<()> = JoinSet::new();
-        let held: Arc<Mutex<Vec<Claimed>>> = Arc::default();
+        let held = Held::default();
         let mut tidied = self.app.now();
         while !*stop.borrow() {
             if self.app.now() >= tidied.plus(TIDY) {
@@ -79,10 +85,9 @@ impl Worker {
                 tidied = if more { tidied } else { self.app.now() };
             }
             while under_way.try_join_next().is_some() {}
-            let room = IN_FLIGHT.saturating_sub(under_way.len());
-            let claimed = match room {
+            let claimed = match held.room() {
                 0 => Vec::new(),
-                room => self.app.claim(room.min(PER_PARTNER * 4), &busy(&held)).await.unwrap_or_else(|error| {
+                room => self.app.claim(room.min(CLAIM), &held.busy()).await.unwrap_or_else(|error| {
                     tracing::error!(cause = error.cause.as_deref().unwrap_or(""), "could not look for what is owed");
                     Vec::new()
                 }),
@@ -90,15 +95,21 @@ impl Worker {
             let mut too_many = Vec::new();
             for one in claimed {
                 // A claim may bring more of one partner than it can take at once.
-                if count(&held, &one.partner) >= PER_PARTNER {
+                if held.over(&one.partner) >= PER_PARTNER {
                     too_many.push(one);
                     continue;
                 }
-                lock(&held).push(one.clone());
+                held.add(&one);
                 let (worker, held) = (self.clone(), held.clone());
                 under_way.spawn(async move {
-                    worker.attend(&one).await;
-                    lock(&held).retain(|other| other.id != one.id);
+                    let mut attending = pin!(worker.attend(&one));
+                    let soon = tokio::time::timeout(SLOW_AFTER, attending.as_mut()).await;
+                    if soon.is_err() {
+                        held.is_slow(&one);
+                        worker.app.wake();
+                        attending.await;
+                    }
+                    held.remove(&one);
                 });
             }
             if !too_many.is_empty() {
@@ -115,7 +126,7 @@ impl Worker {
         let drained = tokio::time::timeout(DRAIN, async { while under_way.join_next().await.is_some() {} }).await;
         if drained.is_err() {
             under_way.abort_all();
-            let rest = lock(&held).clone();
+            let rest = held.all();
             if let Err(error) = self.app.let_go(&rest).await {
                 tracing::warn!(%error, "leases could not be handed back; they run out by themselves");
             }
@@ -255,18 +266,77 @@ impl Worker {
     }
 }
 
-fn lock(held: &Mutex<Vec<Claimed>>) -> std::sync::MutexGuard<'_, Vec<Claimed>> {
-    held.lock().unwrap_or_else(PoisonError::into_inner)
+/// What is under way, and whether it takes long.
+#[derive(Clone, Default)]
+struct Held(Arc<Mutex<Vec<(Claimed, bool)>>>);
+
+impl Held {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<(Claimed, bool)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+    fn add(&self, one: &Claimed) {
+        self.lock().push((one.clone(), false));
+    }
+    fn remove(&self, one: &Claimed) {
+        self.lock().retain(|(other, _)| other.id != one.id);
+    }
+    fn is_slow(&self, one: &Claimed) {
+        self.lock().iter_mut().filter(|(other, _)| other.id == one.id).for_each(|(_, slow)| *slow = true);
+    }
+    fn all(&self) -> Vec<Claimed> {
+        self.lock().iter().map(|(one, _)| one.clone()).collect()
+    }
+    /// How many more may be begun.
+    fn room(&self) -> usize {
+        let held = self.lock();
+        let slow = held.iter().filter(|(_, slow)| *slow).count();
+        if slow >= SLOW { 0 } else { IN_FLIGHT.saturating_sub(held.len() - slow) }
+    }
+    fn over(&self, lane: &str) -> usize {
+        self.lock().iter().filter(|(one, _)| one.partner == lane).count()
+    }
+    /// The partners that can take no more.
+    fn busy(&self) -> Vec<String> {
+        let mut lanes: Vec<String> = self.lock().iter().map(|(one, _)| one.partner.clone()).collect();
+        lanes.sort_unstable();
+        let mut busy: Vec<String> = lanes
+            .chunk_by(|one, other| one == other)
+            .filter(|same| same.len() >= PER_PARTNER)
+            .filter_map(|same| same.first().cloned())
+            .collect();
+        busy.dedup();
+        busy
+    }
 }
 
-fn count(held: &Mutex<Vec<Claimed>>, partner: &str) -> usize {
-    lock(held).iter().filter(|one| one.partner == partner).count()
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-fn busy(held: &Mutex<Vec<Claimed>>) -> Vec<String> {
-    let mut partners: Vec<String> = lock(held).iter().map(|one| one.partner.clone()).collect();
-    partners.sort_unstable();
-    partners.dedup();
-    partners.retain(|partner| count(held, partner) >= PER_PARTNER);
-    partners
+    fn claimed(id: usize, lane: &str) -> Claimed {
+        Claimed::for_test(&id.to_string(), lane)
+    }
+
+    // S-106
+    // P12: what hangs makes room, up to a bound; one partner takes a few at a time.
+    #[test]
+    fn slow_servers_make_room_and_one_partner_takes_a_few() {
+        let held = Held::default();
+        for id in 0..IN_FLIGHT {
+            held.add(&claimed(id, &format!("lane{}", id % 20)));
+        }
+        assert_eq!(held.room(), 0);
+        for id in 0..10 {
+            held.is_slow(&claimed(id, ""));
+        }
+        assert_eq!(held.room(), 10);
+        assert_eq!((held.over("lane0"), held.over("lane19"), held.busy().len()), (4, 3, 4));
+        held.remove(&claimed(0, ""));
+        assert_eq!((held.room(), held.over("lane0"), held.busy().len()), (10, 3, 3));
+        for id in 100..100 + SLOW {
+            held.add(&claimed(id, "far"));
+            held.is_slow(&claimed(id, "far"));
+        }
+        assert_eq!(held.room(), 0, "the bound of what hangs");
+    }
 }

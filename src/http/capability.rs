@@ -292,6 +292,7 @@ mod tests {
         }
     }
 
+    // S-005
     // S-001…S-003
     #[test]
     fn subscriptions_are_advertised() {
@@ -302,7 +303,10 @@ mod tests {
             TOPICS.iter().map(|topic| topic.url).collect::<Vec<_>>()
         );
         assert!(resource["supportedProfile"][0].as_str().unwrap().ends_with("/backport-subscription"));
-        assert_eq!(names(&resource["operation"], "name"), ["status", "events"]);
+        assert_eq!(
+            names(&resource["operation"], "name"),
+            ["status", "events", "resend", "pause", "resume", "deliveries"]
+        );
     }
 
     // R-001, G-001

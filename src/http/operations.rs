@@ -11,9 +11,11 @@ use super::extract::Asked;
 use super::respond;
 use super::routes::Operation;
 use super::terminology;
-use crate::app::{App, Context};
+use crate::app::{App, Context, Range};
 use crate::error::Error;
+use crate::fhir::outcome;
 use crate::fhir::subscription::Content;
+use crate::time::Timestamp;
 
 /// Answers an operation of the table.
 pub(super) async fn answer(
@@ -43,6 +45,21 @@ pub(super) async fn answer(
             let content = inputs.all("content").first().and_then(|code| Content::parse(code));
             Ok(respond::made(&app.subscription_events(context, id, range, content).await?))
         }
+        ("resend", Some(id)) => {
+            let parameters = asked.parameters()?;
+            let inputs = inputs(&asked.pairs, &parameters);
+            let range = Range {
+                numbers: (inputs.number("eventsSinceNumber")?, inputs.number("eventsUntilNumber")?),
+                instants: (inputs.instant("eventsSinceInstant")?, inputs.instant("eventsUntilInstant")?),
+            };
+            let count = app.resend(context, id, range).await?;
+            Ok(respond::made(&outcome::fine(&format!("{count} events are sent again."))))
+        }
+        ("pause" | "resume", Some(id)) => {
+            app.hold_subscription(context, id, known.name == "pause").await?;
+            Ok(respond::made(&outcome::fine("This is done.")))
+        }
+        ("deliveries", id) => Ok(respond::made(&app.subscription_deliveries(context, id).await?)),
         (name, id) => match terminology::answer(known.kind, name, id, &mut asked, app.now()) {
             Some(found) => Ok(respond::made(&found?)),
             None => Err(respond::no_such_path()),
@@ -105,6 +122,12 @@ impl Inputs {
     /// The first value of this name.
     pub(super) fn one(&self, name: &str) -> Option<String> {
         self.0.iter().find(|(known, value)| known == name && !value.is_empty()).map(|(_, value)| value.clone())
+    }
+
+    fn instant(&self, name: &str) -> Result<Option<Timestamp>, Error> {
+        let Some(text) = self.all(name).first().copied() else { return Ok(None) };
+        let fault = || Error::malformed(format!("{name} is an instant, such as 2027-12-31T00:00:00Z.")).code("value");
+        Timestamp::parse(text).map(Some).ok_or_else(fault)
     }
 
     pub(super) fn number(&self, name: &str) -> Result<Option<i64>, Error> {

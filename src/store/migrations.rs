@@ -13,6 +13,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("../../migrations/0005_following.sql"),
     include_str!("../../migrations/0006_search.sql"),
     include_str!("../../migrations/0007_attempts.sql"),
+    include_str!("../../migrations/0008_lanes.sql"),
 ];
 
 /// Runs what has not been run. A second gateway waits for the first.

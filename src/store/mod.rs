@@ -15,6 +15,7 @@ macro_rules! args {
 
 mod audit;
 mod grants;
+mod lanes;
 mod later;
 mod links;
 mod marks;
@@ -46,5 +47,5 @@ pub use resources::{Changed, Stored, Written};
 pub use search::{Found, Page};
 pub use sql::{Store, Tx};
 pub use subscribed::Subscribed;
-pub use subscriptions::{Subscription, Terms};
+pub use subscriptions::{Subscription, Terms, Underway};
 pub use values::{Arg, Row};

@@ -88,6 +88,23 @@ pub struct Claimed {
     generation: i64,
 }
 
+#[cfg(test)]
+impl Claimed {
+    /// One that nobody has claimed.
+    pub fn for_test(id: &str, partner: &str) -> Claimed {
+        Claimed {
+            id: id.into(),
+            kind: Kind::Notify,
+            subject: id.into(),
+            partner: partner.into(),
+            attempts: 1,
+            repeated: false,
+            lease: String::new(),
+            generation: 1,
+        }
+    }
+}
+
 /// How a try ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {

@@ -27,6 +27,8 @@ pub struct Subscription {
     pub status: String,
     /// Where notifications go.
     pub endpoint: String,
+    /// The server behind it.
+    pub lane: String,
     /// Its own JSON, without headers: what delivery reads the content level and filters from.
     pub resource: String,
     /// Its headers, sealed.
@@ -49,6 +51,35 @@ pub struct Subscription {
     pub again: Option<(i64, i64)>,
 }
 
+/// How the notifications of a subscription stand.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Underway {
+    /// The subscription.
+    pub id: String,
+    /// Whose it is.
+    pub partner: String,
+    /// Its status.
+    pub status: String,
+    /// Whether an operator holds it.
+    pub held: bool,
+    /// The last number given out.
+    pub events: i64,
+    /// The last number acknowledged.
+    pub sent: i64,
+    /// When something was last taken.
+    pub said: Option<Timestamp>,
+    /// Since when the oldest event waits.
+    pub waiting_since: Option<Timestamp>,
+    /// `due`, `done`, `exhausted`.
+    pub delivery: Option<String>,
+    /// When it is tried next.
+    pub due_at: Option<Timestamp>,
+    /// Tries since the last success.
+    pub attempts: i64,
+    /// What went wrong last.
+    pub error: Option<String>,
+}
+
 /// By what a subscription is found.
 #[derive(Debug, Clone)]
 pub struct Terms<'a> {
@@ -60,7 +91,7 @@ pub struct Terms<'a> {
     pub terms: Vec<String>,
 }
 
-const COLUMNS: &str = "id, partner, sees, status, endpoint, resource, headers, ends, events, sent, begun, error, said, held, again, again_to";
+const COLUMNS: &str = "id, partner, sees, status, endpoint, resource, headers, ends, events, sent, begun, error, said, held, again, again_to, lane";
 
 fn subscription_of(row: &Row) -> Result<Subscription, Error> {
     Ok(Subscription {
@@ -79,6 +110,7 @@ fn subscription_of(row: &Row) -> Result<Subscription, Error> {
         said: row.time_or_null(12)?,
         held: row.flag(13)?,
         again: row.int_or_null(14)?.zip(row.int_or_null(15)?),
+        lane: row.text(16)?,
     })
 }
 
@@ -89,11 +121,11 @@ impl Tx {
         let one = one.clone();
         self.run(
             "insert into subscription
-             (id, partner, topic, status, endpoint, resource, headers, ends, sees, events, sent, begun)
-             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, 0, 0, $10)
+             (id, partner, topic, status, endpoint, resource, headers, ends, sees, events, sent, begun, lane)
+             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, 0, 0, $10, $11)
              on conflict (id) do update set topic = excluded.topic, status = excluded.status, sees = excluded.sees,
              endpoint = excluded.endpoint, resource = excluded.resource, headers = excluded.headers,
-             ends = excluded.ends, error = null, again = null, again_to = null,
+             ends = excluded.ends, lane = excluded.lane, error = null, again = null, again_to = null,
              begun = case when subscription.begun = 1 then 1 else excluded.begun end",
             args![
                 one.id,
@@ -106,6 +138,7 @@ impl Tx {
                 one.ends,
                 one.sees,
                 one.begun,
+                one.lane,
             ],
         )
         .await?;
@@ -244,6 +277,59 @@ impl Tx {
         )
         .await?;
         Ok(())
+    }
+
+    /// The first and the last number of the events kept of this time.
+    pub async fn event_range(
+        &mut self,
+        subscription: &str,
+        since: Timestamp,
+        until: Timestamp,
+    ) -> Result<Option<(i64, i64)>, Error> {
+        let text = "select min(number), max(number) from event where subscription = $1 and at >= $2 and at <= $3";
+        let Some(row) = self.one(text, args![subscription, since, until]).await? else { return Ok(None) };
+        Ok(row.int_or_null(0)?.zip(row.int_or_null(1)?))
+    }
+
+    /// How the notifications of subscriptions stand: of one partner's, or of all; of one of them, if an id is given.
+    pub async fn underway(
+        &mut self,
+        partner: Option<&str>,
+        id: Option<&str>,
+        most: i64,
+    ) -> Result<Vec<Underway>, Error> {
+        let text = "select s.id, s.partner, s.status, s.held, s.events, s.sent, s.said,
+             (select e.at from event e where e.subscription = s.id and e.number = s.sent + 1),
+             d.state, d.due_at, d.attempts, d.last_error
+             from subscription s left join delivery d on d.kind = 'notify' and d.subject = s.id
+             where ($1 = '' or s.partner = $1) and ($2 = '' or s.id = $2) order by s.id limit $3";
+        let rows = self.all(text, args![partner.unwrap_or(""), id.unwrap_or(""), most]).await?;
+        let one = |row: &Row| {
+            Ok(Underway {
+                id: row.text(0)?,
+                partner: row.text(1)?,
+                status: row.text(2)?,
+                held: row.flag(3)?,
+                events: row.int(4)?,
+                sent: row.int(5)?,
+                said: row.time_or_null(6)?,
+                waiting_since: row.time_or_null(7)?,
+                delivery: row.text_or_null(8)?,
+                due_at: row.time_or_null(9)?,
+                attempts: row.int_or_null(10)?.unwrap_or(0),
+                error: row.text_or_null(11)?,
+            })
+        };
+        rows.iter().map(one).collect()
+    }
+
+    /// Subscriptions by status, with the events that wait to be sent, and the time of the oldest of them.
+    pub async fn subscription_counts(&mut self) -> Result<Vec<(String, i64, i64, Option<Timestamp>)>, Error> {
+        let text = "select s.status, count(*), cast(sum(s.events - s.sent) as bigint),
+             min((select e.at from event e where e.subscription = s.id and e.number = s.sent + 1))
+             from subscription s group by s.status order by s.status";
+        let rows = self.all(text, args![]).await?;
+        rows.iter().map(|row| Ok((row.text(0)?, row.int(1)?, row.int(2)?, row.time_or_null(3)?))).collect()
     }
 
     /// Forgets events older than this: design D15 keeps them a configured time. At most a thousand at once.

@@ -184,7 +184,7 @@ impl World {
                 Response { status: answer.status, headers: headers.collect(), body: answer.body.into_bytes() }
             }
             None if request.url.contains("/hook") => {
-                let heard = request.body.map(|body| serde_json::from_str(&body).unwrap());
+                let heard = request.body.map(|body| serde_json::from_str(&body).unwrap_or(Value::String(body)));
                 places.hooks.entry(request.url).or_default().extend(heard);
                 Response { status: 200, headers: vec![], body: vec![] }
             }
@@ -475,7 +475,11 @@ async fn open(place: &Place, settings: &str, world: &World) -> Gateway {
     let text = format!(
         "[server]\npublic_url = \"https://hub.test\"\n[gateway]\norganization = {{ id = \"hub\", name = \"Hub\" }}\n[store]\nurl = \"{}\"\n{}\n{settings}",
         place.url(),
-        if settings.contains("[delivery]") { "" } else { "[delivery]\nbackoff = [\"5s\", \"30s\", \"2m\"]\n" },
+        if settings.contains("[delivery]") {
+            ""
+        } else {
+            "[delivery]\nbackoff = [\"5s\", \"30s\", \"2m\"]\njitter = \"0%\"\n"
+        },
     );
     let config = Config::parse(&text, std::path::Path::new(".")).unwrap();
     Gateway::open_with(config, place.clock.clone(), Arc::new(world.clone())).await.unwrap()

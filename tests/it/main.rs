@@ -17,6 +17,7 @@ mod gateway;
 mod intake;
 mod network;
 mod notifications;
+mod operating;
 mod oracle;
 mod patch;
 mod permissions;

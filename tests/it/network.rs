@@ -43,6 +43,7 @@ async fn a_server_that_hangs_is_given_up_in_time() {
     assert_eq!(asked, Err(SendError("no answer in time".into())));
 }
 
+// S-165
 #[tokio::test]
 async fn an_answer_without_end_is_cut_off() {
     let server = answering(ResponseTemplate::new(200).set_body_bytes(vec![b' '; 70_000])).await;
@@ -51,6 +52,7 @@ async fn an_answer_without_end_is_cut_off() {
     assert_eq!(ask(server.uri(), TESTS).await, Ok(200));
 }
 
+// S-165
 #[tokio::test]
 async fn a_redirect_is_an_answer_and_no_way_to_go() {
     let secret = answering(ResponseTemplate::new(200)).await;
@@ -68,6 +70,7 @@ async fn nobody_there_is_no_connection() {
     assert_eq!(asked, Err(SendError("no connection".into())));
 }
 
+// S-165
 // Who resolves to this machine is not asked, by address or by name.
 #[tokio::test]
 async fn an_address_inside_is_never_dialled() {

@@ -77,6 +77,7 @@ pub fn up_to(last: i64) -> Vec<i64> {
     (1..=last).collect()
 }
 
+// S-010, S-021, S-051, S-052, S-055, S-056, S-085, S-100
 // S-020…S-023, S-036, G-127, G-128, D15: the whole life of one subscription that goes well.
 // G-111, G-115, G-126, G-109
 #[tokio::test]
@@ -149,6 +150,7 @@ async fn headers_are_never_read_back() {
     assert!(matches!(foreign.status, 404 | 405), "{}", foreign.status);
 }
 
+// S-061, S-160
 // D11, D15a: each house hears of its own Tasks and of nothing else; drafts and bare grants are no events.
 // G-131
 #[tokio::test]
@@ -186,6 +188,7 @@ async fn each_house_hears_of_its_own_tasks_only() {
     }
 }
 
+// S-060
 // Two subscriptions to one Task count apart.
 #[tokio::test]
 async fn two_subscriptions_count_apart() {
@@ -202,6 +205,7 @@ async fn two_subscriptions_count_apart() {
     assert_eq!(other, up_to(one.len() as i64 - before));
 }
 
+// S-108, S-126, S-130
 // D15a, S-107…S-110: a failing hook is tried as configured, then `error`; counting goes on; a PUT reactivates.
 // G-126, G-129, G-119
 #[tokio::test]
@@ -246,6 +250,7 @@ async fn a_failing_hook_ends_in_error_and_comes_back_by_put() {
     assert_eq!(numbers(&part.body), [2, 3]);
 }
 
+// S-107
 // D15a: 410 is an answer for good; Retry-After replaces the next pause.
 #[tokio::test]
 async fn a_hook_that_is_gone_is_in_error_at_once_and_a_busy_one_is_waited_for() {
@@ -307,6 +312,7 @@ async fn off_and_delete_stop_at_once() {
     }
 }
 
+// S-050
 // The answer to a handshake that arrives after the subscriber has changed its mind changes nothing.
 #[tokio::test]
 async fn a_late_answer_does_not_wake_a_subscription_that_was_switched_off() {
@@ -385,6 +391,7 @@ async fn a_partner_has_as_many_subscriptions_as_configured() {
     assert_eq!(put(&county, &first, "requested", HOOK).await.status, 422, "on again, beyond the limit");
 }
 
+// S-209
 // S-040: after its end nothing is counted and nothing sent.
 #[tokio::test]
 async fn a_subscription_ends_at_its_end() {
@@ -405,6 +412,7 @@ async fn a_subscription_ends_at_its_end() {
     assert_eq!((past.status, past.expression()), (422, "Subscription.end"));
 }
 
+// S-030, S-164
 // S-024…S-035: what can't be served is refused and nothing is stored.
 // G-125
 #[tokio::test]

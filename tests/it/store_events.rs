@@ -181,6 +181,7 @@ on_both!(events_count_for_begun_subscriptions_of_the_topic_whose_holder_may_see,
     assert_eq!(tx.subscriptions(None).await.unwrap().len(), 7);
 });
 
+// S-132
 on_both!(old_events_are_forgotten_and_numbers_go_on, async |place: Place| {
     let store = place.store().await;
     subscribed(&store, "a", "clinic").await;

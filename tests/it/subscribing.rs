@@ -69,6 +69,7 @@ async fn a_full_notification_carries_the_resource_and_is_on_record() {
     assert!(seen.iter().any(|(_, who, action, _)| who == "clinic" && action == "notify"), "S-170: {seen:?}");
 }
 
+// S-063, S-064
 // S-061…S-065: filters are a conjunction, commas a choice; what does not match is no event.
 #[tokio::test]
 async fn filters_narrow_what_is_told() {
@@ -98,6 +99,7 @@ async fn filters_narrow_what_is_told() {
     }
 }
 
+// S-062
 // S-011, S-013, G-118: the ServiceRequest topic fires on update and not on create.
 #[tokio::test]
 async fn a_request_is_told_of_when_it_changes() {
@@ -216,6 +218,7 @@ async fn a_heartbeat_comes_after_silence_and_only_if_asked_for() {
     }
 }
 
+// S-053
 // S-054: a handshake is tried once; the subscriber asks again.
 #[tokio::test]
 async fn a_failed_handshake_is_an_error_at_once() {
@@ -238,6 +241,7 @@ async fn a_failed_handshake_is_an_error_at_once() {
     }
 }
 
+// S-007, S-121, S-122
 // S-120…S-126: by id, by status, both, and never another's.
 // G-119, G-130
 #[tokio::test]
@@ -299,6 +303,7 @@ async fn events_are_asked_for_by_number_and_content() {
     }
 }
 
+// S-068, S-161
 // S-133, D11: at the moment of sending the grant is asked for again; the number stays, what it is about is not said.
 #[tokio::test]
 async fn what_was_taken_back_meanwhile_is_a_number_and_no_more() {
@@ -352,6 +357,7 @@ async fn nothing_changed_is_no_event_and_a_bundle_is_one_per_change() {
     assert_eq!(numbers(&counted).len(), before + 2, "what was rolled back is no event");
 }
 
+// S-057
 // S-200…S-210: classic criteria: active at once, the resource put below the endpoint, error and back by themselves.
 #[tokio::test]
 async fn a_classic_subscription_lives_as_r4_says() {

@@ -107,6 +107,8 @@ pub enum Channel {
 pub enum Format {
     /// FHIR JSON
     Json,
+    /// FHIR XML
+    Xml,
 }
 
 /// A Subscription that we can serve.
@@ -138,6 +140,19 @@ pub struct Asked {
     pub end: Option<Timestamp>,
     /// The subscriber switches it off.
     pub off: bool,
+}
+
+impl Asked {
+    /// The server behind the endpoint.
+    pub fn server(&self) -> String {
+        match self.channel {
+            Channel::RestHook => {
+                let (scheme, rest) = self.endpoint.split_once("://").unwrap_or(("", &self.endpoint));
+                let server = rest.split(['/', '?', '#']).next().unwrap_or(rest);
+                format!("{scheme}://{server}").to_ascii_lowercase()
+            }
+        }
+    }
 }
 
 fn fault<T>(element: &str, text: impl Into<String>) -> Result<T, Error> {
@@ -323,13 +338,19 @@ fn endpoint(channel: &Value, way: Channel) -> Result<String, Error> {
 
 /// `channel.payload`: the media type, with its parameters (S-029, S-031).
 fn payload(channel: &Value, subject: Subject) -> Result<Option<(String, Format)>, Error> {
-    let refused = || fault("channel.payload", "Notifications are written as application/fhir+json, in FHIR 4.0.");
+    let refused = || {
+        fault(
+            "channel.payload",
+            "Notifications are written as application/fhir+json or application/fhir+xml, in FHIR 4.0.",
+        )
+    };
     let Some(text) = channel.get("payload").and_then(Value::as_str) else {
         return if subject.is_classic() { Ok(None) } else { refused() };
     };
     let mut parts = text.split(';').map(str::trim);
     let format = match parts.next() {
         Some("application/fhir+json" | "application/json") => Format::Json,
+        Some("application/fhir+xml" | "application/xml") => Format::Xml,
         _ => return refused(),
     };
     for parameter in parts {

@@ -37,6 +37,7 @@ fn the_guides_subscription_is_understood() {
     assert_eq!(read(with("/channel/payload", json!(sent))).unwrap().payload.unwrap().0, sent);
 }
 
+// S-027, S-028, S-029, S-031, S-033, S-034, S-112, S-113, S-154, S-156
 // G-125, S-024…S-035: what we can't serve is refused, with the element.
 #[test]
 fn what_we_cannot_serve_is_refused() {

@@ -1,0 +1,46 @@
+//! Lanes: the servers behind subscribers' endpoints. One that fails again and again rests for a while, whichever gateway
+//! and whichever Subscription found out; and the gateway's own secrets.
+
+use std::time::Duration;
+
+use crate::error::Error;
+use crate::store::Tx;
+use crate::time::Timestamp;
+
+/// Failures in a row after which a lane rests, and for how long.
+const FAILURES: i64 = 3;
+const REST: Duration = Duration::from_secs(30);
+
+impl Tx {
+    /// Whether a lane rests.
+    pub async fn lane_rests(&mut self, lane: &str, now: Timestamp) -> Result<bool, Error> {
+        let row = self.one("select 1 from lane where name = $1 and rests_till > $2", args![lane, now]).await?;
+        Ok(row.is_some())
+    }
+
+    /// Nothing came back over a lane, or its server's own trouble.
+    pub async fn lane_failed(&mut self, lane: &str, now: Timestamp) -> Result<(), Error> {
+        self.run(
+            "insert into lane (name, failures, rests_till) values ($1, 1, 0)
+             on conflict (name) do update set failures = lane.failures + 1,
+             rests_till = case when lane.failures + 1 >= $2 then $3 else 0 end",
+            args![lane, FAILURES, now.plus(REST)],
+        )
+        .await?;
+        Ok(())
+    }
+
+    /// A lane works.
+    pub async fn lane_works(&mut self, lane: &str) -> Result<(), Error> {
+        self.run("delete from lane where name = $1", args![lane]).await?;
+        Ok(())
+    }
+
+    /// A secret of the gateway's own: this one, if there is none yet.
+    pub async fn own_secret(&mut self, name: &str, proposed: &str) -> Result<String, Error> {
+        let text = "insert into secret (name, value) values ($1, $2) on conflict (name) do nothing";
+        self.run(text, args![name, proposed]).await?;
+        let row = self.one("select value from secret where name = $1", args![name]).await?;
+        row.ok_or_else(|| Error::internal("the secret has gone"))?.text(0)
+    }
+}
