@@ -50,6 +50,8 @@ pub struct Config {
     pub auth: Auth,
     /// Subscriptions and their events.
     pub subscriptions: Subscriptions,
+    /// What resources are checked against beside our own profiles.
+    pub validation: Validation,
     /// The parties, in the file's order.
     pub partners: Vec<Partner>,
 }
@@ -167,6 +169,13 @@ pub struct Subscriptions {
     pub keep_events: Duration,
     /// What headers are sealed with: 64 hexadecimal digits.
     pub key: Option<Secret>,
+}
+
+/// `[validation]`
+#[derive(Debug, Clone)]
+pub struct Validation {
+    /// FHIR packages (`.tgz`), relative paths already joined to the configuration's folder.
+    pub packages: Vec<PathBuf>,
 }
 
 /// `[[partner]]`: a party to referrals.

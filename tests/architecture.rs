@@ -49,6 +49,7 @@ const FENCES: &[(&str, &[&str])] = &[
     ("clap", &["main"]),
     ("governor", &["http"]),
     ("regex", &["fhir"]),
+    ("flate2", &["fhir"]),
     ("tracing_subscriber", &["telemetry"]),
 ];
 

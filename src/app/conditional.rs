@@ -9,7 +9,7 @@ use crate::error::{Error, Kind};
 use crate::fhir::precondition::Precondition;
 use crate::fhir::query::Criteria;
 use crate::fhir::views::{Task, identifiers};
-use crate::fhir::{Key, Resource, ResourceType, search, validate};
+use crate::fhir::{Key, Resource, ResourceType, search};
 use crate::store::Tx;
 
 impl App {
@@ -22,7 +22,7 @@ impl App {
         mut resource: Resource,
         precondition: &Precondition,
     ) -> Result<Answer, Error> {
-        validate::check(&resource)?;
+        let warnings = self.check(&resource)?;
         let mut tx = self.store().begin().await?;
         tx.take_turns(&self.turns(&resource, Some(criteria))).await?;
         let answer = match self.place_of(&mut tx, context, kind, criteria, &resource).await? {
@@ -36,7 +36,7 @@ impl App {
             }
         };
         self.commit(tx).await?;
-        Ok(answer)
+        Ok(Answer { warnings, ..answer })
     }
 
     /// Deletes the one resource that the criteria describe; none is as good as deleted.

@@ -50,12 +50,12 @@ impl App {
             return self.relay_by_hand(tx, context, task).await;
         }
         if let Some(existing) = self.same_referral(tx, &context.partner.id, &task).await? {
-            return Ok(Answer { stored: existing, created: false });
+            return Ok(Answer::new(existing, false));
         }
         let source = if context.is(Role::Source) { context.partner.id.clone() } else { self.gateway().to_string() };
         let written = self.take_in(tx, &source, &self.viewer(context), task, None).await?;
         let stored = self.must(tx, &written.stored.key).await?;
-        Ok(Answer { stored, created: true })
+        Ok(Answer::new(stored, true))
     }
 
     /// What [`App::submit`] would answer instead of a new Task: entries of a transaction refer to what is there.
@@ -70,7 +70,7 @@ impl App {
         }
         let Some(stored) = self.same_referral(tx, &context.partner.id, task).await? else { return Ok(None) };
         self.audit(tx, context, "read", &stored).await?;
-        Ok(Some(Answer { stored, created: false }))
+        Ok(Some(Answer::new(stored, false)))
     }
 
     /// Whether this is a party's referral, which is taken once: no import, no patient Task, no relay by hand.
@@ -96,7 +96,7 @@ impl App {
                 tx.grant(&party.id, key, "", Reason::Party).await?;
             }
         }
-        Ok(Answer { stored: written.stored, created: true })
+        Ok(Answer::new(written.stored, true))
     }
 
     /// The same referral, sent before: the same identifier, or the same absolute focus while the first is open (D8).

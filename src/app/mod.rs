@@ -32,6 +32,7 @@ mod subscriptions;
 mod targets;
 mod tokens;
 mod transaction;
+pub mod validation;
 
 use std::sync::Arc;
 
@@ -39,6 +40,7 @@ use tokio::sync::Notify;
 
 use crate::config::{Config, Partner, Role};
 use crate::error::Error;
+use crate::fhir::profile::Profiles;
 use crate::fhir::reference::{Reference, lies_under, rewrite};
 use crate::fhir::scope::Scopes;
 use crate::fhir::{Key, Resource, ResourceType};
@@ -86,6 +88,7 @@ pub struct App(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     config: Config,
+    profiles: Profiles,
     own: String,
     partners: Vec<Arc<Partner>>,
     store: Store,
@@ -101,6 +104,7 @@ impl App {
     /// Starts on a migrated store: makes the configured partners, organizations and services known, and owes the polls.
     pub async fn start(config: Config, store: Store, clock: Clock) -> Result<App, Error> {
         let own = config.base();
+        let profiles = validation::profiles(&config)?;
         let partners = config.partners.iter().cloned().map(Arc::new).collect();
         let recorder = Recorder::start(store.clone());
         let tokens = Tokens::new(&config);
@@ -109,6 +113,7 @@ impl App {
             seal,
             counts: Default::default(),
             config,
+            profiles,
             own,
             partners,
             store,

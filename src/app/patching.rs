@@ -11,7 +11,8 @@ use crate::fhir::json::Bounds;
 use crate::fhir::patch::Patch;
 use crate::fhir::precondition::Precondition;
 use crate::fhir::query::Criteria;
-use crate::fhir::{Key, Resource, ResourceType, validate};
+use crate::fhir::validate::Finding;
+use crate::fhir::{Key, Resource, ResourceType};
 use crate::store::Tx;
 
 impl App {
@@ -54,8 +55,9 @@ impl App {
         precondition: &Precondition,
     ) -> Result<Answer, Error> {
         let resource = self.patched(tx, context, key, patch, precondition).await?;
-        check(&resource)?;
-        self.update_in(tx, context, key, resource, precondition).await
+        let warnings = self.check_patched(&resource)?;
+        let answer = self.update_in(tx, context, key, resource, precondition).await?;
+        Ok(Answer { warnings, ..answer })
     }
 
     /// The resource that a conditional patch is about; 404 when there is none.
@@ -106,12 +108,14 @@ impl App {
     }
 }
 
-/// The rules that every write keeps. What a well-formed patch leaves is not malformed but invalid.
-pub(super) fn check(resource: &Resource) -> Result<(), Error> {
-    validate::check(resource).map_err(|mut error| {
-        if error.kind == Kind::Malformed {
-            error.kind = Kind::Invalid;
-        }
-        error
-    })
+impl App {
+    /// The rules that every write keeps. What a well-formed patch leaves is not malformed but invalid.
+    pub(super) fn check_patched(&self, resource: &Resource) -> Result<Vec<Finding>, Error> {
+        self.check(resource).map_err(|mut error| {
+            if error.kind == Kind::Malformed {
+                error.kind = Kind::Invalid;
+            }
+            error
+        })
+    }
 }

@@ -41,14 +41,14 @@ impl App {
         self.localise(tx, &mut sent, Some(&context.partner)).await?;
         if matches!(place, Place::Other) && !Task(&current).is_referral() {
             let Some(task) = decide::update_other(&current, &sent, standing)? else {
-                return Ok(Answer { stored, created: false });
+                return Ok(Answer::new(stored, false));
             };
             self.check_added(tx, &viewer, &current, &task).await?;
             let written = self.save(tx, &stored, task, &context.partner.id).await?;
-            return Ok(Answer { stored: written.stored, created: false });
+            return Ok(Answer::new(written.stored, false));
         }
         let Event::Changed { mut task, from, to } = decide::update(&current, &sent, standing, basis)? else {
-            return Ok(Answer { stored, created: false });
+            return Ok(Answer::new(stored, false));
         };
         if let (Place::Source(referral), Status::Draft) = (&mut place, from) {
             self.aim(tx, referral, &mut task).await?;
@@ -60,7 +60,7 @@ impl App {
         if !self.is_kept(tx, key).await? {
             self.own_end(tx, context, &stored).await?;
         }
-        Ok(Answer { stored, created: false })
+        Ok(Answer::new(stored, false))
     }
 
     /// 404 for what a partner may not see, unless it is a Task that it could have claimed: then it is told that it lost.

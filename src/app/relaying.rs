@@ -384,7 +384,7 @@ impl App {
         self.finish_relay(tx, &referral, relay).await?;
         self.accept_source(tx, referral).await?;
         let stored = self.must(tx, &written.stored.key).await?;
-        Ok(Answer { stored, created: true })
+        Ok(Answer::new(stored, true))
     }
 }
 

@@ -5,7 +5,8 @@ use crate::config::Role;
 use crate::error::{Error, Kind};
 use crate::fhir::precondition::Precondition;
 use crate::fhir::query::Criteria;
-use crate::fhir::{Key, Resource, ResourceType, search, subset, validate};
+use crate::fhir::validate::Finding;
+use crate::fhir::{Key, Resource, ResourceType, search, subset};
 use crate::store::{Access, Reason, Tx, Viewer};
 
 /// What a write made.
@@ -15,6 +16,15 @@ pub struct Answer {
     pub stored: Stored,
     /// Whether this request created it; false also for the same referral sent twice.
     pub created: bool,
+    /// What was stored all the same (design D16b).
+    pub warnings: Vec<Finding>,
+}
+
+impl Answer {
+    /// One without warnings.
+    pub fn new(stored: Stored, created: bool) -> Self {
+        Answer { stored, created, warnings: Vec::new() }
+    }
 }
 
 impl App {
@@ -26,12 +36,12 @@ impl App {
         resource: Resource,
         if_none_exist: Option<&Criteria>,
     ) -> Result<Answer, Error> {
-        validate::check(&resource)?;
+        let warnings = self.check(&resource)?;
         let mut tx = self.store().begin().await?;
         tx.take_turns(&self.turns(&resource, if_none_exist)).await?;
         let answer = self.create_in(&mut tx, context, resource, if_none_exist).await?;
         self.commit(tx).await?;
-        Ok(answer)
+        Ok(Answer { warnings, ..answer })
     }
 
     pub(super) async fn create_in(
@@ -60,7 +70,7 @@ impl App {
         let Some(criteria) = if_none_exist else { return Ok(None) };
         let Some(stored) = self.one_match(tx, context, resource.kind(), criteria).await? else { return Ok(None) };
         self.audit(tx, context, "read", &stored).await?;
-        Ok(Some(Answer { stored, created: false }))
+        Ok(Some(Answer::new(stored, false)))
     }
 
     /// Creates a resource under this id of ours, whatever id it carries.
@@ -87,7 +97,7 @@ impl App {
                 let written = self.insert(tx, resource, &author).await?;
                 tx.grant(&author, std::slice::from_ref(&written.stored.key), "", Reason::Author).await?;
                 self.outcome_arrived(tx, &written).await?;
-                Answer { stored: written.stored, created: true }
+                Answer::new(written.stored, true)
             }
         };
         self.audit(tx, context, if answer.created { "create" } else { "read" }, &answer.stored).await?;
@@ -102,11 +112,11 @@ impl App {
         resource: Resource,
         precondition: &Precondition,
     ) -> Result<Answer, Error> {
-        validate::check(&resource)?;
+        let warnings = self.check(&resource)?;
         let mut tx = self.store().begin().await?;
         let answer = self.update_in(&mut tx, context, key, resource, precondition).await?;
         self.commit(tx).await?;
-        Ok(answer)
+        Ok(Answer { warnings, ..answer })
     }
 
     pub(super) async fn update_in(
@@ -156,14 +166,14 @@ impl App {
             self.check_visible(tx, &viewer, &resource).await?;
         }
         if !stored.deleted && stored.resource()?.same_content(&resource) {
-            return Ok(Answer { stored, created: false });
+            return Ok(Answer::new(stored, false));
         }
         let written = self.save(tx, &stored, resource, &context.partner.id).await?;
         self.origin_changed(tx, &written.stored.key, &written.resource).await?;
         self.outcome_arrived(tx, &written).await?;
         self.audit(tx, context, "update", &written.stored).await?;
         // What was deleted is there anew.
-        Ok(Answer { stored: written.stored, created: stored.deleted })
+        Ok(Answer::new(written.stored, stored.deleted))
     }
 
     /// PUT to an id that is not here: an operator's import; for everybody else ids are ours to give (design D11b).
@@ -186,7 +196,7 @@ impl App {
         let written = self.insert_as(tx, resource, &key.id, &context.partner.id, "PUT").await?;
         tx.grant(&context.partner.id, std::slice::from_ref(key), "", Reason::Author).await?;
         self.audit(tx, context, "create", &written.stored).await?;
-        Ok(Answer { stored: written.stored, created: true })
+        Ok(Answer::new(written.stored, true))
     }
 
     /// Deletes a resource that nothing rests on.

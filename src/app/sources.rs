@@ -155,8 +155,8 @@ impl App {
             return Ok(());
         }
         let viewer = Viewer::Grantees(vec![partner.id.clone()]);
-        let taken = match crate::fhir::validate::check(&task) {
-            Ok(()) => self.take_in(tx, &partner.id, &viewer, task.clone(), Some(&copy.url)).await,
+        let taken = match self.check(&task) {
+            Ok(_) => self.take_in(tx, &partner.id, &viewer, task.clone(), Some(&copy.url)).await,
             Err(faults) => Err(faults),
         };
         let written = match taken {

@@ -43,7 +43,7 @@ impl App {
         // The creator sees the headers it sent, this once.
         let mut shown = secret;
         shown.stamp(&id, written.stored.version, written.stored.updated);
-        Ok(Answer { stored: Stored { content: shown.to_text(), ..written.stored }, created: true })
+        Ok(Answer::new(Stored { content: shown.to_text(), ..written.stored }, true))
     }
 
     async fn room_for_one_more(&self, tx: &mut Tx, context: &Context) -> Result<(), Error> {
@@ -85,7 +85,7 @@ impl App {
         if !asked.off {
             self.owe_afresh(tx, Owed::Notify, &id, &context.partner.id).await?;
         }
-        Ok(Answer { stored: written.stored, created: false })
+        Ok(Answer::new(written.stored, false))
     }
 
     /// What only the configuration can judge: the end, and how open the wire is. A past end that is taken as none is

@@ -8,7 +8,7 @@
 use std::collections::{BTreeSet, HashMap};
 
 use super::reading::access;
-use super::{Answer, App, Context, Found, Stored, patching};
+use super::{Answer, App, Context, Found, Stored};
 use crate::error::{Error, Kind};
 use crate::fhir::bundle::inside;
 use crate::fhir::links::{self, Places};
@@ -16,7 +16,7 @@ use crate::fhir::patch::Patch;
 use crate::fhir::precondition::Precondition;
 use crate::fhir::query::Criteria;
 use crate::fhir::search::Query;
-use crate::fhir::{Key, Resource, ResourceType, published, reference, validate};
+use crate::fhir::{Key, Resource, ResourceType, published, reference};
 use crate::store::Tx;
 
 /// What an interaction is about.
@@ -194,7 +194,7 @@ impl App {
             let answer = async {
                 let mut resource = self.patched(&mut tx, context, &key, &patch, &precondition).await?;
                 places.rewrite(&mut resource, full_url.as_deref())?;
-                patching::check(&resource)?;
+                self.check_patched(&resource)?;
                 self.write_step_of(&mut tx, context, Waiting { index, key, creates: false, resource, precondition })
                     .await
             };
@@ -312,7 +312,7 @@ impl App {
                 };
                 if let Some(answer) = there {
                     // What was sent again is checked all the same: a faulty entry spoils the whole.
-                    validate::check(&resource)?;
+                    self.check(&resource)?;
                     return Ok(Placed::There(answer));
                 }
                 (resource, None, Precondition::Nothing)
@@ -348,7 +348,7 @@ impl App {
             let found = found.key.to_string();
             reference::rewrite(&mut one.resource, &mut |known| (known == text).then(|| found.clone()));
         }
-        validate::check(&one.resource)?;
+        self.check(&one.resource)?;
         if one.creates {
             return self.create_as(tx, context, one.resource, &one.key.id).await;
         }

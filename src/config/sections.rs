@@ -42,6 +42,8 @@ pub(super) fn config(root: &Section<'_, '_>) -> Option<Config> {
     if keep_events.is_some() && keep_events < retries {
         section.fault("keep_events", "must be at least the sum of delivery.backoff");
     }
+    let section = root.within("validation");
+    let packages = section.list("packages", |t| text(t).map(|path| section.reader.folder.join(path)));
 
     let addresses = delivery.as_ref().map(|d| d.partner_addresses);
     let mut around = Surroundings {
@@ -84,6 +86,7 @@ pub(super) fn config(root: &Section<'_, '_>) -> Option<Config> {
             keep_events: keep_events?,
             key,
         },
+        validation: Validation { packages: packages? },
         partners: partners.into_iter().collect::<Option<_>>()?,
     })
 }

@@ -14,6 +14,7 @@ pub mod outcome;
 pub mod patch;
 pub mod path;
 pub mod precondition;
+pub mod profile;
 pub mod published;
 pub mod query;
 pub mod reference;

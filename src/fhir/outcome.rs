@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use super::validate::Finding;
 use crate::error::{Error, Kind};
 
 /// The OperationOutcome of an error: its public issues, never its cause.
@@ -12,6 +13,26 @@ pub fn of(error: &Error) -> Value {
         .iter()
         .map(|issue| {
             let mut out = json!({"severity": severity, "code": issue.code, "diagnostics": issue.text});
+            if let Some(expression) = &issue.expression {
+                out["expression"] = json!([expression]);
+            }
+            out
+        })
+        .collect();
+    json!({"resourceType": "OperationOutcome", "issue": issues})
+}
+
+/// The OperationOutcome of a validation: everything that was found, the gravest first; all is well if nothing was.
+pub fn of_findings(findings: &[Finding], fine_text: &str) -> Value {
+    if findings.is_empty() {
+        return fine(fine_text);
+    }
+    let mut sorted: Vec<&Finding> = findings.iter().collect();
+    sorted.sort_by_key(|finding| finding.severity);
+    let issues: Vec<Value> = sorted
+        .into_iter()
+        .map(|Finding { severity, issue, .. }| {
+            let mut out = json!({"severity": severity.code(), "code": issue.code, "diagnostics": issue.text});
             if let Some(expression) = &issue.expression {
                 out["expression"] = json!([expression]);
             }

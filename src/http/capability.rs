@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::conditional::Known;
 use super::respond;
-use super::routes::{Interaction, OPERATIONS, ROWS, Row};
+use super::routes::{Interaction, ROWS, Row, operations_of};
 use crate::fhir::ResourceType;
 use crate::fhir::patch::JSON_PATCH;
 use crate::fhir::search_index::{ParameterType, own_parameters, parameters};
@@ -92,11 +92,8 @@ fn resource(row: &Row) -> Option<Value> {
         out["searchInclude"] = json!(includes);
     }
     out["searchParam"] = Value::Array(searches(kind));
-    let operations: Vec<Value> = OPERATIONS
-        .iter()
-        .filter(|known| known.kind == row.kind)
-        .map(|known| json!({"name": known.name, "definition": known.definition}))
-        .collect();
+    let operations: Vec<Value> =
+        operations_of(row.kind).map(|known| json!({"name": known.name, "definition": known.definition})).collect();
     if !operations.is_empty() {
         out["operation"] = Value::Array(operations);
     }
@@ -208,7 +205,7 @@ mod tests {
             }
             for operation in resource["operation"].as_array().into_iter().flatten() {
                 let name = operation["name"].as_str().unwrap();
-                let known = OPERATIONS.iter().find(|known| known.kind == kind && known.name == name).unwrap();
+                let known = operations_of(kind).find(|known| known.name == name).unwrap();
                 for (claimed, rest) in
                     [(known.on_type, format!("/${name}")), (known.on_instance, format!("/1/${name}"))]
                 {
@@ -305,7 +302,7 @@ mod tests {
         assert!(resource["supportedProfile"][0].as_str().unwrap().ends_with("/backport-subscription"));
         assert_eq!(
             names(&resource["operation"], "name"),
-            ["status", "events", "resend", "pause", "resume", "deliveries"]
+            ["status", "events", "resend", "pause", "resume", "deliveries", "validate"]
         );
     }
 
@@ -315,7 +312,7 @@ mod tests {
         let statement = statement(OWN);
         assert_eq!((&statement["fhirVersion"], &statement["kind"]), (&json!("4.0.1"), &json!("instance")));
         assert_eq!(names(&statement["rest"][0]["interaction"], "code"), ["batch", "transaction"]);
-        assert_eq!(names(&of("Task")["operation"], "name"), ["relay", "loop-status"]);
+        assert_eq!(names(&of("Task")["operation"], "name"), ["relay", "loop-status", "validate"]);
     }
 
     //

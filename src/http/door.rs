@@ -4,7 +4,7 @@
 //! <https://hl7.org/fhir/R4/http.html#general>
 
 use super::routes::Interaction::{self, Create, Delete, History, Patch, Read, Search, Update, Vread};
-use super::routes::{OPERATIONS, Operation, row_of};
+use super::routes::{Operation, operations_of, row_of};
 use crate::fhir::query;
 use crate::fhir::{Key, ResourceType};
 use crate::id;
@@ -27,7 +27,7 @@ pub enum Place {
     /// `T/id/_history/n`
     Version(Key, String),
     /// `T/$name`, `T/id/$name`
-    Operation(&'static Operation, Option<String>),
+    Operation(&'static Operation, ResourceType, Option<String>),
 }
 
 /// What a path leads to.
@@ -103,7 +103,10 @@ fn segments(path: &str) -> Option<Vec<String>> {
 fn place(names: &[&str]) -> Option<Place> {
     let kind = |name: &str| ResourceType::parse(name).filter(|kind| row_of(*kind).is_some());
     let key = |name: &str, id: &str| Some(Key::new(kind(name)?, Some(id).filter(|id| id::is_valid(id))?));
-    let operation = |on: &str, name: &str| OPERATIONS.iter().find(|known| known.kind == on && known.name == name);
+    let operation = |on: &str, name: &str| {
+        kind(on)?;
+        operations_of(on).find(|known| known.name == name)
+    };
     match names {
         [] => Some(Place::Base),
         ["metadata"] => Some(Place::Metadata),
@@ -111,14 +114,15 @@ fn place(names: &[&str]) -> Option<Place> {
         [name, "_search"] => kind(name).map(Place::Search),
         [name, last] => match last.strip_prefix('$') {
             Some(asked) => {
-                operation(name, asked).filter(|known| known.on_type).map(|known| Place::Operation(known, None))
+                let known = operation(name, asked).filter(|known| known.on_type)?;
+                Some(Place::Operation(known, kind(name)?, None))
             }
             None => key(name, last).map(Place::Instance),
         },
         [name, id, "_history"] => key(name, id).map(Place::History),
         [name, id, last] => {
             let known = operation(name, last.strip_prefix('$')?).filter(|known| known.on_instance)?;
-            key(name, id).map(|key| Place::Operation(known, Some(key.id)))
+            key(name, id).map(|key| Place::Operation(known, key.kind, Some(key.id)))
         }
         [name, id, "_history", version] => key(name, id).map(|key| Place::Version(key, version.to_string())),
         _ => None,
@@ -188,7 +192,7 @@ impl Place {
             Place::Instance(key) => offers(key.kind, &[Read, Update, Patch, Delete]),
             Place::History(key) => offers(key.kind, &[History]),
             Place::Version(key, _) => offers(key.kind, &[Vread]),
-            Place::Operation(known, _) if known.get => vec!["GET", "HEAD", "POST"],
+            Place::Operation(known, ..) if known.get => vec!["GET", "HEAD", "POST"],
             Place::Operation(..) => vec!["POST"],
         }
     }
@@ -202,8 +206,8 @@ impl Place {
             Place::Instance(key) => format!("{}/{{id}}", key.kind),
             Place::History(key) => format!("{}/{{id}}/_history", key.kind),
             Place::Version(key, _) => format!("{}/{{id}}/_history/{{n}}", key.kind),
-            Place::Operation(known, None) => format!("{}/${}", known.kind, known.name),
-            Place::Operation(known, Some(_)) => format!("{}/{{id}}/${}", known.kind, known.name),
+            Place::Operation(known, kind, None) => format!("{kind}/${}", known.name),
+            Place::Operation(known, kind, Some(_)) => format!("{kind}/{{id}}/${}", known.name),
         }
     }
 }

@@ -31,7 +31,7 @@ pub(super) async fn answer(app: &App, context: &Context, place: &Place, mut aske
     }
     match place {
         Place::History(key) => versions(app, context, key, &asked).await,
-        Place::Operation(known, id) => operations::answer(app, context, known, id.as_deref(), asked).await,
+        Place::Operation(known, kind, id) => operations::answer(app, context, known, *kind, id.as_deref(), asked).await,
         // Metadata is answered before anyone is asked for a token, a Bundle by its own file; the others are asks.
         Place::Base | Place::Metadata | Place::Type(_) | Place::Search(_) | Place::Instance(_) | Place::Version(..) => {
             Err(respond::no_such_path())

@@ -7,14 +7,14 @@
 use axum::response::Response;
 use serde_json::Value;
 
-use super::extract::Asked;
+use super::extract::{Asked, Sent};
 use super::respond;
 use super::routes::Operation;
 use super::terminology;
 use crate::app::{App, Context, Range};
 use crate::error::Error;
-use crate::fhir::outcome;
 use crate::fhir::subscription::Content;
+use crate::fhir::{ResourceType, outcome};
 use crate::time::Timestamp;
 
 /// Answers an operation of the table.
@@ -22,6 +22,7 @@ pub(super) async fn answer(
     app: &App,
     context: &Context,
     known: &Operation,
+    kind: ResourceType,
     id: Option<&str>,
     mut asked: Asked,
 ) -> Result<Response, Error> {
@@ -60,11 +61,38 @@ pub(super) async fn answer(
             Ok(respond::made(&outcome::fine("This is done.")))
         }
         ("deliveries", id) => Ok(respond::made(&app.subscription_deliveries(context, id).await?)),
+        ("validate", id) => validate(app, context, kind, id, asked).await,
         (name, id) => match terminology::answer(known.kind, name, id, &mut asked, app.now()) {
             Some(found) => Ok(respond::made(&found?)),
             None => Err(respond::no_such_path()),
         },
     }
+}
+
+/// `$validate`: the body, or the `resource` of Parameters; on an instance without one, what is stored.
+/// <https://hl7.org/fhir/R4/resource-operation-validate.html>
+async fn validate(
+    app: &App,
+    context: &Context,
+    kind: ResourceType,
+    id: Option<&str>,
+    mut asked: Asked,
+) -> Result<Response, Error> {
+    let body = if matches!(asked.body, Sent::Nothing) { None } else { Some(asked.json()?) };
+    let is_parameters = |body: &&Value| body.get("resourceType").is_some_and(|kind| kind == "Parameters");
+    let parameters = body.as_ref().filter(is_parameters).map(|body| body.get("parameter").and_then(Value::as_array));
+    let named = |name: &str| {
+        let mut all = parameters.flatten().into_iter().flatten();
+        all.find(|one| one.get("name").is_some_and(|its| its == name))
+    };
+    let from_body = named("profile").and_then(|one| one.get("valueUri").or_else(|| one.get("valueCanonical")));
+    let from_query = asked.pairs.iter().find(|(name, _)| name == "profile").map(|(_, value)| value.as_str());
+    let profile = from_body.and_then(Value::as_str).or(from_query);
+    let sent = match parameters {
+        Some(_) => named("resource").and_then(|one| one.get("resource")),
+        None => body.as_ref(),
+    };
+    Ok(respond::made(&app.validate(context, kind, id, sent, profile).await?))
 }
 
 /// The targets of a `$relay`.

@@ -25,6 +25,10 @@ pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id"
 /// Who changed something between its author and its reader (R-013).
 pub(super) const INTERMEDIARY: HeaderName = HeaderName::from_static("x-intermediary");
 const CORRELATION_ID: HeaderName = HeaderName::from_static("x-correlation-id");
+/// Warnings about what was stored all the same, as an OperationOutcome in one line (design D16b).
+const OUTCOME: HeaderName = HeaderName::from_static("x-operationoutcome");
+/// Most warnings that the header tells; all of them are told with `Prefer: return=OperationOutcome`.
+const MOST_WARNINGS: usize = 10;
 /// Longest request id taken from a caller.
 const LONGEST_ID: usize = 128;
 
@@ -89,13 +93,29 @@ pub(super) fn written(own: &str, answer: &Answer, preferred: Return, locate: boo
     let body = match preferred {
         Return::Minimal => empty(status),
         Return::Representation => fhir(status, stored.content.clone()),
-        Return::Outcome => fhir(status, outcome::fine("This is stored.").to_string()),
+        Return::Outcome => fhir(status, outcome::of_findings(&answer.warnings, "This is stored.").to_string()),
     };
     let mut response = versioned(body, own, stored);
+    if !answer.warnings.is_empty() && preferred != Return::Outcome {
+        let first = answer.warnings.get(..MOST_WARNINGS).unwrap_or(&answer.warnings);
+        set(&mut response, OUTCOME, &ascii(&outcome::of_findings(first, "")));
+    }
     if locate || answer.created {
         set(&mut response, LOCATION, &format!("{own}/{}/_history/{}", stored.key, stored.version));
     }
     response
+}
+
+/// JSON on one line in ASCII, as a header takes it.
+fn ascii(value: &Value) -> String {
+    let mut out = String::new();
+    for unit in value.to_string().encode_utf16() {
+        match char::from_u32(u32::from(unit)).filter(char::is_ascii) {
+            Some(letter) => out.push(letter),
+            None => out.push_str(&format!("\\u{unit:04x}")),
+        }
+    }
+    out
 }
 
 /// It is gone (R-055).
@@ -223,7 +243,23 @@ mod tests {
             method,
             content: "{\"x\":1.00}".into(),
         };
-        Answer { stored, created }
+        Answer::new(stored, created)
+    }
+
+    // D16b: stored with warnings; they come in a header, or as the body if asked for.
+    #[test]
+    fn warnings_are_told_in_a_header_or_as_the_body() {
+        let condition = serde_json::json!({"resourceType":"Condition","subject":{"reference":"Patient/1"}});
+        let resource = crate::fhir::Resource::from_value(condition).unwrap();
+        let warnings = crate::fhir::validate::check(&resource, crate::fhir::profile::Profiles::own()).unwrap();
+        assert!(!warnings.is_empty());
+        let answer = Answer { warnings, ..answer(true) };
+        let response = written("", &answer, Return::Representation, true);
+        let told: Value = serde_json::from_str(header(&response, "x-operationoutcome").unwrap()).unwrap();
+        assert_eq!(told["issue"][0]["severity"], "warning");
+        assert_eq!(told["issue"][0]["expression"][0], "Condition.category");
+        assert!(header(&written("", &answer, Return::Outcome, true), "x-operationoutcome").is_none());
+        assert_eq!(ascii(&serde_json::json!("a“é😀")), r#""a\u201c\u00e9\ud83d\ude00""#);
     }
 
     fn header<'a>(response: &'a Response, name: &str) -> Option<&'a str> {

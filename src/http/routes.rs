@@ -201,7 +201,16 @@ pub static OPERATIONS: &[Operation] = &[
         ..on_both("CodeSystem", "lookup", "http://hl7.org/fhir/OperationDefinition/CodeSystem-lookup")
     },
     on_both("ConceptMap", "translate", "http://hl7.org/fhir/OperationDefinition/ConceptMap-translate"),
+    on_both(ANY, "validate", "http://hl7.org/fhir/OperationDefinition/Resource-validate"),
 ];
+
+/// Stands for every type of the table.
+const ANY: &str = "Resource";
+
+/// The operations of a type.
+pub fn operations_of(kind: &str) -> impl Iterator<Item = &'static Operation> {
+    OPERATIONS.iter().filter(move |known| known.kind == kind || known.kind == ANY)
+}
 
 #[cfg(test)]
 mod tests {
@@ -214,6 +223,6 @@ mod tests {
             assert!(ROWS.iter().skip(index + 1).all(|other| other.kind != row.kind), "{}", row.kind);
             assert!(row.interactions.contains(&Read) && row.interactions.contains(&Search), "{}", row.kind);
         }
-        assert!(OPERATIONS.iter().all(|known| ROWS.iter().any(|row| row.kind == known.kind)));
+        assert!(OPERATIONS.iter().all(|known| known.kind == ANY || ROWS.iter().any(|row| row.kind == known.kind)));
     }
 }

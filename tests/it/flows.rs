@@ -292,13 +292,19 @@ async fn a_task_kept_at_the_ehr_begins_and_ends_when_its_author_says_so() {
 // G-101, reference-clients §2.2 row 23: a questionnaire for a patient is kept, in its own words, and not brokered.
 #[tokio::test]
 async fn a_task_for_a_patient_is_kept_and_not_referred() {
+    use loopgate::fhir::views::SDOHCC;
     let county = TestGateway::county().await;
     let patient = county.post("clinic", "Patient", &json!({"resourceType": "Patient", "active": true})).await.id();
     let mut task = json!({"resourceType": "Task", "status": "ready", "intent": "order", "priority": "routine",
         "meta": {"profile": ["http://hl7.org/fhir/us/sdoh-clinicalcare/StructureDefinition/SDOHCC-TaskForPatient"]},
         "code": {"coding": [{"system": "http://hl7.org/fhir/uv/sdc/CodeSystem/temp", "code": "complete-questionnaire"}]},
         "for": {"reference": format!("Patient/{patient}")}, "owner": {"reference": format!("Patient/{patient}")},
-        "requester": {"reference": "Organization/clinic"}, "authoredOn": "2027-01-01"});
+        "requester": {"reference": "Organization/clinic"}, "authoredOn": "2027-01-01",
+        "input": [
+            {"type": {"coding": [{"system": "http://hl7.org/fhir/uv/sdc/CodeSystem/temp", "code": "questionnaire"}]},
+             "valueCanonical": "https://clinic.example/fhir/Questionnaire/hunger"},
+            {"type": {"coding": [{"system": SDOHCC, "code": "questionnaire-category"}]},
+             "valueCodeableConcept": {"coding": [{"system": SDOHCC, "code": "risk-questionnaire"}]}}]});
     let made = county.post("clinic", "Task", &task).await;
     assert_eq!((made.status, made.body["status"].as_str()), (201, Some("ready")));
     county.deliver_due().await;

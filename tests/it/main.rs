@@ -42,4 +42,5 @@ mod store_search;
 mod subscribing;
 mod terminology;
 mod tls;
+mod validation;
 mod xml;

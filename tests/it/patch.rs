@@ -175,7 +175,7 @@ on_both!(patches_stand_in_batches_and_transactions, async |place: Place| {
     let url = format!("Task/{theirs}");
     let subject = county.task(&theirs).await["for"].clone();
     let procedure = json!({"resourceType": "Procedure", "status": "completed", "subject": subject, "performedDateTime": "2026-11-26T10:00:00Z",
-        "code": {"text": "shelter"}, "basedOn": [county.task(&theirs).await["focus"]]});
+        "code": {"coding": [{"system": "http://snomed.info/sct", "code": "710925007"}]}, "basedOn": [county.task(&theirs).await["focus"]]});
     let output = json!([{"name": "name", "valueString": "output"}, {"name": "value", "part": [
         {"name": "type", "valueCodeableConcept": {"coding": [{
             "system": "http://hl7.org/fhir/us/sdoh-clinicalcare/CodeSystem/SDOHCC-CodeSystemTemporaryCodes", "code": "resulting-activity"}]}},

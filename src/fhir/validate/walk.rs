@@ -5,12 +5,15 @@
 
 use serde_json::{Map, Value};
 
+use super::conform::{Conform, Occurrence};
 use super::invariant::{self, Verdict};
 use super::place::Place;
 use super::primitive::{self, Json};
-use super::reading::{each, has, items, object, text};
-use super::{Finding, Severity, narrative};
+use super::reading::{any, each, has, items, object, text};
+use super::{Finding, Severity, Source, narrative};
 use crate::fhir::definitions::{self, Binding, Element, Form, Strength, TypeDef, TypeRef};
+use crate::fhir::path::{Context, Expression, Item, Truth};
+use crate::fhir::profile::Profiles;
 
 /// Longest reference, in bytes: what both databases can index.
 const LONGEST_REFERENCE: usize = 1_000;
@@ -27,7 +30,8 @@ pub(super) enum Position {
 }
 
 /// One walk; collects the findings.
-pub(super) struct Walk {
+pub(super) struct Walk<'w> {
+    pub(super) profiles: &'w Profiles,
     pub(super) findings: Vec<Finding>,
 }
 
@@ -39,7 +43,7 @@ struct Spot<'a> {
     root: &'a Map<String, Value>,
 }
 
-impl Walk {
+impl Walk<'_> {
     /// Walks a resource; `root` holds what it contains.
     pub(super) fn resource(
         &mut self,
@@ -100,13 +104,14 @@ impl Walk {
         for rule in def.invariants() {
             self.invariant(def.name, rule, spot);
         }
-        if !resource {
-            self.rules_of_type(def, spot);
-        }
     }
 
     fn invariant(&mut self, type_name: &str, rule: &'static definitions::Invariant, spot: Spot<'_>) {
-        if let Verdict::Broken(at) = invariant::check(type_name, rule.key, spot.map, spot.root) {
+        let verdict = match invariant::check(type_name, rule.key, spot.map, spot.root) {
+            Verdict::Unknown => by_path(type_name, rule, spot),
+            known => known,
+        };
+        if let Verdict::Broken(at) = verdict {
             let expression = if at.is_empty() { spot.place.to_string() } else { spot.place.at(at).to_string() };
             let severity = if rule.error { Severity::Error } else { Severity::Warning };
             let text = format!("{} ({}).", rule.text.trim_end_matches('.'), rule.key);
@@ -173,6 +178,7 @@ impl Walk {
         }
         match def.name {
             "Reference" => self.reference(type_, spot),
+            "Extension" => self.extension(value, spot),
             "CodeableConcept" | "Coding" => {
                 if let Some(binding) = required(element) {
                     self.concept(binding, def.name, spot);
@@ -202,11 +208,6 @@ impl Walk {
         let bound = required(element).and_then(|binding| definitions::codes(binding.value_set));
         if let Some(codes) = bound.filter(|codes| !codes.contains(None, text)) {
             self.rule("code-invalid", spot.place, one_of(codes));
-        }
-        for rule in &element.invariants {
-            if rule.key == "bdl-8" {
-                self.invariant("Bundle.entry", rule, spot)
-            }
         }
     }
 
@@ -310,13 +311,19 @@ impl Walk {
         }
     }
 
-    fn rules_of_type(&mut self, def: &'static TypeDef, spot: Spot<'_>) {
-        if def.name != "Extension" {
-            return;
-        }
-        let value = super::reading::any(spot.map, "value");
-        if value == has(spot.map, "extension") {
+    /// ext-1, and the extension's own definition where it is known.
+    fn extension(&mut self, value: &Value, spot: Spot<'_>) {
+        if any(spot.map, "value") == has(spot.map, "extension") {
             self.rule("invariant", spot.place, "An extension has either a value or extensions (ext-1).");
+        }
+        let known = text(spot.map, "url").and_then(|url| self.profiles.get(url));
+        if let (Some(profile), Some(def)) =
+            (known.filter(|known| known.type_name == "Extension"), definitions::of("Extension"))
+        {
+            let mut conform = Conform::new(self.profiles, profile, Source::Advising, spot.root);
+            let itself = Occurrence { value: Some(value), beside: None, def, index: None };
+            conform.occurrence(&profile.root, itself, spot.place);
+            self.findings.append(&mut conform.findings);
         }
     }
 
@@ -385,6 +392,19 @@ impl Walk {
 
     fn rule(&mut self, code: &'static str, place: &Place<'_>, text: impl Into<String>) {
         self.findings.push(Finding::new(Severity::Error, code, text.into(), place.to_string()));
+    }
+}
+
+/// A rule of a type that we don't hold, by its FHIRPath; what can't be told (who is behind a reference) is not broken.
+fn by_path(type_name: &str, rule: &'static definitions::Invariant, spot: Spot<'_>) -> Verdict {
+    let (Ok(expression), Some(def)) = (Expression::parse(rule.expression), definitions::of(type_name)) else {
+        return Verdict::Unknown;
+    };
+    let (own, root) = (Value::Object(spot.map.clone()), Value::Object(spot.root.clone()));
+    match expression.is_true(&Context::new(&root), Item::element(Some(&own), None, def)) {
+        Ok(Truth::False) => Verdict::Broken(""),
+        Ok(Truth::True | Truth::Empty) => Verdict::Holds,
+        Err(_) => Verdict::Unknown,
     }
 }
 

@@ -1,0 +1,358 @@
+//! A resource against its profiles: what they add to R4, element by element.
+//!
+//! What can't be told here (a code of a system that is not held, an expression that asks for another server) is
+//! information, never a silent pass and never an error. Slices are told apart in [`super::slicing`].
+//! <https://hl7.org/fhir/R4/profiling.html>
+
+use std::rc::Rc;
+
+use serde_json::{Map, Value};
+
+use super::place::Place;
+use super::reading::{items, text};
+use super::{Finding, Severity, Source, target_type};
+use crate::fhir::definitions::{self, Form, Strength, TypeDef};
+use crate::fhir::path::{Context, Item, Truth};
+use crate::fhir::profile::{Child, Node, Profile, Profiles, Rule};
+use crate::fhir::terminology::Membership;
+
+/// How deep profiles of types may lead into one another.
+const DEEPEST: usize = 40;
+
+/// One thing at an element's place.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Occurrence<'a> {
+    /// None for a primitive that has extensions alone.
+    pub value: Option<&'a Value>,
+    pub beside: Option<&'a Value>,
+    pub def: &'static TypeDef,
+    /// Its number, where the element is a list.
+    pub index: Option<usize>,
+}
+
+/// The check of one resource against one profile.
+pub(super) struct Conform<'a> {
+    pub profiles: &'a Profiles,
+    pub profile: &'a Profile,
+    pub source: Source,
+    pub root: &'a Map<String, Value>,
+    /// The resource as one value, made when an expression first needs it.
+    whole: Option<Rc<Value>>,
+    pub findings: Vec<Finding>,
+    depth: usize,
+}
+
+impl<'a> Conform<'a> {
+    pub(super) fn new(
+        profiles: &'a Profiles,
+        profile: &'a Profile,
+        source: Source,
+        root: &'a Map<String, Value>,
+    ) -> Self {
+        Conform { profiles, profile, source, root, whole: None, findings: Vec::new(), depth: 0 }
+    }
+
+    /// Checks the resource itself.
+    pub(super) fn resource(&mut self, def: &'static TypeDef, place: &Place<'_>) {
+        if !def.is(&self.profile.type_name) {
+            return self.fault("value", place, &format!("this profile is one of {}", self.profile.type_name));
+        }
+        let root = self.root;
+        let node = &self.profile.root;
+        self.children(node, root, def, place);
+        if !node.rules.is_empty() {
+            let whole = self.whole();
+            self.rules(&node.rules, Item::resource(&whole), place);
+        }
+    }
+
+    /// Checks one occurrence, such as an extension against its definition.
+    pub(super) fn occurrence(&mut self, node: &Node, occurrence: Occurrence<'_>, place: &Place<'_>) {
+        if self.depth >= DEEPEST {
+            return;
+        }
+        self.depth += 1;
+        let value = occurrence.value.unwrap_or(&Value::Null);
+        if node.fixed.as_ref().is_some_and(|fixed| fixed != value) {
+            self.fault("value", place, &format!("this is always {}", told(node.fixed.as_ref())));
+        }
+        if node.pattern.as_ref().is_some_and(|pattern| !matches(pattern, value)) {
+            self.fault("value", place, &format!("this holds {}", told(node.pattern.as_ref())));
+        }
+        if let Some((strength, value_set)) = &node.binding {
+            self.binding(*strength, value_set, occurrence, place);
+        }
+        if !node.types.is_empty() {
+            self.types(node, occurrence, place);
+        }
+        if let Some(map) = occurrence.value.or(occurrence.beside).and_then(Value::as_object) {
+            self.children(node, map, occurrence.def, place);
+        } else if node.children.iter().any(|child| child.node.min > 0) && occurrence.value.is_some() {
+            // A primitive without the extensions that it must have.
+            self.children(node, &Map::new(), occurrence.def, place);
+        }
+        self.rules(&node.rules, Item::element(occurrence.value, occurrence.beside, occurrence.def), place);
+        self.depth -= 1;
+    }
+
+    fn children(&mut self, node: &Node, map: &Map<String, Value>, def: &'static TypeDef, place: &Place<'_>) {
+        for child in &node.children {
+            let found = occurrences(map, def, child);
+            let place = place.at(&child.name);
+            self.count(&child.node, found.len(), &place, "");
+            for occurrence in &found {
+                self.occurrence(&child.node, *occurrence, &place.nth(occurrence.index));
+            }
+            if !child.node.slices.is_empty() || child.node.slicing.is_some() {
+                self.slices(&child.node, &found, &place);
+            }
+        }
+    }
+
+    /// Cardinality, of an element or of one of its slices.
+    pub(super) fn count(&mut self, node: &Node, found: usize, place: &Place<'_>, slice: &str) {
+        let found = u64::try_from(found).unwrap_or(u64::MAX);
+        let of = if slice.is_empty() { String::new() } else { format!(" of the slice {slice}") };
+        if found < node.min {
+            let text =
+                if node.min == 1 { format!("one{of} is required") } else { format!("{}{of} are required", node.min) };
+            self.fault("required", place, &text);
+        }
+        match node.max {
+            Some(0) if found > 0 => self.fault("structure", place, &format!("there is none{of}")),
+            Some(max) if found > max => self.fault("structure", place, &format!("there are at most {max}{of}")),
+            _ => {}
+        }
+    }
+
+    fn types(&mut self, node: &Node, occurrence: Occurrence<'_>, place: &Place<'_>) {
+        let mut fitting = node.types.iter().filter(|type_| occurrence.def.is(&type_.code)).peekable();
+        if fitting.peek().is_none() {
+            let names: Vec<&str> = node.types.iter().map(|type_| type_.code.as_str()).collect();
+            return self.fault("value", place, &format!("this is of the type {}", names.join(" or ")));
+        }
+        let fitting: Vec<_> = fitting.collect();
+        if let ("Reference", Some(map)) = (occurrence.def.name, occurrence.value.and_then(Value::as_object)) {
+            let targets: Vec<&str> = fitting.iter().flat_map(|type_| &type_.targets).map(String::as_str).collect();
+            self.target(&targets, map, place);
+        }
+        // A profile of the data type itself.
+        let mut profiles = fitting.iter().flat_map(|type_| &type_.profiles).filter_map(|url| self.profiles.get(url));
+        if let (Some(profile), None) = (profiles.next(), profiles.next())
+            && occurrence.def.form != Form::Resource
+        {
+            self.occurrence(&profile.root, occurrence, place);
+        }
+    }
+
+    /// What a Reference may point at, as far as its text and the profiles that are known tell.
+    fn target(&mut self, targets: &[&str], reference: &Map<String, Value>, place: &Place<'_>) {
+        if targets.is_empty() {
+            return;
+        }
+        let told = text(reference, "reference").and_then(|reference| target_type(reference, self.root));
+        let Some(told) = told.or_else(|| text(reference, "type")) else { return };
+        let names: Option<Vec<&str>> = targets.iter().map(|url| self.profiles.type_of(url)).collect();
+        // One that is not known here may be of any type.
+        let Some(mut names) = names else { return };
+        names.sort_unstable();
+        names.dedup();
+        if definitions::resource(told).is_some() && !names.contains(&told) && !names.contains(&"Resource") {
+            self.fault("value", place, &format!("this points at: {}", names.join(", ")));
+        }
+    }
+
+    fn binding(&mut self, strength: Strength, value_set: &str, occurrence: Occurrence<'_>, place: &Place<'_>) {
+        let Some(value) = occurrence.value else { return };
+        let membership = self.membership(value_set, occurrence.def.name, value);
+        match (strength, membership) {
+            (_, Membership::Known(true)) => {}
+            (Strength::Required, Membership::Known(false)) => {
+                self.fault("code-invalid", place, &format!("this is a code of the value set {value_set}"));
+            }
+            (Strength::Extensible, Membership::Known(false)) => {
+                let coded = value.get("coding").is_some() || value.get("code").is_some();
+                if coded {
+                    let text = format!("this is a code of the value set {value_set} where it has one that fits");
+                    self.finding(Severity::Warning, "code-invalid", place, &text);
+                }
+            }
+            (Strength::Required | Strength::Extensible, Membership::Unknown) => {
+                let text = format!("not checked: the codes of {value_set} are not held here");
+                self.finding(Severity::Information, "informational", place, &text);
+            }
+            (Strength::Preferred | Strength::Example, _) => {}
+        }
+    }
+
+    /// Whether a code, Coding, CodeableConcept or Quantity is in a value set; a concept is if one of its codings is.
+    pub(super) fn membership(&self, value_set: &str, type_name: &str, value: &Value) -> Membership {
+        let terminology = self.profiles.terminology();
+        let coding = |map: &Map<String, Value>| match text(map, "code") {
+            Some(code) => terminology.contains(value_set, text(map, "system").unwrap_or_default(), code),
+            // A Quantity without a coded unit is bound to nothing.
+            None => Membership::Known(type_name != "Coding" && type_name != "CodeableConcept"),
+        };
+        let Value::Object(map) = value else {
+            return value.as_str().map_or(Membership::Known(true), |code| terminology.contains(value_set, "", code));
+        };
+        if type_name != "CodeableConcept" {
+            return coding(map);
+        }
+        let mut any = Membership::Known(false);
+        for one in items(map, "coding").map(coding) {
+            match one {
+                Membership::Known(true) => return one,
+                Membership::Unknown => any = one,
+                Membership::Known(false) => {}
+            }
+        }
+        any
+    }
+
+    fn rules(&mut self, rules: &[Rule], focus: Item<'_>, place: &Place<'_>) {
+        if rules.is_empty() {
+            return;
+        }
+        let whole = self.whole();
+        let profiles = self.profiles;
+        let member = |item: &Item<'_>, value_set: &str| is_member(profiles, item, value_set);
+        for rule in rules {
+            let mut context = Context::new(&whole);
+            context.member_of = Some(&member);
+            let truth = match &rule.expression {
+                Ok(expression) => expression.is_true(&context, focus.clone()).map_err(|fault| fault.to_string()),
+                Err(fault) => Err(fault.to_string()),
+            };
+            match truth {
+                Ok(Truth::True | Truth::Empty) => {}
+                Ok(Truth::False) => {
+                    let severity = if rule.error { Severity::Error } else { Severity::Warning };
+                    let text = format!("{} ({})", rule.text, rule.key);
+                    match &rule.at {
+                        Some(at) => self.finding(severity, "invariant", &place.at(at), &text),
+                        None => self.finding(severity, "invariant", place, &text),
+                    }
+                }
+                Err(why) => {
+                    let text = format!("not checked: {} ({}): {why}", rule.text, rule.key);
+                    self.finding(Severity::Information, "informational", place, &text);
+                }
+            }
+        }
+    }
+
+    fn whole(&mut self) -> Rc<Value> {
+        let root = self.root;
+        Rc::clone(self.whole.get_or_insert_with(|| Rc::new(Value::Object(root.clone()))))
+    }
+
+    pub(super) fn fault(&mut self, code: &'static str, place: &Place<'_>, text: &str) {
+        self.finding(Severity::Error, code, place, text);
+    }
+
+    pub(super) fn finding(&mut self, severity: Severity, code: &'static str, place: &Place<'_>, text: &str) {
+        let text = format!("By the profile {}: {text}.", self.profile.title);
+        self.findings.push(Finding { source: self.source, ..Finding::new(severity, code, text, place.to_string()) });
+    }
+}
+
+/// What stands at a child's place in this object.
+pub(super) fn occurrences<'a>(
+    map: &'a Map<String, Value>,
+    def: &'static TypeDef,
+    child: &Child,
+) -> Vec<Occurrence<'a>> {
+    let mut found = Vec::new();
+    let Some(element) = def.element(&child.name) else { return found };
+    for type_ in &element.types {
+        if child.only.is_some_and(|only| only != type_.def().name) {
+            continue;
+        }
+        let key;
+        let key = if element.choice {
+            key = element.json_key(type_);
+            key.as_str()
+        } else {
+            element.name
+        };
+        let value = map.get(key);
+        let beside = map.iter().find(|(name, _)| name.strip_prefix('_') == Some(key)).map(|(_, value)| value);
+        let def = |value: Option<&Value>| match type_.name {
+            "Resource" => value
+                .and_then(|value| value.get("resourceType")?.as_str())
+                .and_then(definitions::resource)
+                .unwrap_or(type_.def()),
+            _ => type_.def(),
+        };
+        if !element.is_list() {
+            if value.is_some() || beside.is_some() {
+                found.push(Occurrence { value, beside, def: def(value), index: None });
+            }
+            continue;
+        }
+        let list = |value: Option<&'a Value>| value.and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+        let (values, besides) = (list(value), list(beside));
+        for index in 0..values.len().max(besides.len()) {
+            let there = |list: &'a [Value]| list.get(index).filter(|value| !value.is_null());
+            let value = there(values);
+            found.push(Occurrence { value, beside: there(besides), def: def(value), index: Some(index) });
+        }
+    }
+    found
+}
+
+/// Whether a value holds everything of a pattern. <https://hl7.org/fhir/R4/elementdefinition-definitions.html#ElementDefinition.pattern_x_>
+pub(super) fn matches(pattern: &Value, value: &Value) -> bool {
+    match (pattern, value) {
+        (Value::Object(pattern), Value::Object(value)) => {
+            pattern.iter().all(|(name, part)| value.get(name).is_some_and(|value| matches(part, value)))
+        }
+        (Value::Array(pattern), Value::Array(value)) => {
+            pattern.iter().all(|part| value.iter().any(|value| matches(part, value)))
+        }
+        (pattern, value) => pattern == value,
+    }
+}
+
+/// The codes or the text of what a profile asks for; it comes from the profile, never from the resource.
+fn told(value: Option<&Value>) -> String {
+    let Some(value) = value else { return String::new() };
+    let codings = value.get("coding").and_then(Value::as_array).map_or(std::slice::from_ref(value), Vec::as_slice);
+    let shown = codings.iter().map(|coding| match (coding.get("system"), coding.get("code").and_then(Value::as_str)) {
+        (Some(Value::String(system)), Some(code)) => format!("{system}#{code}"),
+        (_, Some(code)) => code.to_string(),
+        _ => coding.to_string(),
+    });
+    shown.collect::<Vec<_>>().join(", ")
+}
+
+/// `memberOf()` for expressions.
+fn is_member(profiles: &Profiles, item: &Item<'_>, value_set: &str) -> Option<bool> {
+    let terminology = profiles.terminology();
+    let known = |system: &str, code: &str| match terminology.contains(value_set, system, code) {
+        Membership::Known(yes) => Some(yes),
+        Membership::Unknown => None,
+    };
+    let Item::Node(node) = item else {
+        return if let Item::Text(code) = item { known("", code) } else { None };
+    };
+    let coding = |map: &Map<String, Value>| {
+        text(map, "code").map_or(Some(false), |code| known(text(map, "system").unwrap_or_default(), code))
+    };
+    match node.value? {
+        Value::String(code) => known("", code),
+        Value::Object(map) if map.contains_key("coding") => {
+            let each: Vec<Option<bool>> = items(map, "coding").map(coding).collect();
+            if each.contains(&Some(true)) {
+                Some(true)
+            } else if each.contains(&None) {
+                None
+            } else {
+                Some(false)
+            }
+        }
+        Value::Object(map) => coding(map),
+        _ => None,
+    }
+}
