@@ -16,6 +16,9 @@ use loopgate::time::Clock;
 use loopgate::{demo, http, telemetry};
 use tokio::sync::watch;
 
+/// The stack of a worker thread, in bytes.
+const STACK: usize = 8 << 20;
+
 /// A FHIR R4 gateway that closes the loop on social-care referrals.
 #[derive(Debug, Parser)]
 #[command(name = "loopgate", version)]
@@ -122,7 +125,9 @@ fn load(path: &Path) -> Result<Config, ExitCode> {
 }
 
 fn block_on(work: impl Future<Output = Result<bool, String>>) -> ExitCode {
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    // SQLite works on these threads, at the end of deep calls; what is not used costs nothing.
+    let mut threads = tokio::runtime::Builder::new_multi_thread();
+    let runtime = match threads.thread_stack_size(STACK).enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
             eprintln!("loopgate: {error}");

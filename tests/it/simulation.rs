@@ -881,7 +881,9 @@ fn every_seed_ends_well() {
     let totals: Mutex<BTreeMap<String, u64>> = Mutex::default();
     std::thread::scope(|scope| {
         for _ in 0..SIDE_BY_SIDE {
-            scope.spawn(|| {
+            // A transaction is one deep call without optimisation, SQLite's own frames at its end.
+            let roomy = std::thread::Builder::new().stack_size(16 << 20);
+            let played = roomy.spawn_scoped(scope, || {
                 loop {
                     let seed = next.fetch_add(1, Ordering::SeqCst);
                     if seed >= first + count {
@@ -896,6 +898,7 @@ fn every_seed_ends_well() {
                     }
                 }
             });
+            played.unwrap();
         }
     });
     if std::env::var("LOOPGATE_COVERAGE").is_ok() {
