@@ -270,7 +270,7 @@ fn what_is_legal_passes() {
             json!([{"resourceType": "Practitioner", "id": "p", "extension": [{"url": "http://e/x", "valueReference": {"reference": "#"}}]}]),
         ),
         ("medication-request", "/dosageInstruction/0/timing/repeat/frequency", json!(2)),
-        ("location", "/position/longitude", json!(-83.6945691000000000000001)),
+        ("location", "/position/longitude", serde_json::from_str("-83.6945691000000000000001").unwrap()),
         ("group", "/characteristic/-", json!({"code": {"text": "x"}, "valueBoolean": true, "exclude": true})),
         ("bundle", "/entry/0/fullUrl", json!("https://e.example/fhir/Location/1")),
     ] {
