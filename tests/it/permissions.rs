@@ -41,7 +41,7 @@ fn readers(kind: &str) -> Readers {
 /// The least a type may be.
 fn least(kind: &str) -> Value {
     let patient = json!({"reference": "Patient/m-patient"});
-    let coded = json!({"coding": [{"system": "http://snomed.info/sct", "code": "1"}]});
+    let coded = json!({"coding": [{"system": "http://snomed.info/sct", "code": "467771000124109"}]});
     let sdoh =
         json!([{"coding": [{"system": "http://hl7.org/fhir/us/core/CodeSystem/us-core-category", "code": "sdoh"}]}]);
     let mut least = match kind {
