@@ -40,7 +40,7 @@ pub struct TokenRequest {
     pub grant_type: Option<String>,
     /// What is asked for.
     pub scope: Option<String>,
-    /// [`ASSERTION_TYPE`]
+    /// `urn:ietf:params:oauth:client-assertion-type:jwt-bearer`
     pub client_assertion_type: Option<String>,
     /// The signed JWT.
     pub client_assertion: Option<String>,

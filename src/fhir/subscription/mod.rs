@@ -1,5 +1,5 @@
-//! Subscriptions Backport 1.1.0 on R4: what can be subscribed to ([`topic`]), what a subscriber asks for ([`asked`]),
-//! by what it is narrowed ([`filter`]), and the Bundles it gets ([`notification`]).
+//! Subscriptions Backport 1.1.0 on R4: what can be subscribed to (`topic`), what a subscriber asks for (`asked`),
+//! by what it is narrowed (`filter`), and the Bundles it gets (`notification`).
 //!
 //! Pure: who may subscribe, who is told and when is the app's. <http://hl7.org/fhir/uv/subscriptions-backport>
 

@@ -1,6 +1,6 @@
 //! FHIR XML: the same resources as JSON in the other format of the standard.
 //!
-//! [`read`] makes of partner bytes the JSON that the rest of the gateway works on, [`write`] makes XML of JSON; both
+//! [`read`] makes of partner bytes the JSON that the rest of the gateway works on, [`write()`] makes XML of JSON; both
 //! follow the element tables ([`super::definitions`]) and lose nothing: numbers as written, ids and extensions of
 //! primitives, contained resources, the white space of narratives. Comments and processing instructions are dropped.
 //! Refused: DOCTYPE, entities of one's own, other encodings than UTF-8, and what the tables don't know.
