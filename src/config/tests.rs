@@ -205,6 +205,7 @@ fn one_partners_fault() {
             ("fhir = { base = \"http://x\" }", "fhir.base", "must be https (http needs delivery.partner_addresses = \"allow_private_for_tests_only\")"),
             ("fhir = { base = \"http://127.0.0.1:8080/fhir/\" }\n[delivery]\npartner_addresses = \"allow_private_for_tests_only\"", "fhir.base", "must differ from the gateway's own base"),
             ("fhir = { base = \"https://x\",\n follow = \"me\" }", "fhir.follow", "must be one of [\"subscribe\", \"poll\", \"auto\"]"),
+            // S-223
             ("fhir = { base = \"https://x\", poll_every = \"14m\" }", "fhir.poll_every", "must be at least 15m"),
             ("fhir = { base = \"https://x\", auth = { kind = \"bearer\" } }", "fhir.auth.token", "is required with kind = \"bearer\""),
             ("fhir = { base = \"https://x\", auth = { token = \"t\" } }", "fhir.auth.token", "is only for kind = \"bearer\""),

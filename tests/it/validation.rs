@@ -621,6 +621,7 @@ fn a_guides_package_is_enforced() {
 
 // ------------------------------------------------------------------------------------------- over HTTP
 
+//
 #[tokio::test]
 async fn validate_answers_an_outcome_and_stores_nothing() {
     let county = TestGateway::county().await;
