@@ -37,6 +37,7 @@ const FENCES: &[(&str, &[&str])] = &[
     ("axum", &["http", "console", "gateway", "demo"]),
     ("hyper_util", &["gateway"]),
     ("reqwest", &["delivery", "demo"]),
+    ("lettre", &["delivery"]),
     ("sqlx", &["store"]),
     ("rusqlite", &["store"]),
     ("uuid", &["id"]),

@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::{App, Claimed};
 use crate::error::Error;
 use crate::fhir::subscription::{
-    self, Asked, Content, Event, Format, Notice, SHORTEST_HEARTBEAT, Shown, Standing, notification,
+    self, Asked, Channel, Content, Event, Format, Notice, SHORTEST_HEARTBEAT, Shown, Standing, notification,
 };
 use crate::fhir::{ResourceType, xml};
 use crate::store::{Access, Outcome, Subscription, Tx};
@@ -21,13 +21,15 @@ use crate::time::Timestamp;
 /// Send this to a subscriber.
 #[derive(Debug, Clone)]
 pub struct NotifyPlan {
-    /// `POST`, or `PUT` for classic criteria.
+    /// The way it takes.
+    pub channel: Channel,
+    /// A request's: `POST`, or `PUT` for classic criteria.
     pub method: &'static str,
     /// Where.
     pub endpoint: String,
     /// With these headers.
     pub headers: Vec<(String, String)>,
-    /// The Bundle; nothing where the subscriber wants none.
+    /// The Bundle, or a mail's text; nothing where the subscriber wants none.
     pub body: Option<String>,
     /// The server it goes to.
     lane: String,
@@ -86,7 +88,7 @@ impl App {
         let plan = match one.status.as_str() {
             "requested" => {
                 let standing = Standing { count: one.events, ..standing(&one, &asked) };
-                let body = notification(self.own(), standing, Notice::Handshake, &[], now);
+                let body = self.said_to(&asked, standing, Notice::Handshake, &[]);
                 return Ok(Some(self.plan(&asked, body, Said::Handshake(one.events), Vec::new())));
             }
             // A classic one is tried on in spite of its error (S-206).
@@ -123,31 +125,49 @@ impl App {
             }
             let silent = heartbeat_at(one, &asked).is_some_and(|at| at <= now);
             return Ok(silent.then(|| {
-                let body = notification(self.own(), standing(one, &asked), Notice::Heartbeat, &[], now);
+                let body = self.said_to(&asked, standing(one, &asked), Notice::Heartbeat, &[]);
                 self.plan(&asked, body, Said::Heartbeat, Vec::new())
             }));
         };
         let said = if one.again.is_some() { Said::Again(last) } else { Said::Events(last) };
         self.disclosed(one, &shown).await?;
-        let named = shown.iter().filter(|shown| shown.named && shown.event.focus.kind == ResourceType::TASK);
-        let tasks = named.map(|shown| (shown.event.focus.id.clone(), shown.event.version)).collect();
+        let tasks = match asked.channel {
+            Channel::RestHook => {
+                let named = shown.iter().filter(|shown| shown.named && shown.event.focus.kind == ResourceType::TASK);
+                named.map(|shown| (shown.event.focus.id.clone(), shown.event.version)).collect()
+            }
+            // That a mail server took a mail is no evidence that anybody knows.
+            Channel::Email => Vec::new(),
+        };
         if asked.subject.is_classic() {
             return Ok(self.classic_plan(&asked, shown.pop(), said, tasks));
         }
         let count = if one.again.is_some() { one.events } else { last };
         let standing = Standing { count, status: "active", ..standing(one, &asked) };
-        let body = notification(self.own(), standing, Notice::Events, &shown, now);
+        let body = self.said_to(&asked, standing, Notice::Events, &shown);
         Ok(Some(self.plan(&asked, body, said, tasks)))
     }
 
-    fn plan(&self, asked: &Asked, body: Value, said: Said, tasks: Vec<(String, i64)>) -> NotifyPlan {
+    /// A notification as its channel carries it.
+    fn said_to(&self, asked: &Asked, standing: Standing<'_>, notice: Notice, shown: &[Shown]) -> String {
+        match asked.channel {
+            Channel::RestHook => written(asked, &notification(self.own(), standing, notice, shown, self.now())),
+            Channel::Email => {
+                let house = &self.config().gateway.name;
+                subscription::mail(house, self.own(), standing.id, asked.content, shown)
+            }
+        }
+    }
+
+    fn plan(&self, asked: &Asked, body: String, said: Said, tasks: Vec<(String, i64)>) -> NotifyPlan {
         let media = asked.payload.iter().map(|(media, _)| ("content-type".to_string(), media.clone()));
         let limit = self.config().delivery.timeout;
         NotifyPlan {
+            channel: asked.channel,
             method: "POST",
             endpoint: asked.endpoint.clone(),
             headers: media.chain(asked.headers.clone()).collect(),
-            body: Some(written(asked, &body)),
+            body: Some(body),
             lane: asked.server(),
             rests: false,
             timeout: asked.timeout.map_or(limit, |seconds| Duration::from_secs(seconds.into())),
@@ -166,7 +186,7 @@ impl App {
         tasks: Vec<(String, i64)>,
     ) -> Option<NotifyPlan> {
         let shown = shown?;
-        let plan = self.plan(asked, Value::Null, said, tasks);
+        let plan = self.plan(asked, String::new(), said, tasks);
         if asked.payload.is_none() {
             return Some(NotifyPlan { body: None, tasks: Vec::new(), ..plan });
         }

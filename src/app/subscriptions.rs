@@ -69,7 +69,10 @@ impl App {
             let kept = self.with_headers(before)?;
             let kept = kept.at("channel").and_then(|channel| channel.get("header")).cloned();
             if let (Some(header), Some(Value::Object(channel))) = (kept, resource.elements_mut().get_mut("channel")) {
-                channel.entry("header").or_insert(header);
+                // A mail has none.
+                if channel.get("type").is_some_and(|kind| kind != "email") {
+                    channel.entry("header").or_insert(header);
+                }
             }
         }
         let asked = self.check_subscription(&mut resource)?;
@@ -92,6 +95,10 @@ impl App {
     /// taken out.
     fn check_subscription(&self, resource: &mut Resource) -> Result<Asked, Error> {
         let mut asked = subscription::parse(resource, self.own())?;
+        if asked.channel == Channel::Email && self.config().email.is_none() && !asked.off {
+            let text = "This gateway has no mail server; use rest-hook.";
+            return Err(Error::invalid("Subscription.channel.type", text).code("not-supported"));
+        }
         let tests = self.config().delivery.partner_addresses == PartnerAddresses::AllowPrivateForTestsOnly;
         if asked.channel == Channel::RestHook && asked.endpoint.starts_with("http://") && !tests {
             return Err(Error::invalid(
@@ -240,11 +247,11 @@ impl App {
     }
 }
 
-/// A topic's rest-hook shakes hands first (S-051, S-205).
+/// A topic's Subscription shakes hands first, by mail too (S-051, S-151, S-205).
 fn first_status(asked: &Asked) -> &'static str {
     match asked.channel {
-        Channel::RestHook if !asked.subject.is_classic() => "requested",
-        Channel::RestHook => "active",
+        Channel::RestHook if asked.subject.is_classic() => "active",
+        Channel::RestHook | Channel::Email => "requested",
     }
 }
 

@@ -38,7 +38,7 @@ pub const SETTINGS: &[Setting] = &[
     row("limits.string", "\"1MiB\"", "longest string"),
     row("limits.requests_per_minute", "600", "requests a minute and partner"),
     row("limits.needs_per_request", "5", "most needs sent together"),
-    row("email.smtp", "required", "mail server: smtp://HOST:PORT or smtps://USER@HOST"),
+    row("email.smtp", "required", "mail server for Subscriptions by mail (refused without this table): smtp://HOST:PORT or smtps://USER:PASSWORD@HOST"),
     row("email.from", "required", "sender's mail address"),
     row("consent.required", "true", "whether a referral needs a Consent"),
     row("auth.token_lifetime", "\"5m\"", "how long an access token is good for, 1s to 24h"),

@@ -167,7 +167,7 @@ pub(super) struct Failure {
     pub why: String,
     /// The pause the partner asked for.
     pub retry_after: Option<Duration>,
-    /// The status, if there was an answer.
+    /// The status (a mail server's code), if there was an answer.
     pub status: Option<u16>,
 }
 

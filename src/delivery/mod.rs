@@ -9,6 +9,7 @@ mod collect;
 mod fetch;
 mod guard;
 mod key_set;
+mod mail;
 mod notify;
 mod poll;
 mod subscribe;

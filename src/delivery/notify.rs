@@ -1,9 +1,11 @@
-//! A notification to a subscriber's rest-hook.
+//! A notification to a subscriber: a request to its rest-hook, or a mail.
 
 use crate::app::{App, Claimed, NotifyPlan, Said};
 use crate::error::Error;
+use crate::fhir::subscription::Channel;
 
 use super::client::{Failure, Request, SendError, Transport};
+use super::mail;
 
 pub(super) async fn run(
     app: &App,
@@ -14,20 +16,38 @@ pub(super) async fn run(
     if plan.rests {
         return Ok(Err(Failure::new("not tried: this server has just failed several times")));
     }
-    let (url, headers, body) = (plan.endpoint.clone(), plan.headers.clone(), plan.body.clone());
-    let request = Request { method: plan.method, url, headers, body };
-    let answer = tokio::time::timeout(plan.timeout, transport.send(request)).await;
-    let answer = answer.unwrap_or_else(|_| Err(SendError("no answer in time".into())));
-    let failure = match answer {
-        Ok(response) if response.is_success() => return app.notified(claimed, &plan).await.map(Ok),
-        Ok(response) => Failure::answered(&response),
-        Err(error) => error.into(),
+    let sent = match plan.channel {
+        Channel::RestHook => request(transport, &plan).await,
+        Channel::Email => {
+            mail::send(app.config(), &plan.endpoint, plan.body.as_deref().unwrap_or_default(), plan.timeout).await
+        }
     };
-    app.endpoint_failed(&plan, failure.status.is_none_or(|status| status >= 500)).await?;
-    // The endpoint says that it will never take it (design D15a); and whatever goes wrong in a handshake, the subscriber
-    // asks again (S-054).
-    if failure.status == Some(410) || matches!(plan.said, Said::Handshake(_)) {
+    let Err(failure) = sent else { return app.notified(claimed, &plan).await.map(Ok) };
+    let (trouble, over) = match plan.channel {
+        // The endpoint says that it will never take it (design D15a); and whatever goes wrong in a handshake, the
+        // subscriber asks again (S-054).
+        Channel::RestHook => (
+            failure.status.is_none_or(|status| status >= 500),
+            failure.status == Some(410) || matches!(plan.said, Said::Handshake(_)),
+        ),
+        // The mail server is our own: what it has to say to a mail is about that mail, and its absence is not the
+        // subscriber's doing, so that a first mail is tried again too.
+        Channel::Email => (failure.status.is_none(), false),
+    };
+    app.endpoint_failed(&plan, trouble).await?;
+    if over {
         return app.gone(claimed, &failure.why).await.map(Ok);
     }
     Ok(Err(failure))
+}
+
+async fn request(transport: &dyn Transport, plan: &NotifyPlan) -> Result<(), Failure> {
+    let (url, headers, body) = (plan.endpoint.clone(), plan.headers.clone(), plan.body.clone());
+    let request = Request { method: plan.method, url, headers, body };
+    let answer = tokio::time::timeout(plan.timeout, transport.send(request)).await;
+    match answer.unwrap_or_else(|_| Err(SendError("no answer in time".into()))) {
+        Ok(response) if response.is_success() => Ok(()),
+        Ok(response) => Err(Failure::answered(&response)),
+        Err(error) => Err(error.into()),
+    }
 }

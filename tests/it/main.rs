@@ -15,6 +15,7 @@ mod flows;
 mod following;
 mod gateway;
 mod intake;
+mod mailing;
 mod network;
 mod notifications;
 mod operating;

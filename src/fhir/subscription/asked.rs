@@ -7,6 +7,7 @@
 use serde_json::Value;
 
 use super::filter;
+use super::mail;
 use super::topic::{Topic, topic};
 use crate::error::Error;
 use crate::fhir::resource::{Resource, ResourceType};
@@ -100,6 +101,8 @@ pub fn criteria_code(kind: ResourceType) -> String {
 pub enum Channel {
     /// A request to the endpoint.
     RestHook,
+    /// A mail to the address.
+    Email,
 }
 
 /// How what is sent is written.
@@ -124,7 +127,8 @@ pub struct Asked {
     pub endpoint: String,
     /// Headers to send with them.
     pub headers: Vec<(String, String)>,
-    /// The media type they are sent as, and how that is written; none: an empty request (classic only).
+    /// The media type they are sent as, and how that is written; none: an empty request (classic only), or a
+    /// mail.
     pub payload: Option<(String, Format)>,
     /// How much they carry.
     pub content: Content,
@@ -151,6 +155,8 @@ impl Asked {
                 let server = rest.split(['/', '?', '#']).next().unwrap_or(rest);
                 format!("{scheme}://{server}").to_ascii_lowercase()
             }
+            // Ours, which all mails go through.
+            Channel::Email => "mailto:".to_string(),
         }
     }
 }
@@ -187,9 +193,13 @@ pub fn parse(resource: &Resource, own: &str) -> Result<Asked, Error> {
     )?;
     let way = way(channel)?;
     let endpoint = endpoint(channel, way)?;
-    let payload = payload(channel, subject)?;
+    let payload = payload(channel, subject, way)?;
     let content = content(channel, subject)?;
     let heartbeat = number(channel, "backport-heartbeat-period", 1, u32::MAX)?;
+    let headers = headers(channel)?;
+    if way == Channel::Email {
+        fits_a_mail(subject, content, heartbeat, &headers)?;
+    }
     let timeout = number(channel, "backport-timeout", 1, LONGEST_TIMEOUT)?;
     let max_count = number(channel, "backport-max-count", 1, u32::MAX)?;
     let end = match resource.text_at("end") {
@@ -204,7 +214,7 @@ pub fn parse(resource: &Resource, own: &str) -> Result<Asked, Error> {
         topic,
         channel: way,
         endpoint,
-        headers: headers(channel)?,
+        headers,
         payload,
         content,
         filters,
@@ -306,7 +316,8 @@ fn way(channel: &Value) -> Result<Channel, Error> {
     let name = channel.get("type").and_then(Value::as_str);
     let way = match name {
         Some("rest-hook") => Channel::RestHook,
-        _ => return fault("channel.type", "The channel served here is rest-hook."),
+        Some("email") => Channel::Email,
+        _ => return fault("channel.type", "The channels served here are rest-hook and email."),
     };
     known_extensions("channel.type", channel.get("_type"), &["backport-channel-type"])?;
     for item in extensions(channel.get("_type"), "backport-channel-type") {
@@ -327,24 +338,33 @@ fn endpoint(channel: &Value, way: Channel) -> Result<String, Error> {
             let host = rest.map(|rest| rest.split(['/', '?', '#']).next().unwrap_or(rest));
             plain(endpoint) && host.is_some_and(|host| !host.is_empty() && !host.contains('@'))
         }
+        Channel::Email => mail::address(endpoint).is_some(),
     };
     if fits {
         return Ok(endpoint.to_string());
     }
     match way {
         Channel::RestHook => fault("channel.endpoint", "A rest-hook has an http(s) endpoint without a user in it."),
+        Channel::Email => fault("channel.endpoint", "A mail goes to one plain address: mailto:someone@example.org."),
     }
 }
 
 /// `channel.payload`: the media type, with its parameters (S-029, S-031).
-fn payload(channel: &Value, subject: Subject) -> Result<Option<(String, Format)>, Error> {
+fn payload(channel: &Value, subject: Subject, way: Channel) -> Result<Option<(String, Format)>, Error> {
     let refused = || {
         fault(
             "channel.payload",
             "Notifications are written as application/fhir+json or application/fhir+xml, in FHIR 4.0.",
         )
     };
-    let Some(text) = channel.get("payload").and_then(Value::as_str) else {
+    let sent = channel.get("payload").and_then(Value::as_str);
+    if way == Channel::Email {
+        return match sent.map(|text| text.to_ascii_lowercase().replace(' ', "")).as_deref() {
+            Some("text/plain" | "text/plain;charset=utf-8") => Ok(None),
+            _ => fault("channel.payload", "A mail is text/plain, without attachments."),
+        };
+    }
+    let Some(text) = sent else {
         return if subject.is_classic() { Ok(None) } else { refused() };
     };
     let mut parts = text.split(';').map(str::trim);
@@ -386,6 +406,28 @@ fn content(channel: &Value, subject: Subject) -> Result<Content, Error> {
         (_, Subject::Criteria(_)) => fault(element, "Classic criteria have no content level."),
         _ => fault(element, "A Subscription to a topic has one content level (backport-payload-content)."),
     }
+}
+
+/// What a mail can't do is refused (S-030, S-114, S-155).
+fn fits_a_mail(
+    subject: Subject,
+    content: Content,
+    heartbeat: Option<u32>,
+    headers: &[(String, String)],
+) -> Result<(), Error> {
+    if subject.is_classic() {
+        return fault("criteria", "Mails are sent about topics; classic criteria have a rest-hook.");
+    }
+    if content == Content::FullResource {
+        return fault("channel.payload.extension", "A mail lies open on its way; its content is empty or id-only.");
+    }
+    if heartbeat.is_some() {
+        return fault("channel.extension", "There are no heartbeats by mail; leave backport-heartbeat-period out.");
+    }
+    if !headers.is_empty() {
+        return fault("channel.header", "A mail takes no headers from outside; leave them out.");
+    }
+    Ok(())
 }
 
 fn number(channel: &Value, name: &str, least: u32, most: u32) -> Result<Option<u32>, Error> {

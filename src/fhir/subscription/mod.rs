@@ -1,14 +1,16 @@
 //! Subscriptions Backport 1.1.0 on R4: what can be subscribed to (`topic`), what a subscriber asks for (`asked`),
-//! by what it is narrowed (`filter`), and the Bundles it gets (`notification`).
+//! by what it is narrowed (`filter`), and the Bundles (`notification`) or mails (`mail`) it gets.
 //!
 //! Pure: who may subscribe, who is told and when is the app's. <http://hl7.org/fhir/uv/subscriptions-backport>
 
 mod asked;
 mod filter;
+mod mail;
 mod notification;
 mod topic;
 
 pub use asked::{Asked, BACKPORT, Channel, Content, Format, SHORTEST_HEARTBEAT, Subject, criteria_code, parse};
 pub use filter::{answers_to, terms};
+pub use mail::mail;
 pub use notification::{Event, Notice, Shown, Standing, notification, status_set};
 pub use topic::{Change, News, TASK_TOPIC, TOPICS, Topic, topic, topics_of};
