@@ -59,7 +59,7 @@ fn is_outcome(answer: &Answered) -> bool {
 type Case<'a> = (&'a str, &'a str, &'a [(&'a str, &'a str)], &'a str, u16);
 
 // Design §6: one table of errors, and each answer tells the way out.
-//
+//
 #[tokio::test]
 async fn every_error_is_an_operation_outcome() {
     let settings = format!("[limits]\nbody = \"64KiB\"\nbundle_entries = 3\ndepth = 20\n{}", partners());
@@ -109,6 +109,26 @@ async fn every_error_is_an_operation_outcome() {
         assert_eq!(answer.headers.contains_key("allow"), *status == 405, "{method} {path}");
     }
     assert!(county.get("root", "Task").await.entries().is_empty(), "nothing is stored");
+}
+
+// a failure is told as an error (above), a success as a warning at most.
+#[tokio::test]
+async fn a_success_is_told_without_an_error() {
+    let county = TestGateway::county().await;
+    let task = county.referral("r1", "food-insecurity", Some("Organization/hub"));
+    let prefer = [("prefer", "return=OperationOutcome")];
+    let patient =
+        county.post("clinic", "Patient", &json!({"resourceType": "Patient", "name": [{"family": "X"}]})).await;
+    let patient = format!("Patient/{}", patient.id());
+    let condition = json!({"resourceType": "Condition", "subject": {"reference": patient},
+        "code": {"text": "Food insecurity"}, "category": [{"text": "social"}]});
+    for (kind, body) in [("Task", &task), ("Condition", &condition)] {
+        let answer = county.ask("clinic", "POST", kind, Some(body), &prefer).await;
+        assert_eq!((answer.status, &answer.body["resourceType"]), (201, &json!("OperationOutcome")), "{}", answer.body);
+        let issues = answer.body["issue"].as_array().unwrap();
+        assert!(!issues.is_empty());
+        assert!(issues.iter().all(|issue| issue["severity"] == "information" || issue["severity"] == "warning"));
+    }
 }
 
 #[tokio::test]

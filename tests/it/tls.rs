@@ -39,16 +39,53 @@ fn client() -> reqwest::ClientBuilder {
     reqwest::Client::builder().tls_certs_only([trusted]).no_proxy()
 }
 
+//
 #[tokio::test(flavor = "multi_thread")]
 async fn the_gateway_speaks_tls_itself_and_stops_when_told() {
     let place = Place::sqlite();
     let (url, stop, serving) = serve(&place, "").await;
     let answer = client().build().unwrap().get(format!("{url}/fhir/metadata")).send().await.unwrap();
     assert_eq!(answer.status().as_u16(), 200);
+    assert!(answer.headers().contains_key("date"), "R-014");
     let plain = reqwest::Client::builder().no_proxy().build().unwrap();
     assert!(plain.get(url.replace("https", "http")).send().await.is_err());
     let stranger = plain.get(format!("{url}/fhir/metadata")).send().await;
     assert!(stranger.is_err(), "a certificate nobody vouches for was taken");
+    stop.send(true).unwrap();
+    serving.await.unwrap();
+}
+
+/// A ClientHello without TLS 1.3, of this version at most.
+fn hello(version: u8) -> Vec<u8> {
+    let extensions = [
+        &[0, 10, 0, 4, 0, 2, 0, 23][..],        // groups: P-256
+        &[0, 11, 0, 2, 1, 0],                   // point formats: uncompressed
+        &[0, 13, 0, 8, 0, 6, 4, 3, 4, 1, 8, 4], // signatures: ECDSA and RSA with SHA-256
+    ]
+    .concat();
+    let mut body = vec![0x03, version];
+    body.extend([7; 32]);
+    body.push(0);
+    body.extend([0, 4, 0xc0, 0x2b, 0xc0, 0x2f, 1, 0, 0, u8::try_from(extensions.len()).unwrap()]);
+    body.extend(extensions);
+    let length = u8::try_from(body.len()).unwrap();
+    [&[0x16, 0x03, 0x01, 0, length + 4, 0x01, 0, 0, length][..], &body].concat()
+}
+
+/// G-180: whoever speaks TLS 1.1 at most gets an alert where TLS 1.2 gets a ServerHello.
+#[tokio::test(flavor = "multi_thread")]
+async fn older_versions_of_tls_are_refused() {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    const HANDSHAKE: u8 = 0x16;
+    const ALERT: u8 = 0x15;
+    let place = Place::sqlite();
+    let (url, stop, serving) = serve(&place, "").await;
+    let address = url.strip_prefix("https://").unwrap().replace("localhost", "127.0.0.1");
+    for (version, answer) in [(3, HANDSHAKE), (2, ALERT), (1, ALERT)] {
+        let mut stream = tokio::net::TcpStream::connect(&address).await.unwrap();
+        stream.write_all(&hello(version)).await.unwrap();
+        assert_eq!(stream.read_u8().await.unwrap(), answer, "TLS 1.{}", i16::from(version) - 1);
+    }
     stop.send(true).unwrap();
     serving.await.unwrap();
 }
