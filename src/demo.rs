@@ -33,6 +33,8 @@ struct Cast {
     clinic: Client,
     housing: Client,
     operator: Client,
+    /// What the food bank reads our Tasks' references with.
+    foodbank_here: Client,
     ehr: House,
     foodbank: House,
     notified: mpsc::UnboundedReceiver<Value>,
@@ -107,6 +109,7 @@ async fn open(address: SocketAddr, data: &Path) -> Result<(Cast, Gateway), Strin
         clinic: Client::new(&fhir, &clinic)?,
         housing: Client::new(&fhir, &housing)?,
         operator: Client::new(&fhir, &operator)?,
+        foodbank_here: Client::new(&fhir, &foodbank)?,
         ehr,
         foodbank: pantry,
         notified,
@@ -477,9 +480,12 @@ fn what_next(cast: &Cast, address: SocketAddr) {
     line(&format!("The clinic's FHIR server is {}, the food bank's {}.", cast.ehr.base, cast.foodbank.base));
     line("");
     line("Tokens:");
-    for (name, client) in
-        [("Mercy Clinic", &cast.clinic), ("Harbor Housing", &cast.housing), ("Operations", &cast.operator)]
-    {
+    for (name, client) in [
+        ("Mercy Clinic", &cast.clinic),
+        ("Hope Food Bank", &cast.foodbank_here),
+        ("Harbor Housing", &cast.housing),
+        ("Operations", &cast.operator),
+    ] {
         line(&format!("  {name:<15} {}", client.token));
     }
     line("");
