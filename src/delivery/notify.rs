@@ -1,5 +1,7 @@
 //! A notification to a subscriber: a request to its rest-hook, or a mail.
 
+use std::time::Duration;
+
 use crate::app::{App, Claimed, NotifyPlan, Said};
 use crate::error::Error;
 use crate::fhir::subscription::Channel;
@@ -43,11 +45,39 @@ pub(super) async fn run(
 
 async fn request(transport: &dyn Transport, plan: &NotifyPlan) -> Result<(), Failure> {
     let (url, headers, body) = (plan.endpoint.clone(), plan.headers.clone(), plan.body.clone());
-    let request = Request { method: plan.method, url, headers, body };
-    let answer = tokio::time::timeout(plan.timeout, transport.send(request)).await;
+    within(plan.timeout, transport, Request { method: plan.method, url, headers, body }).await
+}
+
+/// One try, which is over when the subscriber's time for it is (S-103).
+async fn within(limit: Duration, transport: &dyn Transport, request: Request) -> Result<(), Failure> {
+    let answer = tokio::time::timeout(limit, transport.send(request)).await;
     match answer.unwrap_or_else(|_| Err(SendError("no answer in time".into()))) {
         Ok(response) if response.is_success() => Ok(()),
         Ok(response) => Err(Failure::answered(&response)),
         Err(error) => Err(error.into()),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::super::client::Sending;
+    use super::*;
+
+    struct Silent;
+
+    impl Transport for Silent {
+        fn send(&self, _: Request) -> Sending {
+            Box::pin(std::future::pending())
+        }
+    }
+
+    // S-103: who never answers has failed when the time is over; nobody waits on.
+    #[tokio::test]
+    async fn a_silent_subscriber_is_waited_for_no_longer_than_it_asked() {
+        let url = "https://ehr.test/hook".to_string();
+        let request = Request { method: "POST", url, headers: Vec::new(), body: None };
+        let failure = within(Duration::from_millis(2), &Silent, request).await.unwrap_err();
+        assert!(failure.status.is_none() && failure.why.contains("no answer in time"), "{}", failure.why);
     }
 }

@@ -14,6 +14,7 @@ use tower::ServiceExt;
 
 use crate::databases::Place;
 use crate::gateway::{Answered, PANTRY, TestGateway, county, partner};
+use crate::notifications::subscription;
 use crate::on_both;
 
 const TOKEN_URL: &str = "https://hub.test/auth/token";
@@ -394,6 +395,48 @@ on_both!(tokens_can_be_asked_about_and_taken_back, async |place: Place| {
 /// SQLite serves one gateway only; on PostgreSQL another one must hear of a revocation.
 fn other_is_embedded(county: &TestGateway) -> bool {
     county.gateway.app.config().store.url.expose().starts_with("sqlite")
+}
+
+/// S-162, S-207: a Subscription made with an access token goes on after the token has ended, and sees no more than its
+/// creator does.
+#[tokio::test]
+async fn a_subscription_outlives_the_token_that_made_it() {
+    let (county, app, _) = with_clients(Place::sqlite()).await;
+    let county = county.settled().await;
+    let answer = token(&county, &app.assertion(now(&county)), "system/*.cruds").await;
+    let access = answer.body["access_token"].as_str().unwrap().to_string();
+    let hooks = ["https://app.test/hook/capacity", "https://app.test/hook/tasks", "https://app.test/hook/copies"];
+    for (hook, criteria) in hooks.into_iter().zip([
+        "https://loopgate.org/fhir/SubscriptionTopic/capacity",
+        "http://hl7.org/fhir/us/sdoh-clinicalcare/SubscriptionTopic/Task",
+        "HealthcareService?active=true,false",
+    ]) {
+        let mut body = subscription(hook);
+        body["criteria"] = json!(criteria);
+        if criteria.contains('?') {
+            body["channel"].as_object_mut().unwrap().remove("_payload");
+        }
+        let made = county.post(&access, "Subscription", &body).await;
+        assert_eq!(made.status, 201, "{}", made.body);
+    }
+    county.later(Duration::from_secs(600)).await;
+    assert_eq!(county.get(&access, "Subscription").await.status, 401, "the token has ended");
+    let said = |hook: &str| county.world.letters().iter().filter(|letter| letter.url.starts_with(hook)).count();
+    assert_eq!(hooks.map(said), [1, 1, 0], "two handshakes");
+
+    county.refers("sr1", "housing-instability").await;
+    let service = "HealthcareService/agency-housing";
+    let mut body = county.get("agency", service).await.body;
+    body["active"] = json!(true);
+    body["extension"] = json!([{
+        "url": "http://hl7.org/fhir/us/sdoh-clinicalcare/StructureDefinition/SDOHCC-ExtensionHealthcareServiceCapacityStatus",
+        "extension": [{"url": "capacityStatus", "valueCodeableConcept": {"coding": [{
+            "system": "http://hl7.org/fhir/us/sdoh-clinicalcare/CodeSystem/SDOHCC-CodeSystemTemporaryCodes",
+            "code": "no-capacity"}]}}]}]);
+    let put = county.put("agency", service, &body).await;
+    assert_eq!(put.status, 200, "{}", put.body);
+    county.deliver_due().await;
+    assert_eq!(hooks.map(said), [2, 1, 1], "the clinic's Tasks are none of the app's business");
 }
 
 /// Keys rotate daily, a token given just before is good to its end, and a very old key opens nothing.

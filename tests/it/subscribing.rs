@@ -432,6 +432,132 @@ async fn a_conditional_create_makes_one_subscription() {
     assert!(!again.body.to_string().contains("hush"));
 }
 
+// G-117: the guide's five filters of the Task topic, each with a value that fits and one that doesn't.
+#[tokio::test]
+async fn each_filter_of_the_task_topic_works() {
+    let county = TestGateway::county().await.settled().await;
+    let filters = [
+        ("updated", "_lastUpdated=gt2001-01-01T00:00:00Z", "_lastUpdated=lt2001-01-01T00:00:00Z"),
+        ("code", "code=http://hl7.org/fhir/CodeSystem/task-code|fulfill", "code=abort"),
+        ("owner", "owner=https://hub.test/fhir/Organization/hub", "owner=Organization/agency"),
+        ("requester", "requester=", "requester=Organization/agency"),
+        ("status", "status=requested,received", "status=draft"),
+    ];
+    let probe = county.refers("sr0", "housing-instability").await;
+    county.deliver_due().await;
+    let requester = county.get("clinic", &format!("Task/{probe}")).await.body["requester"]["reference"].clone();
+    let hook = |name: &str, fits: bool| format!("https://{name}-{fits}.test/hook");
+    for (name, good, bad) in filters {
+        let good =
+            if name == "requester" { format!("{good}{}", requester.as_str().unwrap()) } else { good.to_string() };
+        for (fits, filter) in [(true, good.as_str()), (false, bad)] {
+            taken(&county, "clinic", &about(&format!("{GUIDE}/Task"), &hook(name, fits), &[filter], "id-only")).await;
+        }
+    }
+    let task = county.refers("sr1", "housing-instability").await;
+    county.deliver_due().await;
+    for (name, ..) in filters {
+        let told = events(&county, &hook(name, true));
+        assert_eq!(told.first().map(foci), Some(vec![format!("{BASE}/Task/{task}")]), "{name}");
+        assert!(events(&county, &hook(name, false)).is_empty(), "{name}");
+        assert_eq!(county.world.heard(&hook(name, false)).len(), 1, "{name}: the handshake alone");
+    }
+}
+
+// S-023: what the subscriber asked to be sent is read back as it was written, at once and later.
+#[tokio::test]
+async fn payload_and_content_level_are_read_back() {
+    let county = TestGateway::county().await.settled().await;
+    for (media, content) in [
+        ("application/fhir+json", "empty"),
+        ("application/json", "id-only"),
+        ("application/fhir+xml", "full-resource"),
+        ("application/fhir+json; fhirVersion=4.0", "id-only"),
+    ] {
+        let mut body = about(&format!("{GUIDE}/Task"), HOOK, &[], content);
+        body["channel"]["payload"] = json!(media);
+        let made = county.post("clinic", "Subscription", &body).await;
+        assert_eq!(made.status, 201, "{}", made.body);
+        county.later(HANDSHAKE).await;
+        let read = county.get("clinic", &format!("Subscription/{}", made.id())).await.body;
+        for answer in [&made.body, &read] {
+            assert_eq!(answer["channel"]["payload"], json!(media));
+            assert_eq!(answer["channel"]["_payload"], body["channel"]["_payload"], "{media}");
+        }
+    }
+}
+
+// S-103: backport-timeout is the time for one try; more than the longest is refused.
+#[tokio::test]
+async fn a_try_lasts_as_long_as_the_subscriber_allows() {
+    let county = TestGateway::county().await.settled().await;
+    let refused = county.post("clinic", "Subscription", &wishing("backport-timeout", 61)).await;
+    assert_eq!(refused.status, 422, "{}", refused.body);
+    for (body, seconds) in [(wishing("backport-timeout", 7), 7), (subscription(HOOK), 20)] {
+        let made = county.post("clinic", "Subscription", &body).await;
+        assert_eq!(made.status, 201, "{}", made.body);
+        county.clock.advance(HANDSHAKE);
+        let claimed = county.gateway.app.claim(1, &[]).await.unwrap().remove(0);
+        let plan = county.gateway.app.notify_plan(&claimed).await.unwrap().unwrap();
+        assert_eq!(plan.timeout, secs(seconds));
+        county.gateway.app.notified(&claimed, &plan).await.unwrap();
+    }
+}
+
+// S-207: classic criteria find what their creator may see, and nothing else.
+#[tokio::test]
+async fn classic_criteria_see_what_their_creator_sees() {
+    let county = TestGateway::county().await.settled().await;
+    let place = |who: &str| format!("https://{who}.test/hook");
+    for who in ["clinic", "agency", "kitchen"] {
+        let mut body = subscription(&place(who));
+        body["criteria"] = json!("Task?status=requested,accepted,in-progress");
+        body["channel"].as_object_mut().unwrap().remove("_payload");
+        taken(&county, who, &body).await;
+    }
+    let task = county.refers("sr1", "housing-instability").await;
+    county.deliver_due().await;
+    let relayed = county.relayed(&task).await.pop().unwrap();
+    county.answers("agency", &relayed, "accepted").await;
+    county.deliver_due().await;
+    let put = |who: &str| -> Vec<String> {
+        let letters = county.world.letters().into_iter().filter(|letter| letter.url.starts_with(&place(who)));
+        let mut urls: Vec<String> = letters.map(|letter| letter.url).collect();
+        urls.sort();
+        urls.dedup();
+        urls
+    };
+    assert_eq!(put("clinic"), [format!("{}/Task/{task}", place("clinic"))]);
+    assert_eq!(put("agency"), [format!("{}/Task/{relayed}", place("agency"))]);
+    assert!(put("kitchen").is_empty());
+}
+
+// S-220: pollers ask as the guide's examples do, also with its spelling of _lastUpdated.
+#[tokio::test]
+async fn a_poller_finds_what_is_new() {
+    let county = TestGateway::county().await.settled().await;
+    let before = county.clock.now().to_string();
+    county.clock.advance(secs(5));
+    let task = county.refers("sr1", "housing-instability").await;
+    county.deliver_due().await;
+    let requester = county.get("clinic", &format!("Task/{task}")).await.body["requester"]["reference"].clone();
+    let requester = requester.as_str().unwrap().trim_start_matches(&format!("{BASE}/")).to_string();
+    county.clock.advance(secs(5));
+    let after = county.clock.now().to_string();
+    for party in ["owner=https://hub.test/fhir/Organization/hub".to_string(), format!("requester={BASE}/{requester}")] {
+        for name in ["_lastUpdated", "_lastupdated"] {
+            for (since, count) in [(&before, 1), (&after, 0)] {
+                let found = county.get("clinic", &format!("Task?{party}&{name}=gt{since}")).await;
+                assert_eq!(found.status, 200, "{}", found.body);
+                let ids: Vec<Value> = found.entries().iter().map(|task| task["id"].clone()).collect();
+                assert_eq!(ids, vec![json!(task); count], "{party} {name} {since}");
+            }
+        }
+    }
+    let none = county.get("clinic", &format!("Task?owner={BASE}/Organization/agency&_lastUpdated=gt{before}")).await;
+    assert!(none.entries().is_empty());
+}
+
 on_both!(many_subscriptions_and_a_change_looks_at_those_it_concerns, async |place: Place| {
     let county = TestGateway::with(place, &county()).await.settled().await;
     let topic = format!("{GUIDE}/Task");
