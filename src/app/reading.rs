@@ -5,6 +5,7 @@ use crate::error::{Error, Kind};
 use crate::fhir::bundle::Hit;
 use crate::fhir::reference::Reference;
 use crate::fhir::search::{Cursor, Filter, Query, foreign_references};
+use crate::fhir::views::Task;
 use crate::fhir::{Key, Resource, ResourceType, published};
 use crate::store::{Access, Tx, Viewer};
 use crate::time::Timestamp;
@@ -272,11 +273,8 @@ impl App {
     ) -> Result<(), Error> {
         for text in texts {
             if let Reference::Local(key) = Reference::parse(&text, self.own()) {
-                if tx.is_promised(&key) {
-                    continue;
-                }
-                let there = tx.resource(&key).await?.is_some_and(|stored| !stored.deleted);
-                if !there || !tx.may_see(viewer, &key).await? {
+                let stored = tx.resource(&key).await?.filter(|stored| !stored.deleted);
+                if !tx.is_promised(&key) && (stored.is_none() || !tx.may_see(viewer, &key).await?) {
                     return Err(Error::new(
                         Kind::Invalid,
                         format!(
@@ -286,6 +284,14 @@ impl App {
                     )
                     .code("not-found")
                     .at(crate::fhir::reference::path_of(resource, &text)));
+                }
+                let task = Task(resource);
+                let part = key.kind == ResourceType::TASK && task.is_referral() && task.part_of().any(|of| of == text);
+                if let Some(whole) = stored.filter(|_| part)
+                    && !Task(&whole.resource()?).is_referral()
+                {
+                    let text = "A referral is part of another referral and of no other Task (G-049).";
+                    return Err(Error::invalid("Task.partOf", text));
                 }
             }
         }

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use crate::acts::{reference, there};
 use crate::databases::Place;
-use crate::gateway::{EHR, Fault, PANTRY, TestGateway, county};
+use crate::gateway::{BASE, EHR, Fault, PANTRY, TestGateway, county};
 use crate::on_both;
 
 // G-015…G-026: indirect, both sides with servers.
@@ -314,4 +314,38 @@ async fn a_task_for_a_patient_is_kept_and_not_referred() {
     let path = format!("Task/{}", task["id"].as_str().unwrap());
     assert_eq!(county.put("clinic", &path, &task).await.body["status"], "in-progress");
     assert_eq!(county.get("agency", &path).await.status, 404);
+}
+
+// G-049: a referral may be part of another referral, and of no other Task: neither when it is made nor when a draft is
+// changed.
+#[tokio::test]
+async fn a_referral_is_part_of_nothing_but_a_referral() {
+    let county = TestGateway::county().await.settled().await;
+    let whole = county.refers("sr1", "housing-instability").await;
+    county.deliver_due().await;
+    let other = json!({"resourceType": "Task", "status": "ready", "intent": "order",
+        "requester": {"reference": "Organization/clinic"}});
+    let other = county.post("clinic", "Task", &other).await;
+    assert_eq!(other.status, 201, "{}", other.body);
+    let part = |request: &str, of: &str, status: &str| {
+        let mut task = county.referral(request, "housing-instability", Some("Organization/hub"));
+        task["status"] = json!(status);
+        task["partOf"] = json!([{"reference": of}]);
+        task
+    };
+    for of in [format!("Task/{}", other.id()), format!("{BASE}/Task/{}", other.id()), "Patient/1".to_string()] {
+        let refused = county.post("clinic", "Task", &part("sr2", &of, "requested")).await;
+        assert_eq!(refused.status, 422, "{of}: {}", refused.body);
+        assert!(refused.expression().starts_with("Task.partOf"), "{}", refused.body);
+    }
+    let whole = format!("Task/{whole}");
+    let made = county.post("clinic", "Task", &part("sr2", &whole, "draft")).await;
+    assert_eq!(made.status, 201, "{}", made.body);
+    let path = format!("Task/{}", made.id());
+    let mut draft = county.get("clinic", &path).await.body;
+    draft["partOf"] = json!([{"reference": format!("Task/{}", other.id())}]);
+    let refused = county.put("clinic", &path, &draft).await;
+    assert_eq!((refused.status, refused.expression()), (422, "Task.partOf"), "{}", refused.body);
+    let kept = county.get("clinic", &path).await.body["partOf"][0]["reference"].clone();
+    assert!(kept.as_str().unwrap().ends_with(&whole), "{kept}");
 }

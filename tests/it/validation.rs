@@ -64,7 +64,7 @@ fn good_resources_pass() {
 
 // G-038, G-039, G-040, G-041, G-042, G-043, G-044, G-046, G-050, G-051, G-052, G-053 (referral Task), G-101, G-102, G-103,
 // G-104, G-105, G-106 (patient Task), G-068, G-069, G-072, G-074, G-076 (ServiceRequest), G-081, G-083, G-084 (Procedure),
-// G-090, G-091, G-092, G-157, G-159, G-160, G-161, G-163, G-164, G-168, G-169, G-170, G-171, G-172 (the other profiles).
+// G-090, G-091, G-092, G-157, G-159, G-160, G-161, G-163, G-164, G-167, G-168, G-169, G-170, G-171, G-172 (the other profiles).
 #[test]
 fn each_mutant_is_told_at_its_element() {
     let fixtures = fixtures();

@@ -12,6 +12,8 @@ use crate::fhir::views::{
 
 const US_CORE_CATEGORY: &str = "http://hl7.org/fhir/us/core/CodeSystem/us-core-category";
 const OBSERVATION_CATEGORY: &str = "http://terminology.hl7.org/CodeSystem/observation-category";
+const ASSESSMENT_PROFILE: &str =
+    "http://hl7.org/fhir/us/sdoh-clinicalcare/StructureDefinition/SDOHCC-ObservationAssessment";
 const SDC: &str = "http://hl7.org/fhir/uv/sdc/CodeSystem/temp";
 
 /// The names of our profiles, as in `profiles/StructureDefinition-{name}.json`.
@@ -56,7 +58,10 @@ fn task(task: &Map<String, Value>) -> &'static [&'static str] {
 fn observation(observation: &Map<String, Value>) -> &'static [&'static str] {
     let categories = || observation.get("category").and_then(Value::as_array).into_iter().flatten();
     let in_category = |system, code| categories().any(|category| has_coding(category, Some(system), code));
-    if in_category(SDOHCC, "program-enrollment") {
+    // Its category is what tells it apart, and what may be missing: who claims to be one is held to it (G-167).
+    if claims(observation).any(|claim| super::bare(claim) == ASSESSMENT_PROFILE) {
+        &["assessment"]
+    } else if in_category(SDOHCC, "program-enrollment") {
         &["enrollment"]
     } else if in_category(OBSERVATION_CATEGORY, "survey") {
         &["screening-response"]
