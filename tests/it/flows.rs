@@ -338,6 +338,15 @@ async fn a_referral_is_part_of_nothing_but_a_referral() {
         assert_eq!(refused.status, 422, "{of}: {}", refused.body);
         assert!(refused.expression().starts_with("Task.partOf"), "{}", refused.body);
     }
+    let urn = "urn:uuid:6a1f7c1e-5b0e-4c8e-9b55-0d6a3f1f2a01";
+    let kind = json!({"resourceType": "Task", "status": "ready", "intent": "order",
+        "requester": {"reference": "Organization/clinic"}});
+    let to = json!({"method": "POST", "url": "Task"});
+    let both = json!({"resourceType": "Bundle", "type": "transaction", "entry": [
+        {"resource": part("sr2", urn, "requested"), "request": to}, {"fullUrl": urn, "resource": kind, "request": to}]});
+    let refused = county.post("clinic", "", &both).await;
+    assert_eq!(refused.status, 422, "{}", refused.body);
+    assert!(refused.expression().contains("partOf"), "{}", refused.body);
     let whole = format!("Task/{whole}");
     let made = county.post("clinic", "Task", &part("sr2", &whole, "draft")).await;
     assert_eq!(made.status, 201, "{}", made.body);
