@@ -127,17 +127,6 @@ fn now(county: &TestGateway) -> i64 {
     county.clock.now().seconds()
 }
 
-/// A GET with an access token.
-async fn get(county: &TestGateway, token: &str, path: &str) -> Answered {
-    let request = Request::get(path).header("authorization", format!("Bearer {token}")).body(Body::empty()).unwrap();
-    let response = county.gateway.router().oneshot(request).await.unwrap();
-    let status = response.status().as_u16();
-    let headers = response.headers().iter();
-    let headers = headers.map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_string())).collect();
-    let bytes = axum::body::to_bytes(response.into_body(), usize::MAX).await.unwrap();
-    Answered { status, headers, body: serde_json::from_slice(&bytes).unwrap_or(Value::Null) }
-}
-
 ///
 ///
 #[tokio::test]
@@ -178,11 +167,11 @@ async fn an_assertion_gets_a_token_that_opens_what_it_says() {
     assert_eq!(answer.body["scope"], "system/Task.read system/Patient.rs");
     assert!(answer.body.get("refresh_token").is_none());
     let access = answer.body["access_token"].as_str().unwrap();
-    assert_eq!(get(&county, access, "/fhir/Task").await.status, 200);
+    assert_eq!(county.get(access, "Task").await.status, 200);
     // 403 where the scope ends, 401 when the token has ended.
-    assert_eq!(get(&county, access, "/fhir/Procedure").await.status, 403);
+    assert_eq!(county.get(access, "Procedure").await.status, 403);
     county.clock.advance(Duration::from_secs(300));
-    let ended = get(&county, access, "/fhir/Task").await;
+    let ended = county.get(access, "Task").await;
     assert_eq!((ended.status, &ended.headers["www-authenticate"][..]), (401, "Bearer error=\"invalid_token\""));
 
     let rsa = app.signed(&json!({"alg": "RS384", "kid": "rsa-1", "typ": "JWT"}), &app.claims(now(&county)));
@@ -305,7 +294,7 @@ on_both!(an_assertion_counts_once_everywhere, async |place: Place| {
     assert_eq!(token(&county, &assertion, "system/Task.rs").await.body["error"], "invalid_client");
     // The token outlives the restart, too.
     let access = first.body["access_token"].as_str().unwrap();
-    assert_eq!(get(&county, access, "/fhir/Task").await.status, 200);
+    assert_eq!(county.get(access, "Task").await.status, 200);
 });
 
 /// configured scopes bound what is granted; what lies outside is left out, and nothing is refused.
@@ -381,10 +370,10 @@ on_both!(tokens_can_be_asked_about_and_taken_back, async |place: Place| {
 
     // Another's token can't be taken back, and nothing tells that it is one.
     assert_eq!(form(&county, "/auth/revoke", Some("clinic"), &[("token", access)]).await.status, 200);
-    assert_eq!(get(&county, access, "/fhir/Task").await.status, 200);
+    assert_eq!(county.get(access, "Task").await.status, 200);
     assert!(other.app.authenticate(access).await.unwrap().is_some());
     assert_eq!(form(&county, "/auth/revoke", Some(access), &[("token", access)]).await.status, 200);
-    assert_eq!(get(&county, access, "/fhir/Task").await.status, 401);
+    assert_eq!(county.get(access, "Task").await.status, 401);
     assert_eq!(ask("root").await.body, json!({"active": false}));
     if !other_is_embedded(&county) {
         county.clock.advance(Duration::from_secs(1));
@@ -456,7 +445,7 @@ async fn keys_rotate() {
     let third = token(&county, &app.assertion(now(&county)), "system/Task.rs").await;
     assert_ne!(kid(&second), kid(&third));
     let still = second.body["access_token"].as_str().unwrap();
-    assert_eq!(get(&county, still, "/fhir/Task").await.status, 200);
+    assert_eq!(county.get(still, "Task").await.status, 200);
 }
 
 /// at a partner's server we sign in with a key of ours: one token serves until it ends, a 401 gets another, and
