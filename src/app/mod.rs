@@ -47,13 +47,13 @@ use crate::fhir::{Key, Resource, ResourceType};
 use crate::store::{Recorder, Store, Tx, Written};
 use crate::time::{Clock, Timestamp};
 
-pub use crate::store::{Claimed, Kind as Owed, Outcome, Stored, Viewer};
+pub use crate::store::{Claimed, Kind as Owed, Outcome, Position, Stored, Viewer};
 pub use copies::Copy;
 pub use following::{Standing, SubscribePlan};
 pub use key_sets::{Document, Fetch};
 pub use notifications::{NotifyPlan, Said};
 pub use polls::PollPlan;
-pub use reading::Found;
+pub use reading::{Found, Versions, Whose};
 pub use relaying::Reach;
 pub use resources::Answer;
 pub use sources::{FetchPlan, WriteBackPlan};

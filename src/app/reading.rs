@@ -7,7 +7,7 @@ use crate::fhir::reference::Reference;
 use crate::fhir::search::{Cursor, Filter, Query, foreign_references};
 use crate::fhir::views::Task;
 use crate::fhir::{Key, Resource, ResourceType, published};
-use crate::store::{Access, Tx, Viewer};
+use crate::store::{Access, Position, Tx, Viewer};
 use crate::time::Timestamp;
 
 /// A search's answer.
@@ -20,6 +20,26 @@ pub struct Found {
     /// Where the next page begins.
     pub next: Option<Cursor>,
     /// The answer is complete up to here: a poller goes on from it.
+    pub horizon: Timestamp,
+}
+
+/// Whose history is asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Whose {
+    /// One resource's.
+    One(Key),
+    /// That of all resources of a type.
+    Type(ResourceType),
+}
+
+/// A page of a history.
+#[derive(Debug, Clone)]
+pub struct Versions {
+    /// Newest first.
+    pub list: Vec<Stored>,
+    /// Whether older ones follow.
+    pub more: bool,
+    /// The answer is complete up to here: who asks again since then misses nothing.
     pub horizon: Timestamp,
 }
 
@@ -79,32 +99,49 @@ impl App {
         Ok(self.passed_on(context, stored))
     }
 
-    /// Versions, newest first, older than `before` and not older than `since`.
+    /// The versions of a resource or of a type, newest first, older than `from` and not older than `since`.
     pub async fn history(
         &self,
         context: &Context,
-        key: &Key,
-        before: Option<i64>,
+        whose: &Whose,
+        from: Option<&Position>,
         since: Option<Timestamp>,
         count: usize,
-    ) -> Result<Vec<Stored>, Error> {
-        self.check_scope(context, key.kind, 'r')?;
-        if published::holds(key.kind) {
-            return Ok(self
-                .published(key)
-                .into_iter()
-                .filter(|one| before.is_none_or(|before| one.version < before))
-                .collect());
+    ) -> Result<Versions, Error> {
+        let (kind, letter) = match whose {
+            Whose::One(key) => (key.kind, 'r'),
+            Whose::Type(kind) => (*kind, 's'),
+        };
+        self.check_scope(context, kind, letter)?;
+        let viewer = self.viewer(context);
+        let horizon = self.store().horizon();
+        let since = since.unwrap_or(Timestamp(i64::MIN));
+        // One more than asked for tells whether more follow.
+        let most = count.saturating_add(1);
+        let mut list = match whose {
+            Whose::One(key) if published::holds(kind) => {
+                let all = self.published(key).into_iter();
+                all.filter(|one| from.is_none_or(|from| one.version < from.version)).collect()
+            }
+            // No type that is part of the program has it (`http::routes`).
+            Whose::Type(_) if published::holds(kind) => Vec::new(),
+            Whose::One(key) => {
+                let mut tx = self.store().read().await?;
+                if tx.resource(key).await?.is_none() || !tx.may_see(&viewer, key).await? {
+                    return Err(not_found(key));
+                }
+                tx.resource_history(key, from.map_or(i64::MAX, |from| from.version), since, most).await?
+            }
+            Whose::Type(kind) => self.store().read().await?.type_history(*kind, &viewer, from, since, most).await?,
+        };
+        let more = list.len() > count;
+        // Only what is shown is on record, and known to a source.
+        list.truncate(count);
+        if !published::holds(kind) {
+            self.on_record(context, "history", &list).await?;
         }
-        let mut tx = self.store().read().await?;
-        if tx.resource(key).await?.is_none() || !tx.may_see(&self.viewer(context), key).await? {
-            return Err(not_found(key));
-        }
-        let list =
-            tx.resource_history(key, before.unwrap_or(i64::MAX), since.unwrap_or(Timestamp(i64::MIN)), count).await?;
-        drop(tx);
-        self.on_record(context, "history", &list).await?;
-        Ok(list.into_iter().map(|stored| self.passed_on(context, stored)).collect())
+        let list = list.into_iter().map(|stored| self.passed_on(context, stored)).collect();
+        Ok(Versions { list, more, horizon })
     }
 
     /// A search.

@@ -199,6 +199,7 @@ mod tests {
                 ("patch", "/1", "PATCH"),
                 ("delete", "/1", "DELETE"),
                 ("history-instance", "/1/_history", "GET"),
+                ("history-type", "/_history", "GET"),
                 ("vread", "/1/_history/1", "GET"),
             ] {
                 assert_eq!(codes.contains(&code.to_string()), allowed(rest).contains(&method), "{kind} {code}");

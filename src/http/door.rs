@@ -3,7 +3,7 @@
 //! Promises that slashes too many are forgiven, that ids are ids, and that what the log calls a place holds no id.
 //! <https://hl7.org/fhir/R4/http.html#general>
 
-use super::routes::Interaction::{self, Create, Delete, History, Patch, Read, Search, Update, Vread};
+use super::routes::Interaction::{self, Create, Delete, History, Patch, Read, Search, TypeHistory, Update, Vread};
 use super::routes::{Operation, operations_of, row_of};
 use crate::fhir::query;
 use crate::fhir::{Key, ResourceType};
@@ -24,6 +24,8 @@ pub enum Place {
     Instance(Key),
     /// `T/id/_history`
     History(Key),
+    /// `T/_history`
+    TypeHistory(ResourceType),
     /// `T/id/_history/n`
     Version(Key, String),
     /// `T/$name`, `T/id/$name`
@@ -112,6 +114,7 @@ fn place(names: &[&str]) -> Option<Place> {
         ["metadata"] => Some(Place::Metadata),
         [name] => kind(name).map(Place::Type),
         [name, "_search"] => kind(name).map(Place::Search),
+        [name, "_history"] => kind(name).map(Place::TypeHistory),
         [name, last] => match last.strip_prefix('$') {
             Some(asked) => {
                 let known = operation(name, asked).filter(|known| known.on_type)?;
@@ -177,7 +180,7 @@ impl Place {
             let offered = row_of(kind).map_or(&[][..], |row| row.interactions);
             let methods = wanted.iter().filter(|one| offered.contains(one)).flat_map(|one| match one {
                 Create => &["POST"][..],
-                Read | Vread | History | Search => &["GET", "HEAD"],
+                Read | Vread | History | TypeHistory | Search => &["GET", "HEAD"],
                 Update => &["PUT"],
                 Patch => &["PATCH"],
                 Delete => &["DELETE"],
@@ -191,6 +194,7 @@ impl Place {
             Place::Search(_) => vec!["POST"],
             Place::Instance(key) => offers(key.kind, &[Read, Update, Patch, Delete]),
             Place::History(key) => offers(key.kind, &[History]),
+            Place::TypeHistory(kind) => offers(*kind, &[TypeHistory]),
             Place::Version(key, _) => offers(key.kind, &[Vread]),
             Place::Operation(known, ..) if known.get => vec!["GET", "HEAD", "POST"],
             Place::Operation(..) => vec!["POST"],
@@ -205,6 +209,7 @@ impl Place {
             Place::Search(kind) => format!("{kind}/_search"),
             Place::Instance(key) => format!("{}/{{id}}", key.kind),
             Place::History(key) => format!("{}/{{id}}/_history", key.kind),
+            Place::TypeHistory(kind) => format!("{kind}/_history"),
             Place::Version(key, _) => format!("{}/{{id}}/_history/{{n}}", key.kind),
             Place::Operation(known, kind, None) => format!("{kind}/${}", known.name),
             Place::Operation(known, kind, Some(_)) => format!("{kind}/{{id}}/${}", known.name),
@@ -263,7 +268,10 @@ mod tests {
         assert_eq!(allowed("/fhir/Encounter/1"), ["GET", "HEAD"]);
         assert_eq!(allowed("/fhir/Task/1/$relay"), ["POST"]);
         assert_eq!(allowed("/fhir/Subscription/%24status"), ["GET", "HEAD", "POST"]);
-        assert!(allowed("/fhir/Encounter/1/_history").is_empty());
+        assert_eq!(allowed("/fhir/Task/_history"), ["GET", "HEAD"]);
+        for without in ["/fhir/Encounter/1/_history", "/fhir/Encounter/_history", "/fhir/ValueSet/_history"] {
+            assert!(allowed(without).is_empty(), "{without}");
+        }
     }
 
     #[test]

@@ -1,23 +1,22 @@
-//! The history of one resource as a Bundle, written from stored text.
+//! The history of one resource or of a type as a Bundle, written from stored text.
 //!
 //! Newest first; every entry has a request and a response (bdl-3, bdl-4), deletions have no resource (R-024).
 //! <https://hl7.org/fhir/R4/http.html#history>
 
 use serde_json::{Value, json};
 
-use crate::app::Stored;
+use crate::app::{Position, Stored, Versions, Whose};
 use crate::error::Error;
-use crate::fhir::Key;
 use crate::fhir::query;
 use crate::fhir::search::{DEFAULT_PAGE, MAX_PAGE};
 use crate::id;
 use crate::time::{Timestamp, span_of};
 
 /// Which part of a history is asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Page {
     pub(super) count: usize,
-    pub(super) before: Option<i64>,
+    pub(super) before: Option<Position>,
     pub(super) since: Option<Timestamp>,
 }
 
@@ -30,7 +29,7 @@ impl Page {
         };
         let before = match query::once(pairs, "_page")? {
             None => None,
-            Some(text) => Some(text.parse::<i64>().map_err(|_| bad("_page", "is not one of our links."))?),
+            Some(text) => Some(parsed(text).ok_or_else(|| bad("_page", "is not one of our links."))?),
         };
         let since = match query::once(pairs, "_since")? {
             None => None,
@@ -40,26 +39,38 @@ impl Page {
     }
 }
 
-/// Writes the page. `versions` are the newest first, one more than the page has if there are more.
-pub(super) fn bundle(
-    own: &str,
-    key: &Key,
-    page: Page,
-    pairs: &[(String, String)],
-    mut versions: Vec<Stored>,
-    now: Timestamp,
-) -> String {
-    let more = versions.len() > page.count && page.count > 0;
-    versions.truncate(page.count);
+/// Where this version stands.
+pub(super) fn position(version: &Stored) -> Position {
+    Position { updated: version.updated, id: version.key.id.clone(), version: version.version }
+}
 
-    let address = format!("{own}/{key}/_history");
+/// The opaque form in a link: time, id and number of the last entry, and no health data (R-116).
+fn text(position: &Position) -> String {
+    format!("{:x}.{}.{}", position.updated.0, position.id, position.version)
+}
+
+fn parsed(text: &str) -> Option<Position> {
+    let (updated, rest) = text.split_once('.')?;
+    let (id, version) = rest.rsplit_once('.')?;
+    let updated = Timestamp(i64::from_str_radix(updated, 16).ok()?);
+    let version = version.parse().ok()?;
+    id::is_valid(id).then(|| Position { updated, id: id.to_string(), version })
+}
+
+/// Writes the page.
+pub(super) fn bundle(own: &str, whose: &Whose, pairs: &[(String, String)], versions: &Versions) -> String {
+    let Versions { list: versions, more, horizon } = versions;
+    let address = match whose {
+        Whose::One(key) => format!("{own}/{key}/_history"),
+        Whose::Type(kind) => format!("{own}/{kind}/_history"),
+    };
     let used = pairs.iter().filter(|(name, value)| {
         ["_count", "_page", "_since", "_summary", "_elements"].contains(&name.as_str()) && !value.is_empty()
     });
     let used: Vec<(&str, &str)> = used.map(|(name, value)| (name.as_str(), value.as_str())).collect();
     let mut links = vec![json!({"relation": "self", "url": query::link(&address, used.iter().copied())})];
-    if let Some(last) = versions.last().filter(|_| more) {
-        let before = last.version.to_string();
+    if let Some(last) = versions.last().filter(|_| *more) {
+        let before = text(&position(last));
         let kept = used.iter().copied().filter(|(name, _)| *name != "_page");
         links.push(json!({"relation": "next", "url": query::link(&address, kept.chain([("_page", before.as_str())]))}));
     }
@@ -68,7 +79,7 @@ pub(super) fn bundle(
     let mut out = String::with_capacity(size + 512);
     let (id, links) = (id::new(), Value::Array(links));
     out.push_str(&format!(
-        r#"{{"resourceType":"Bundle","id":"{id}","meta":{{"lastUpdated":"{now}"}},"type":"history","link":{links}"#
+        r#"{{"resourceType":"Bundle","id":"{id}","meta":{{"lastUpdated":"{horizon}"}},"type":"history","link":{links}"#
     ));
     for (index, version) in versions.iter().enumerate() {
         out.push_str(if index == 0 { r#","entry":["# } else { "," });
@@ -102,7 +113,7 @@ fn entry(own: &str, version: &Stored, out: &mut String) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fhir::ResourceType;
+    use crate::fhir::{Key, ResourceType};
 
     const OWN: &str = "https://hub/fhir";
 
@@ -118,10 +129,10 @@ mod tests {
         }
     }
 
-    fn written(query: &str, versions: Vec<Stored>) -> (String, Value) {
+    fn written(query: &str, list: Vec<Stored>, more: bool) -> (String, Value) {
         let pairs = query::pairs(Some(query)).unwrap();
-        let key = Key::new(ResourceType::TASK, "t1");
-        let text = bundle(OWN, &key, Page::of(&pairs).unwrap(), &pairs, versions, Timestamp(0));
+        let whose = Whose::One(Key::new(ResourceType::TASK, "t1"));
+        let text = bundle(OWN, &whose, &pairs, &Versions { list, more, horizon: Timestamp(0) });
         let value = serde_json::from_str(&text).unwrap();
         (text, value)
     }
@@ -129,7 +140,7 @@ mod tests {
     // R-055, R-024
     #[test]
     fn every_entry_says_what_was_asked_and_answered() {
-        let (text, bundle) = written("", vec![version(3, "DELETE"), version(2, "PUT"), version(1, "POST")]);
+        let (text, bundle) = written("", vec![version(3, "DELETE"), version(2, "PUT"), version(1, "POST")], false);
         assert!(text.contains("2.00"), "stored text is sent as stored");
         assert_eq!(bundle["type"], "history");
         assert_eq!(bundle["entry"][0]["request"], json!({"method":"DELETE","url":"Task/t1"}));
@@ -145,18 +156,24 @@ mod tests {
 
     #[test]
     fn pages_follow_each_other() {
-        let (_, bundle) = written("_count=1&_format=json", vec![version(2, "PUT"), version(1, "POST")]);
+        let (_, bundle) = written("_count=1&_format=json", vec![version(2, "PUT")], true);
         assert_eq!(bundle["entry"].as_array().map(Vec::len), Some(1));
         assert_eq!(bundle["link"][0]["url"], "https://hub/fhir/Task/t1/_history?_count=1");
-        assert_eq!(bundle["link"][1]["url"], "https://hub/fhir/Task/t1/_history?_count=1&_page=2");
-        let (_, bundle) = written("_since=1970-01-01T00:00:02Z", vec![version(2, "PUT")]);
+        assert_eq!(bundle["link"][1]["url"], "https://hub/fhir/Task/t1/_history?_count=1&_page=1e8480.t1.2");
+        let at = position(&version(2, "PUT"));
+        assert_eq!(parsed(&text(&at)), Some(at));
+        let dots = Position { updated: Timestamp(1), id: "a.b-c.3".into(), version: 7 };
+        assert_eq!(parsed(&text(&dots)), Some(dots));
+        let (_, bundle) = written("_since=1970-01-01T00:00:02Z", vec![version(2, "PUT")], false);
         assert_eq!(bundle["link"][0]["url"], "https://hub/fhir/Task/t1/_history?_since=1970-01-01T00:00:02Z");
-        assert!(written("_count=0", vec![version(1, "POST")]).1.get("entry").is_none());
+        assert!(written("_count=0", vec![], true).1.get("entry").is_none());
     }
 
     #[test]
     fn what_cannot_be_read_is_refused() {
-        for bad in ["_count=x", "_page=x", "_since=soon", "_count=1&_count=2"] {
+        for bad in
+            ["_count=x", "_page=x", "_page=2", "_page=1..2", "_page=1.a%20b.2", "_since=soon", "_count=1&_count=2"]
+        {
             assert!(Page::of(&query::pairs(Some(bad)).unwrap()).is_err(), "{bad}");
         }
     }

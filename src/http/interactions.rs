@@ -14,9 +14,8 @@ use super::extract::Asked;
 use super::history;
 use super::operations;
 use super::respond;
-use crate::app::{App, Ask, Context, Found, Made, Stored, Target};
+use crate::app::{App, Ask, Context, Found, Made, Stored, Target, Whose};
 use crate::error::Error;
-use crate::fhir::Key;
 use crate::fhir::bundle::{self, Hit};
 use crate::fhir::query::{self, Criteria};
 use crate::fhir::search::{self, Query};
@@ -30,7 +29,8 @@ pub(super) async fn answer(app: &App, context: &Context, place: &Place, mut aske
         return told(app, context, made, &asked).await;
     }
     match place {
-        Place::History(key) => versions(app, context, key, &asked).await,
+        Place::History(key) => versions(app, context, &Whose::One(key.clone()), &asked).await,
+        Place::TypeHistory(kind) => versions(app, context, &Whose::Type(*kind), &asked).await,
         Place::Operation(known, kind, id) => operations::answer(app, context, known, *kind, id.as_deref(), asked).await,
         // Metadata is answered before anyone is asked for a token, a Bundle by its own file; the others are asks.
         Place::Base | Place::Metadata | Place::Type(_) | Place::Search(_) | Place::Instance(_) | Place::Version(..) => {
@@ -73,7 +73,9 @@ pub(super) fn ask(app: &App, place: &Place, asked: &mut Asked) -> Result<Option<
             let number = number.ok_or_else(|| Error::not_found(key.kind.name(), &key.id))?;
             Ask::Version(key.clone(), number)
         }
-        (Place::Base | Place::Metadata | Place::History(_) | Place::Operation(..), _) => return Ok(None),
+        (Place::Base | Place::Metadata | Place::History(_) | Place::TypeHistory(_) | Place::Operation(..), _) => {
+            return Ok(None);
+        }
     }))
 }
 
@@ -97,9 +99,12 @@ async fn read(app: &App, context: &Context, mut stored: Stored, asked: &Asked) -
     if known.covers(stored.updated) {
         // Two versions of one second have one Last-Modified: then the client may hold the older, and a status it never
         // reads is a loop that never closes.
-        let earlier = app.history(context, &stored.key, Some(stored.version), None, 1).await?;
-        let alone =
-            earlier.first().is_none_or(|one| conditional::second(one.updated) != conditional::second(stored.updated));
+        let (one, from) = (Whose::One(stored.key.clone()), history::position(&stored));
+        let earlier = app.history(context, &one, Some(&from), None, 1).await?;
+        let alone = earlier
+            .list
+            .first()
+            .is_none_or(|one| conditional::second(one.updated) != conditional::second(stored.updated));
         if alone {
             return Ok(respond::not_modified(app.own(), &stored));
         }
@@ -110,16 +115,16 @@ async fn read(app: &App, context: &Context, mut stored: Stored, asked: &Asked) -
     Ok(respond::resource(app.own(), &stored))
 }
 
-async fn versions(app: &App, context: &Context, key: &Key, asked: &Asked) -> Result<Response, Error> {
+/// history-instance, history-type
+async fn versions(app: &App, context: &Context, whose: &Whose, asked: &Asked) -> Result<Response, Error> {
     let page = history::Page::of(&asked.pairs)?;
-    // One more than asked for tells whether there is a next page.
-    let mut versions = app.history(context, key, page.before, page.since, page.count + 1).await?;
+    let mut versions = app.history(context, whose, page.before.as_ref(), page.since, page.count).await?;
     if let Some(subset) = Subset::asked(&asked.pairs) {
-        for version in versions.iter_mut().filter(|version| !version.deleted) {
+        for version in versions.list.iter_mut().filter(|version| !version.deleted) {
             version.content = subset.of(&version.content)?;
         }
     }
-    Ok(respond::fhir(200, history::bundle(app.own(), key, page, &asked.pairs, versions, app.now())))
+    Ok(respond::fhir(200, history::bundle(app.own(), whose, &asked.pairs, &versions)))
 }
 
 /// search-type

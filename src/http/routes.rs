@@ -24,6 +24,8 @@ pub enum Interaction {
     Delete,
     /// `GET [base]/T/id/_history`
     History,
+    /// `GET [base]/T/_history`
+    TypeHistory,
     /// `GET [base]/T?…`, `POST [base]/T/_search`
     Search,
 }
@@ -39,6 +41,7 @@ impl Interaction {
             Interaction::Patch => "patch",
             Interaction::Delete => "delete",
             Interaction::History => "history-instance",
+            Interaction::TypeHistory => "history-type",
             Interaction::Search => "search-type",
         }
     }
@@ -55,13 +58,13 @@ pub struct Row {
     pub profiles: &'static [&'static str],
 }
 
-use Interaction::{Create, Delete, History, Patch, Read, Search, Update, Vread};
+use Interaction::{Create, Delete, History, Patch, Read, Search, TypeHistory, Update, Vread};
 
-const ALL: &[Interaction] = &[Create, Read, Vread, Update, Patch, Delete, History, Search];
+const ALL: &[Interaction] = &[Create, Read, Vread, Update, Patch, Delete, History, TypeHistory, Search];
 /// Part of the record of a referral: cancelled or revoked, never deleted (design D11b).
-const KEPT: &[Interaction] = &[Create, Read, Vread, Update, Patch, History, Search];
+const KEPT: &[Interaction] = &[Create, Read, Vread, Update, Patch, History, TypeHistory, Search];
 /// Written by the gateway alone.
-const WRITTEN_HERE: &[Interaction] = &[Read, Vread, History, Search];
+const WRITTEN_HERE: &[Interaction] = &[Read, Vread, History, TypeHistory, Search];
 /// Copied from a source for a referral's sake.
 const COPIED: &[Interaction] = &[Read, Vread, Search];
 

@@ -14,6 +14,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("../../migrations/0006_search.sql"),
     include_str!("../../migrations/0007_attempts.sql"),
     include_str!("../../migrations/0008_lanes.sql"),
+    include_str!("../../migrations/0009_type_history.sql"),
 ];
 
 /// Runs what has not been run. A second gateway waits for the first.

@@ -15,6 +15,7 @@ macro_rules! args {
 
 mod audit;
 mod grants;
+mod history;
 mod lanes;
 mod later;
 mod links;
@@ -39,6 +40,7 @@ mod writer;
 
 pub use audit::{Access, Evidence, Recorder};
 pub use grants::{Reason, Viewer};
+pub use history::Position;
 pub use links::Link;
 pub use outbox::{Attempt, Claimed, Delivery, Kind, Outcome};
 pub use partners::Following;

@@ -76,7 +76,7 @@ const INDEX: Shape = Shape::new(
     &["type", "id", "parameter", "value", "system", "text", "low", "high", "updated", "created"],
 );
 
-const COLUMNS: &str = "v.version, v.updated, r.author, v.method, v.content";
+pub(super) const COLUMNS: &str = "v.version, v.updated, r.author, v.method, v.content";
 
 impl Tx {
     /// What this transaction changed and has told nobody of yet, in order; it is told once.
@@ -349,7 +349,7 @@ impl Tx {
     }
 }
 
-fn stored_of(key: &Key, row: &crate::store::Row) -> Result<Stored, Error> {
+pub(super) fn stored_of(key: &Key, row: &crate::store::Row) -> Result<Stored, Error> {
     let method = row.text(3)?;
     Ok(Stored {
         key: key.clone(),

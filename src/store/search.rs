@@ -16,7 +16,8 @@ use crate::store::resources::indexable;
 use crate::store::{Arg, Store, Tx, Viewer};
 use crate::time::Timestamp;
 use condition::{About, Text, condition, listed};
-use plan::{SHORT, Walk, short, since, time_order, walk};
+pub(super) use plan::SHORT;
+use plan::{Walk, short, since, time_order, walk};
 
 /// A search hit.
 #[derive(Debug, Clone, PartialEq, Eq)]

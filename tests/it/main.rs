@@ -14,6 +14,7 @@ mod faults;
 mod flows;
 mod following;
 mod gateway;
+mod history;
 mod intake;
 mod mailing;
 mod network;

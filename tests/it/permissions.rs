@@ -114,6 +114,7 @@ async fn ask(
         }
         Interaction::Delete => county.ask(who, "DELETE", &at, None, &[]).await,
         Interaction::History => county.get(who, &format!("{at}/_history")).await,
+        Interaction::TypeHistory => county.get(who, &format!("{kind}/_history?_count=200")).await,
         Interaction::Search => county.get(who, &format!("{kind}?_id={id}&_total=accurate")).await,
     }
 }
@@ -166,6 +167,10 @@ async fn strangers_see_and_change_nothing() {
                         assert_eq!(answer.status, 404, "{what}: {}", answer.body);
                         let said = answer.body.to_string().replace(id, "m-nothing");
                         assert_eq!(said, absent.body.to_string(), "{what}: the answer tells that it is there");
+                    }
+                    Interaction::TypeHistory => {
+                        let shows = answer.body.to_string().contains(&format!("{kind}/{id}\""));
+                        assert_eq!((answer.status, shows), (200, shared), "{what}: {}", answer.body);
                     }
                     Interaction::Search => {
                         let found = usize::from(shared);

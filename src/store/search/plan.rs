@@ -12,7 +12,7 @@ use crate::fhir::search::{Filter, Order, Prefix, Query, Test};
 use crate::fhir::search_index::{carries_status, is_ordered};
 
 /// Up to so many rows are sorted; more are walked.
-pub(super) const SHORT: i64 = 1_000;
+pub(in crate::store) const SHORT: i64 = 1_000;
 /// Most walks that are joined into one page: values of a list times statuses.
 const MAX_WALKS: usize = 12;
 
