@@ -46,7 +46,7 @@ const FENCES: &[(&str, &[&str])] = &[
     ("toml", &["config"]),
     ("jsonwebtoken", &["jwt"]),
     ("quick_xml", &["fhir"]),
-    ("base64", &["jwt"]),
+    ("base64", &["jwt", "fhir"]),
     ("clap", &["main"]),
     ("governor", &["http"]),
     ("regex", &["fhir"]),

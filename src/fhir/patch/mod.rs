@@ -11,6 +11,9 @@ mod json;
 mod path;
 mod place;
 
+use base64::Engine;
+use base64::alphabet;
+use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig, NO_PAD};
 use serde_json::{Map, Value};
 
 use super::json::Bounds;
@@ -137,30 +140,12 @@ fn check_depth(value: &Value, deepest: usize) -> Result<(), &'static str> {
     Err("it nests deeper than this server takes.")
 }
 
-/// The bytes of base64, white space left out.
+/// The bytes of base64, with or without padding, white space left out.
 fn decoded(text: &str) -> Option<Vec<u8>> {
-    let mut bytes = Vec::with_capacity(text.len() / 4 * 3);
-    let (mut bits, mut held, mut digits) = (0_u32, 0_u32, 0_usize);
+    const LENIENT: GeneralPurposeConfig = NO_PAD.with_decode_allow_trailing_bits(true);
     let bare = text.trim_end().trim_end_matches('=');
-    for c in bare.bytes().filter(|byte| !byte.is_ascii_whitespace()) {
-        let digit = match c {
-            b'A'..=b'Z' => c - b'A',
-            b'a'..=b'z' => c - b'a' + 26,
-            b'0'..=b'9' => c - b'0' + 52,
-            b'+' => 62,
-            b'/' => 63,
-            _ => return None,
-        };
-        bits = (bits << 6) | u32::from(digit);
-        held += 6;
-        digits += 1;
-        if held >= 8 {
-            held -= 8;
-            bytes.push(u8::try_from((bits >> held) & 0xff).ok()?);
-            bits &= (1 << held) - 1;
-        }
-    }
-    (digits % 4 != 1).then_some(bytes)
+    let digits: Vec<u8> = bare.bytes().filter(|byte| !byte.is_ascii_whitespace()).collect();
+    GeneralPurpose::new(&alphabet::STANDARD, LENIENT).decode(digits).ok()
 }
 
 #[cfg(test)]
