@@ -152,13 +152,14 @@ impl Product {
 
     /// POSTs of a Task that is stored and matched, and asks nothing of anybody else: what the bare create does.
     pub fn kept(&self) -> (Requests, Value) {
-        let mut task = self.task("x", "Organization/clinic");
+        let mut task = self.task("x", patient::PATIENT);
         let elements = task.as_object_mut().unwrap();
         elements.shift_remove("focus");
         elements["meta"] =
             json!({"profile": ["http://hl7.org/fhir/us/sdoh-clinicalcare/StructureDefinition/SDOHCC-TaskForPatient"]});
-        let body = request("POST", "/fhir/Task", "clinic", &[], &task.to_string());
-        (Arc::new(move |_| body.clone()), task)
+        let text = self.placed(&task);
+        let body = request("POST", "/fhir/Task", "clinic", &[], &text);
+        (Arc::new(move |_| body.clone()), serde_json::from_str(&text).unwrap())
     }
 
     /// POSTs of a draft: stored, and nobody is told.

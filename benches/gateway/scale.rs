@@ -100,11 +100,10 @@ pub async fn measure(report: &mut Report, size: &Size, folder: &Path, world: &st
         let requests: super::client::Requests = std::sync::Arc::new(move |_| bytes.clone());
         let round = product.server.round(8, &requests, until).await;
         report.note(&format!(
-            "{what} at this size, c=8: {:.0} µs, {:.0}/s, p99 {} {}",
+            "{what} at this size, c=8: {:.0} µs, {:.0}/s, p99 {}",
             round.cpu,
             round.rate,
-            ms(round.p99),
-            round.bad
+            ms(round.p99)
         ));
     }
     let memory = product.server.memory();
