@@ -372,6 +372,13 @@ impl Config {
         format!("{}/fhir", self.server.public_url)
     }
 
+    /// Our host, as others know it.
+    pub fn host(&self) -> &str {
+        let url = &self.server.public_url;
+        let authority = url.split_once("://").map_or(url.as_str(), |(_, rest)| rest);
+        authority.split(['/', ':']).next().unwrap_or(authority)
+    }
+
     /// Reads and checks a file; an unreadable one is a fault too.
     pub fn load(path: &Path) -> Result<Config, Vec<Fault>> {
         let text = read_file(path).map_err(|message| vec![Fault::new("", 0, message)])?;

@@ -5,6 +5,7 @@
 //! the architecture and a referral's way through it; `tests/architecture.rs` holds the arrows.
 
 pub mod app;
+pub mod check;
 pub mod config;
 pub mod delivery;
 pub mod demo;

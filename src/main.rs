@@ -3,9 +3,11 @@
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 use clap::{Parser, Subcommand};
 use loopgate::config::Config;
+use loopgate::delivery::{Network, Transport};
 use loopgate::fhir::json::Bounds;
 use loopgate::fhir::profile::Profiles;
 use loopgate::fhir::validate::Severity;
@@ -13,7 +15,7 @@ use loopgate::fhir::{json, outcome, validate, xml};
 use loopgate::gateway::Gateway;
 use loopgate::store::Store;
 use loopgate::time::Clock;
-use loopgate::{demo, http, telemetry};
+use loopgate::{check, demo, http, telemetry};
 use tokio::sync::watch;
 
 /// The stack of a worker thread, in bytes.
@@ -65,11 +67,35 @@ enum Command {
         #[arg(required = true)]
         files: Vec<PathBuf>,
     },
+    /// A partner's side.
+    Partner {
+        #[command(subcommand)]
+        command: PartnerCommand,
+    },
     /// Prints the CapabilityStatement.
     Capability {
         /// The configuration file.
         #[arg(long)]
         config: Option<PathBuf>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum PartnerCommand {
+    /// Looks at a partner's FHIR server: what works, what is missing, what is done instead; exit status 1 if anything is
+    /// missing. Sends no health data.
+    Check {
+        /// A partner's id, or the base of a FHIR server.
+        partner: String,
+        /// The configuration file; without one, a server is looked at as one that we know nothing of.
+        #[arg(long)]
+        config: Option<PathBuf>,
+        /// Runs a made-up referral over it too. It writes there: for test servers.
+        #[arg(long)]
+        practice: bool,
+        /// Where the practice's database goes; thrown away.
+        #[arg(long, default_value = ".")]
+        data: PathBuf,
     },
 }
 
@@ -108,6 +134,13 @@ fn main() -> ExitCode {
             }
             Err(code) => code,
         },
+        Command::Partner { command: PartnerCommand::Check { partner, config, practice, data } } => {
+            telemetry::start("error,loopgate=error");
+            match config.as_deref().map(load).transpose() {
+                Ok(config) => block_on(check_partner(config, partner, practice, data)),
+                Err(code) => code,
+            }
+        }
         Command::Demo { listen, data, exit } => {
             telemetry::start("warn,loopgate=info");
             block_on(demo::run(listen, data, exit, stop_signal))
@@ -156,6 +189,18 @@ async fn migrate(config: Config) -> Result<bool, String> {
     store.reindex(&config.base()).await.map_err(told)?;
     println!("The database is up to date.");
     Ok(true)
+}
+
+async fn check_partner(config: Option<Config>, named: String, practice: bool, data: PathBuf) -> Result<bool, String> {
+    let config = config.map_or_else(check::bare, Ok)?;
+    let partner = check::partner(&config, &named)?;
+    let network: Arc<dyn Transport> = Arc::new(Network::new(&config).map_err(told)?);
+    let say = &mut |line: &str| println!("{line}");
+    let ready = check::report(&config, &partner, network.clone(), say).await;
+    if !practice {
+        return Ok(ready);
+    }
+    Ok(check::practise(&config, &partner, network, &data, say).await? && ready)
 }
 
 async fn serve(config: Config) -> Result<bool, String> {

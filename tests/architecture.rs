@@ -22,7 +22,7 @@ const LAYERS: &[(u8, &[&str])] = &[
     (3, &["store"]),
     (4, &["app"]),
     (5, &["http", "console", "delivery"]),
-    (6, &["gateway", "main", "telemetry", "demo", "lib"]),
+    (6, &["gateway", "main", "telemetry", "demo", "check", "lib"]),
 ];
 
 /// Arrows that the layer numbers alone would allow, and that are forbidden all the same.

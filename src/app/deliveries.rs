@@ -77,7 +77,7 @@ impl App {
             return self.commit(tx).await;
         }
         // A server that can't be reached is looked at again for as long as it is configured.
-        let looking = (claimed.kind == Owed::Subscribe).then_some(&super::following::CHECK);
+        let looking = matches!(claimed.kind, Owed::Subscribe | Owed::Discover).then_some(&super::peers::DAILY);
         if let Some(pause) = pauses.get(index).or(looking) {
             if claimed.kind == Owed::Notify {
                 self.stumbled(&mut tx, &claimed.subject, why).await?;
@@ -159,7 +159,7 @@ impl App {
                 Place::Relayed(relay, referral) => Some((referral, Some(relay))),
                 Place::Other => None,
             }),
-            Owed::Collect | Owed::Notify | Owed::Poll | Owed::Subscribe => Ok(None),
+            Owed::Collect | Owed::Notify | Owed::Poll | Owed::Subscribe | Owed::Discover => Ok(None),
         }
     }
 

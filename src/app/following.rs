@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use super::peers::{DAILY, source_filter, target_filter};
 use super::{App, Claimed};
 use crate::config::{Follow, Partner, Role};
 use crate::error::{Error, Kind};
@@ -17,8 +18,6 @@ use crate::fhir::following::{Hook, What, told};
 use crate::store::{Delivery, Kind as Owed, Outcome, Subscribed, Tx};
 use crate::time::Timestamp;
 
-/// How often a server is asked how our Subscription is, or whether it takes one by now.
-pub(super) const CHECK: Duration = Duration::from_secs(24 * 60 * 60);
 /// How much later than a change its notification may come before it counts as not having come.
 const LATE: Duration = Duration::from_secs(120);
 
@@ -29,8 +28,8 @@ pub struct SubscribePlan {
     pub partner: Arc<Partner>,
     /// Where ours stands; none: it is to be made.
     pub url: Option<String>,
-    /// Whether to try although its CapabilityStatement offers none.
-    pub insist: bool,
+    /// Whether there is a point in making one: it is offered, or we were told to try.
+    pub offered: bool,
     /// The Subscription to the guide's topic.
     pub to_topic: Value,
     /// The classic one, for servers that know no topics.
@@ -61,10 +60,18 @@ impl App {
             }
             for one in tx.subscribed(&partner.id).await? {
                 if sides(partner).any(|side| side == one.side) {
-                    let due = one.checked_at.map_or(self.now(), |checked| checked.plus(CHECK).max(self.now()));
+                    let due = one.checked_at.map_or(self.now(), |checked| checked.plus(DAILY).max(self.now()));
                     self.owe_look(tx, &one, due).await?;
                 }
             }
+        }
+        Ok(())
+    }
+
+    /// Owes a Subscription where one is wanted and there is none yet: its server takes them.
+    pub(super) async fn owe_subscription(&self, tx: &mut Tx, partner: &str) -> Result<(), Error> {
+        for one in tx.subscribed(partner).await?.iter().filter(|one| one.url.is_none()) {
+            self.owe_look(tx, one, self.now()).await?;
         }
         Ok(())
     }
@@ -77,18 +84,21 @@ impl App {
     /// What to do at a partner's server; none when it is not followed so any more.
     pub async fn subscribe_plan(&self, claimed: &Claimed) -> Result<Option<SubscribePlan>, Error> {
         let Some(partner) = self.partner(&claimed.partner).cloned() else { return Ok(None) };
-        let Some(fhir) = partner.fhir.as_ref().filter(|fhir| fhir.follow != Follow::Poll) else { return Ok(None) };
+        if partner.fhir.as_ref().is_none_or(|fhir| fhir.follow == Follow::Poll) {
+            return Ok(None);
+        }
         let mut tx = self.store().read().await?;
+        // As long as that is not known there is nothing to do: what finds it out owes this again.
+        let Some(offered) = self.may_subscribe(&mut tx, &partner).await? else { return Ok(None) };
         let Some(one) = subject(&tx.subscribed(&partner.id).await?, claimed).cloned() else { return Ok(None) };
         let search = match one.side.as_str() {
-            "source" => format!("Task?owner={}", fhir.our_reference),
-            _ => format!("Task?requester={}/Organization/{}", self.own(), self.gateway()),
+            "source" => format!("Task?{}", source_filter(&partner)),
+            _ => format!("Task?{}", target_filter(self.own(), self.gateway())),
         };
         let endpoint = format!("{}/hooks/{}", self.config().server.public_url, partner.id);
         let hook = Hook { endpoint, secret: one.secret };
         let (to_topic, to_criteria) = (hook.to_topic(&search), hook.to_criteria(&search));
-        let insist = fhir.follow == Follow::Subscribe;
-        Ok(Some(SubscribePlan { url: one.url, insist, to_topic, to_criteria, partner }))
+        Ok(Some(SubscribePlan { url: one.url, offered, to_topic, to_criteria, partner }))
     }
 
     /// What came of looking after our Subscription.
@@ -101,7 +111,7 @@ impl App {
         let all = tx.subscribed(&claimed.partner).await?;
         let Some(mut one) = subject(&all, claimed).cloned() else { return Ok(()) };
         one.checked_at = Some(now);
-        let mut again = now.plus(CHECK);
+        let mut again = now.plus(DAILY);
         match standing {
             Standing::Stands(url, status) => {
                 if one.url.as_ref() != Some(&url) {

@@ -95,6 +95,7 @@ impl App {
             let (partner, side, state) = (one.partner, one.side, one.state);
             out.push_str(&format!("loopgate_following{{partner=\"{partner}\",side=\"{side}\",state=\"{state}\"}} 1\n"));
         }
+        out.push_str(&self.peer_metrics(&mut tx).await?);
         out.push_str(&self.notification_metrics(&mut tx).await?);
         Ok(out)
     }

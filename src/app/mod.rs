@@ -16,6 +16,7 @@ mod key_sets;
 mod loop_status;
 mod notifications;
 mod patching;
+pub mod peers;
 mod polls;
 mod published;
 mod reading;
@@ -137,9 +138,7 @@ impl App {
     }
     /// Our host, as `X-Intermediary` names it.
     pub fn name_as_intermediary(&self) -> &str {
-        let own = self.own();
-        let authority = own.split_once("://").map_or(own, |(_, rest)| rest);
-        authority.split(['/', ':']).next().unwrap_or(authority)
+        self.config().host()
     }
     /// The time.
     pub fn now(&self) -> Timestamp {

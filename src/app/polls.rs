@@ -1,9 +1,12 @@
 //! Following a partner's server by polling: what to ask, and what the answer makes us owe (design D15b).
 
+use super::peers::{Known, Way, source_filter, target_filter};
 use super::{App, Claimed, Copy};
 use crate::config::{Partner, Role};
 use crate::error::Error;
 use crate::fhir::ResourceType;
+use crate::fhir::views::{Task, identifiers};
+use crate::referral::Status;
 use crate::store::{Kind as Owed, Outcome};
 use crate::time::Timestamp;
 use std::sync::Arc;
@@ -16,6 +19,8 @@ pub struct PollPlan {
     pub partner: Arc<Partner>,
     /// Searches below its base, each to be read to its last page.
     pub searches: Vec<String>,
+    /// Whether it takes them all in one batch.
+    pub batch: bool,
 }
 
 /// How far a cursor overlaps with what was read before (design D15b).
@@ -28,15 +33,17 @@ impl App {
     /// What to ask a partner's server. One Task search; for a source also what we hold copies of.
     pub async fn poll_plan(&self, claimed: &Claimed) -> Result<Option<PollPlan>, Error> {
         let Some(partner) = self.partner(&claimed.partner).cloned() else { return Ok(None) };
-        let Some(fhir) = &partner.fhir else { return Ok(None) };
+        if partner.fhir.is_none() {
+            return Ok(None);
+        }
         let mut tx = self.store().read().await?;
+        let known = self.known(&mut tx, &partner.id).await?.unwrap_or_else(Known::nothing);
         let following = tx.following(&partner.id).await?;
         let since = following.cursor.map_or(String::new(), |cursor| format!("&_lastUpdated=ge{cursor}"));
         let mut searches = Vec::new();
         if partner.roles.contains(&Role::Source) {
-            let ours = fhir.our_reference.strip_prefix(&format!("{}/", fhir.base)).unwrap_or(&fhir.our_reference);
-            searches.push(format!("Task?owner={ours}{since}"));
-            if !since.is_empty() {
+            searches.push(known.source.search(&source_filter(&partner), &since));
+            if !since.is_empty() && known.copies {
                 let mut by_type: Vec<(ResourceType, Vec<String>)> = Vec::new();
                 for key in tx.open_copies(&partner.id, self.gateway()).await? {
                     match by_type.iter_mut().find(|(kind, ids)| *kind == key.kind && ids.len() < IDS) {
@@ -48,9 +55,17 @@ impl App {
             }
         }
         if partner.roles.contains(&Role::Target) {
-            searches.push(format!("Task?requester={}/Organization/{}{since}", self.own(), self.gateway()));
+            match known.target {
+                Way::Plain | Way::Coded | Way::Whole => {
+                    searches.push(known.target.search(&target_filter(self.own(), self.gateway()), &since));
+                }
+                Way::ById => {
+                    let ids = tx.open_remotes(&partner.id).await?;
+                    searches.extend(ids.chunks(IDS).map(|ids| format!("Task?_id={}", ids.join(","))));
+                }
+            }
         }
-        Ok(Some(PollPlan { partner, searches }))
+        Ok(Some(PollPlan { partner, searches, batch: known.batch }))
     }
 
     /// A round brought these resources; the server's own time was this. What changed is owed to be read.
@@ -72,6 +87,9 @@ impl App {
                 continue;
             }
             if copy.resource.kind() == ResourceType::TASK {
+                if link.is_none() && !self.may_be_ours(&claimed.partner, &copy) {
+                    continue;
+                }
                 newest = newest.max(copy.resource.last_updated());
                 self.owe(&mut tx, Owed::Collect, &copy.url, &claimed.partner).await?;
             } else if let Some(link) = link {
@@ -88,6 +106,18 @@ impl App {
         tx.try_again(&claimed.partner, self.now()).await?;
         tx.finish(claimed, &Outcome::Again(next)).await?;
         self.commit(tx).await
+    }
+
+    /// Whether a Task at a partner's server that we know nothing of may be a new referral, or one that we left there.
+    fn may_be_ours(&self, partner: &str, copy: &Copy) -> bool {
+        let Some((partner, fhir)) = self.partner(partner).and_then(|one| Some((one, one.fhir.as_ref()?))) else {
+            return false;
+        };
+        let asks_us = Task(&copy.resource).status() == Some(Status::Requested.code())
+            && self.names_us(partner, &fhir.base, &copy.resource);
+        let system = format!("{}/Task", self.own());
+        let marked = identifiers(&copy.resource).any(|(its, _)| its == system);
+        partner.roles.contains(&Role::Source) && asks_us || partner.roles.contains(&Role::Target) && marked
     }
 
     pub(super) fn poll_every(&self, partner: &str) -> Duration {

@@ -6,8 +6,10 @@
 
 mod client;
 mod collect;
+mod discover;
 mod fetch;
 mod guard;
+mod hand;
 mod key_set;
 mod mail;
 mod notify;
@@ -19,5 +21,6 @@ mod worker;
 mod write_back;
 
 pub use client::{Network, Request, Response, SendError, Sending, Transport};
+pub use hand::Hand;
 pub use key_set::fetch as fetch_key_sets;
 pub use worker::Worker;

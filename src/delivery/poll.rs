@@ -28,9 +28,8 @@ pub(super) async fn run(
     server: &Server<'_>,
     claimed: &Claimed,
     plan: PollPlan,
-    batches: bool,
 ) -> Result<Result<(), Failure>, Error> {
-    let found = if plan.searches.len() > 1 && batches {
+    let found = if plan.searches.len() > 1 && plan.batch {
         batch(server, &plan.searches).await
     } else {
         one_by_one(server, &plan.searches).await
@@ -39,14 +38,6 @@ pub(super) async fn run(
         Ok(hits) => app.polled(claimed, hits.copies, hits.time).await.map(Ok),
         Err(failure) => Ok(Err(failure)),
     }
-}
-
-/// Whether a server takes batches, by its CapabilityStatement.
-pub(super) async fn takes_batches(server: &Server<'_>) -> Result<bool, Failure> {
-    let statement = statement(server).await?;
-    let rest = statement.get("rest").and_then(Value::as_array).into_iter().flatten();
-    let mut codes = rest.flat_map(|rest| rest.get("interaction").and_then(Value::as_array).into_iter().flatten());
-    Ok(codes.any(|interaction| interaction.get("code").is_some_and(|code| code == "batch")))
 }
 
 /// A server's CapabilityStatement.

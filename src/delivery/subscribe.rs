@@ -27,7 +27,7 @@ pub(super) async fn run(
 }
 
 async fn make(server: &Server<'_>, plan: &SubscribePlan) -> Result<Standing, Failure> {
-    if !plan.insist && !offers(server).await? {
+    if !plan.offered {
         return Ok(Standing::Refused("its CapabilityStatement offers no Subscription".into()));
     }
     let mut answered = 0;
@@ -82,16 +82,4 @@ fn refused(response: &Response) -> Result<Option<u16>, Failure> {
 fn status_of(server: &Server<'_>, response: &Response) -> String {
     let body = parse(&response.body, server.bounds).unwrap_or_default();
     body.get("status").and_then(Value::as_str).unwrap_or("requested").to_string()
-}
-
-/// Whether a server lets Subscriptions be created, by its CapabilityStatement.
-async fn offers(server: &Server<'_>) -> Result<bool, Failure> {
-    let statement = super::poll::statement(server).await?;
-    let rest = statement.get("rest").and_then(Value::as_array).into_iter().flatten();
-    let mut resources = rest.flat_map(|rest| rest.get("resource").and_then(Value::as_array).into_iter().flatten());
-    let creates = |resource: &Value| {
-        let offered = resource.get("interaction").and_then(Value::as_array).into_iter().flatten();
-        offered.into_iter().any(|one| one.get("code").is_some_and(|code| code == "create"))
-    };
-    Ok(resources.any(|resource| resource.get("type").is_some_and(|kind| kind == "Subscription") && creates(resource)))
 }

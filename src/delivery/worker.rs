@@ -1,6 +1,5 @@
 //! The worker: claims what is due, sends it, and sleeps until the next thing is due or something new is owed.
 
-use std::collections::HashMap;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -15,7 +14,7 @@ use crate::fhir::json::Bounds;
 
 use super::client::{Failure, Server, Transport};
 use super::token::Tokens;
-use super::{collect, fetch, notify, poll, subscribe, task, write_back};
+use super::{collect, discover, fetch, notify, poll, subscribe, task, write_back};
 
 /// Requests in flight that may yet be answered soon, in all, and to one partner.
 const IN_FLIGHT: usize = 64;
@@ -39,8 +38,6 @@ const DRAIN: Duration = Duration::from_secs(6);
 pub struct Worker {
     app: App,
     transport: Arc<dyn Transport>,
-    /// Which partners' servers take batches, as far as they were asked.
-    batches: Arc<Mutex<HashMap<String, bool>>>,
     tokens: Arc<Tokens>,
 }
 
@@ -54,7 +51,7 @@ impl Worker {
     /// A worker over this transport.
     pub fn new(app: App, transport: Arc<dyn Transport>) -> Worker {
         let tokens = Arc::new(Tokens::new(app.clock()));
-        Worker { app, transport, batches: Arc::default(), tokens }
+        Worker { app, transport, tokens }
     }
 
     /// Sends everything that is due now, one after the other, until nothing is; answers how many tries that took. For
@@ -198,7 +195,7 @@ impl Worker {
 
     async fn send(&self, claimed: &Claimed) -> Result<Result<(), Failure>, Error> {
         let app = &self.app;
-        if claimed.kind != Owed::Poll && app.partner(&claimed.partner).is_none() {
+        if !matches!(claimed.kind, Owed::Poll | Owed::Discover) && app.partner(&claimed.partner).is_none() {
             return Ok(Err(Failure::new("the partner is not in the configuration any more")));
         }
         match claimed.kind {
@@ -227,30 +224,13 @@ impl Worker {
                 None => app.nothing_owed(claimed).await.map(Ok),
             },
             Owed::Poll => match app.poll_plan(claimed).await? {
-                Some(plan) => {
-                    let partner = plan.partner.clone();
-                    let server = self.server(&partner);
-                    let batches = plan.searches.len() > 1 && self.takes_batches(&server).await;
-                    poll::run(app, &server, claimed, plan, batches).await
-                }
+                Some(plan) => poll::run(app, &self.server(&plan.partner.clone()), claimed, plan).await,
                 None => app.nothing_owed(claimed).await.map(Ok),
             },
-        }
-    }
-
-    /// Asked once per partner and process; a server that does not say is asked one by one.
-    async fn takes_batches(&self, server: &Server<'_>) -> bool {
-        let id = &server.partner.id;
-        let known = self.batches.lock().unwrap_or_else(PoisonError::into_inner).get(id).copied();
-        if let Some(known) = known {
-            return known;
-        }
-        match poll::takes_batches(server).await {
-            Ok(takes) => {
-                self.batches.lock().unwrap_or_else(PoisonError::into_inner).insert(id.clone(), takes);
-                takes
-            }
-            Err(_) => false,
+            Owed::Discover => match app.discover_plan(claimed) {
+                Some(plan) => discover::run(app, &self.server(&plan.partner.clone()), claimed, plan).await,
+                None => app.nothing_owed(claimed).await.map(Ok),
+            },
         }
     }
 

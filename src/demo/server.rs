@@ -79,6 +79,7 @@ pub struct FhirServer {
     if_none_exist: bool,
     batch: bool,
     subscriptions: bool,
+    ignored: Vec<String>,
     page_size: usize,
 }
 
@@ -120,6 +121,7 @@ impl FhirServer {
             if_none_exist: true,
             batch: true,
             subscriptions: false,
+            ignored: Vec::new(),
             page_size: PAGE_SIZE,
         }
     }
@@ -147,6 +149,11 @@ impl FhirServer {
     /// Whether Subscriptions are taken. Whoever acts as the server sends the notifications.
     pub fn set_subscriptions(&mut self, offered: bool) {
         self.subscriptions = offered;
+    }
+
+    /// It claims these search parameters, and ignores them.
+    pub fn ignore(&mut self, parameters: &[&str]) {
+        self.ignored = parameters.iter().map(|name| (*name).to_owned()).collect();
     }
 
     fn types(&self) -> impl Iterator<Item = &'static str> {
@@ -393,7 +400,8 @@ impl FhirServer {
             return Err(refusal(400, "value", "_lastUpdated is no instant"));
         }
         let fits = |resource: &Value| {
-            asked.iter().all(|(name, values)| values.split(',').any(|value| self.meets(resource, name, value)))
+            let mut heeded = asked.iter().filter(|(name, _)| !self.ignored.contains(name));
+            heeded.all(|(name, values)| values.split(',').any(|value| self.meets(resource, name, value)))
         };
         let found = self.store.resources.iter().enumerate().filter(|(_, stored)| stored.type_ == type_);
         Ok(found.filter(|(_, stored)| stored.versions.last().is_some_and(fits)).map(|(position, _)| position).collect())

@@ -4,6 +4,7 @@
 //! don't understand is kept as it came. <https://hl7.org/fhir/R4/>
 
 pub mod bundle;
+pub mod capability_statement;
 pub mod concept_map;
 pub mod definitions;
 pub mod following;

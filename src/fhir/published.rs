@@ -25,6 +25,8 @@ const TEXTS: &[&str] = &[
     text!("profiles/CodeSystem-need-outcome.json"),
     text!("profiles/CodeSystem-status-reason.json"),
     text!("profiles/CodeSystem-task-output-type.json"),
+    text!("profiles/OperationDefinition-Organization-following.json"),
+    text!("profiles/OperationDefinition-Organization-poll.json"),
     text!("profiles/OperationDefinition-Subscription-deliveries.json"),
     text!("profiles/OperationDefinition-Subscription-pause.json"),
     text!("profiles/OperationDefinition-Subscription-resume.json"),

@@ -1,5 +1,5 @@
-//! The operations: `$relay` and `$loop-status` on Task, `$status` and `$events` on Subscription, and those of
-//! [`super::terminology`].
+//! The operations: `$relay` and `$loop-status` on Task, `$status` and `$events` on Subscription, `$poll` and `$following`
+//! on Organization, and those of [`super::terminology`].
 //!
 //! Inputs come in the query (GET) or as Parameters (POST), and mean the same. Unknown inputs are ignored.
 //! <https://hl7.org/fhir/R4/operations.html>, <http://hl7.org/fhir/uv/subscriptions-backport>
@@ -61,6 +61,11 @@ pub(super) async fn answer(
             Ok(respond::made(&outcome::fine("This is done.")))
         }
         ("deliveries", id) => Ok(respond::made(&app.subscription_deliveries(context, id).await?)),
+        ("poll", Some(organization)) => {
+            app.poll_of(context, organization).await?;
+            Ok(respond::made(&outcome::fine("Its server is asked now.")))
+        }
+        ("following", Some(organization)) => Ok(respond::made(&app.following_of(context, organization).await?)),
         ("validate", id) => validate(app, context, kind, id, asked).await,
         (name, id) => match terminology::answer(known.kind, name, id, &mut asked, app.now()) {
             Some(found) => Ok(respond::made(&found?)),

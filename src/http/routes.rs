@@ -196,6 +196,13 @@ pub static OPERATIONS: &[Operation] = &[
     on_instance("Subscription", "pause", false, "https://loopgate.org/fhir/OperationDefinition/Subscription-pause"),
     on_instance("Subscription", "resume", false, "https://loopgate.org/fhir/OperationDefinition/Subscription-resume"),
     on_both("Subscription", "deliveries", "https://loopgate.org/fhir/OperationDefinition/Subscription-deliveries"),
+    on_instance("Organization", "poll", false, "https://loopgate.org/fhir/OperationDefinition/Organization-poll"),
+    on_instance(
+        "Organization",
+        "following",
+        true,
+        "https://loopgate.org/fhir/OperationDefinition/Organization-following",
+    ),
     on_both("ValueSet", "expand", "http://hl7.org/fhir/OperationDefinition/ValueSet-expand"),
     on_both("ValueSet", "validate-code", "http://hl7.org/fhir/OperationDefinition/ValueSet-validate-code"),
     on_both("CodeSystem", "validate-code", "http://hl7.org/fhir/OperationDefinition/CodeSystem-validate-code"),

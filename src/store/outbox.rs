@@ -31,6 +31,8 @@ pub enum Kind {
     Poll,
     /// See to our Subscription at a partner's server. Subject: the partner's id and the side, `id/target`.
     Subscribe,
+    /// Find out what a partner's server offers. Subject: the partner's id.
+    Discover,
 }
 
 impl Kind {
@@ -44,11 +46,21 @@ impl Kind {
             Kind::Notify => "notify",
             Kind::Poll => "poll",
             Kind::Subscribe => "subscribe",
+            Kind::Discover => "discover",
         }
     }
     fn parse(code: &str) -> Result<Kind, Error> {
-        [Kind::Fetch, Kind::Deliver, Kind::Collect, Kind::WriteBack, Kind::Notify, Kind::Poll, Kind::Subscribe]
-            .into_iter()
+        const ALL: [Kind; 8] = [
+            Kind::Fetch,
+            Kind::Deliver,
+            Kind::Collect,
+            Kind::WriteBack,
+            Kind::Notify,
+            Kind::Poll,
+            Kind::Subscribe,
+            Kind::Discover,
+        ];
+        ALL.into_iter()
             .find(|kind| kind.code() == code)
             .ok_or_else(|| Error::internal(format!("unknown delivery kind {code}")))
     }
@@ -312,6 +324,13 @@ impl Tx {
              (select due_at, leased_till from delivery where state = 'due' order by due_at limit 256) as first";
         let row = self.one(text, args![]).await?;
         row.map_or(Ok(None), |row| row.time_or_null(0))
+    }
+
+    /// When this is due, if it is owed.
+    pub async fn due_of(&mut self, kind: Kind, subject: &str) -> Result<Option<Timestamp>, Error> {
+        let text = "select due_at from delivery where kind = $1 and subject = $2 and state = 'due'";
+        let row = self.one(text, args![kind.code(), subject]).await?;
+        row.map_or(Ok(None), |row| row.time(0).map(Some))
     }
 
     /// How many deliveries stand in each state, by kind.

@@ -13,6 +13,8 @@ pub struct Following {
     pub heard_at: Option<Timestamp>,
     /// Rounds that failed since.
     pub failures: i64,
+    /// Why the last of them did; never health data.
+    pub failing: Option<String>,
 }
 
 impl Tx {
@@ -32,9 +34,15 @@ impl Tx {
 
     /// How far a partner has been followed.
     pub async fn following(&mut self, partner: &str) -> Result<Following, Error> {
-        let row = self.one("select cursor, heard_at, failures from partner where id = $1", args![partner]).await?;
+        let row =
+            self.one("select cursor, heard_at, failures, failing from partner where id = $1", args![partner]).await?;
         let row = row.ok_or_else(|| Error::internal(format!("partner {partner} is not in the database")))?;
-        Ok(Following { cursor: row.text_or_null(0)?, heard_at: row.time_or_null(1)?, failures: row.int(2)? })
+        Ok(Following {
+            cursor: row.text_or_null(0)?,
+            heard_at: row.time_or_null(1)?,
+            failures: row.int(2)?,
+            failing: row.text_or_null(3)?,
+        })
     }
 
     /// A round went well: everything up to the cursor was taken over in this transaction.

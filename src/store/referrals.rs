@@ -312,6 +312,15 @@ impl Tx {
         Ok(origins?.iter().filter_map(|origin| split_absolute(origin)).map(|(_, key)| key).collect())
     }
 
+    /// The ids at a target's server of the Tasks there that belong to open referrals.
+    pub async fn open_remotes(&mut self, partner: &str) -> Result<Vec<String>, Error> {
+        let text = "select t.remote from relay t join referral r on r.task = t.referral
+             where t.partner = $1 and t.remote is not null and r.closing is null order by t.remote limit 500";
+        let rows = self.all(text, args![partner]).await?;
+        let urls: Result<Vec<String>, Error> = rows.iter().map(|row| row.text(0)).collect();
+        Ok(urls?.iter().filter_map(|url| split_absolute(url)).map(|(_, key)| key.id).collect())
+    }
+
     /// The open referrals of a source that rest on this copy.
     pub async fn open_referrals_with(&mut self, source: &str, copy: &Key, gateway: &str) -> Result<Vec<String>, Error> {
         let text = "select distinct r.task from resource_grant g join referral r on r.task = g.task

@@ -64,6 +64,7 @@ struct Places {
     letters: Vec<Request>,
     pages: HashMap<String, (String, String)>,
     refusals: Vec<(String, VecDeque<u16>)>,
+    always: Vec<(String, u16)>,
 }
 
 impl World {
@@ -86,6 +87,10 @@ impl World {
     pub fn refuse(&self, base: &str, method: &str, kind: &str, statuses: &[u16]) {
         let start = format!("{method} {base}/{kind}");
         self.lock().refusals.push((start, statuses.iter().copied().collect()));
+    }
+    /// Every request that is exactly this, `METHOD url`, is answered so.
+    pub fn refuse_exactly(&self, request: &str, status: u16) {
+        self.lock().always.push((request.to_string(), status));
     }
     /// A document at this address, with its `Cache-Control`.
     pub fn page(&self, url: &str, cache_control: &str, body: &str) {
@@ -162,6 +167,9 @@ impl World {
         let refusal = places.refusals.iter_mut().find(|(start, left)| asked.starts_with(start) && !left.is_empty());
         if let Some(status) = refusal.and_then(|(_, left)| left.pop_front()) {
             return Ok(Response { status, headers: vec![], body: b"{}".to_vec() });
+        }
+        if let Some((_, status)) = places.always.iter().find(|(exactly, _)| *exactly == asked) {
+            return Ok(Response { status: *status, headers: vec![], body: b"{}".to_vec() });
         }
         if let Some((kept, body)) = places.pages.get(&request.url) {
             let headers = vec![("cache-control".to_string(), kept.clone())];

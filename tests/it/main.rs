@@ -23,6 +23,7 @@ mod notifications;
 mod operating;
 mod oracle;
 mod patch;
+mod peers;
 mod permissions;
 mod program;
 mod public_clients;

@@ -144,6 +144,26 @@ fn a_configuration_is_checked_as_a_whole() {
     assert_eq!(run(&["serve", "--config", "bad.toml"], folder.path()).status.code(), Some(1));
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_partners_server_is_checked_and_practised_with() {
+    let running = Running::prepared(None).await;
+    let (config, base) = (running.config(), running.pantry.base.clone());
+    let config = config.to_str().unwrap();
+    let output = run(&["partner", "check", "pantry", "--config", config, "--practice"], running.folder.path());
+    assert_eq!(output.status.code(), Some(0), "{:?}", lines(&output));
+    assert!(lines(&output).iter().any(|line| line.contains("completes it with Procedure/")), "{:?}", lines(&output));
+    assert_eq!(running.ehr.tasks().len(), 0, "nothing at the clinic");
+    let output = run(&["partner", "check", &base, "--config", config], running.folder.path());
+    assert_eq!(output.status.code(), Some(0), "{:?}", lines(&output));
+    // Without a configuration addresses must be public.
+    let output = run(&["partner", "check", &base], running.folder.path());
+    assert_eq!((output.status.code(), lines(&output).len()), (Some(1), 0));
+    running.pantry.act(|server| server.require_bearer("other"));
+    let output = run(&["partner", "check", "pantry", "--config", config], running.folder.path());
+    assert_eq!(output.status.code(), Some(1), "{:?}", lines(&output));
+    assert_eq!(run(&["partner", "check"], running.folder.path()).status.code(), Some(2));
+}
+
 #[tokio::test]
 async fn a_good_configuration_migrates() {
     let running = Running::prepared(None).await;
