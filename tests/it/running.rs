@@ -24,7 +24,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// A partner's server on a socket: it answers late, by as much as it is told.
 #[derive(Clone)]
 pub struct House {
-    base: String,
+    /// Its base.
+    pub base: String,
     server: Arc<Mutex<FhirServer>>,
     late: Arc<Mutex<Duration>>,
 }
