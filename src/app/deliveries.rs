@@ -68,7 +68,7 @@ impl App {
         let mut tx = self.store().begin().await?;
         if claimed.kind == Owed::Poll {
             let failures = tx.not_followed(&claimed.partner, why).await?;
-            let most = self.poll_every(&claimed.partner);
+            let most = self.pause(&mut tx, &claimed.partner).await?;
             let index = usize::try_from(failures - 1).unwrap_or(usize::MAX).min(pauses.len().saturating_sub(1));
             let pause = pauses.get(index).copied().unwrap_or(most);
             // A poll is never asked for sooner than it would be anyway.

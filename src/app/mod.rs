@@ -15,6 +15,7 @@ mod intake;
 mod key_sets;
 mod loop_status;
 mod notifications;
+mod pace;
 mod patching;
 pub mod peers;
 mod polls;

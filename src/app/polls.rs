@@ -75,7 +75,6 @@ impl App {
         found: Vec<Copy>,
         server_time: Option<Timestamp>,
     ) -> Result<(), Error> {
-        let next = self.now().plus(self.poll_every(&claimed.partner));
         let mut tx = self.store().begin().await?;
         if !tx.holds(claimed).await? {
             return Ok(());
@@ -104,6 +103,7 @@ impl App {
         let cursor = server_time.map(|time| time.minus(OVERLAP).to_string());
         tx.followed(&claimed.partner, cursor.as_deref()).await?;
         tx.try_again(&claimed.partner, self.now()).await?;
+        let next = self.now().plus(self.pause(&mut tx, &claimed.partner).await?);
         tx.finish(claimed, &Outcome::Again(next)).await?;
         self.commit(tx).await
     }
@@ -118,11 +118,6 @@ impl App {
         let system = format!("{}/Task", self.own());
         let marked = identifiers(&copy.resource).any(|(its, _)| its == system);
         partner.roles.contains(&Role::Source) && asks_us || partner.roles.contains(&Role::Target) && marked
-    }
-
-    pub(super) fn poll_every(&self, partner: &str) -> Duration {
-        let fhir = self.partner(partner).and_then(|partner| partner.fhir.as_ref());
-        fhir.map_or(Duration::from_secs(3_600), |fhir| fhir.poll_every)
     }
 
     /// Owes a poll of this partner now: an operator, a test, a coordinator who can't wait.

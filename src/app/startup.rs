@@ -65,7 +65,8 @@ impl App {
         for partner in self.partners().iter().filter(|partner| partner.fhir.is_some()) {
             // A gateway that starts again and again asks nobody more often for it (design D15b).
             let heard = tx.following(&partner.id).await?.heard_at;
-            let next = heard.map(|heard| heard.plus(self.poll_every(&partner.id)));
+            let pause = self.pause(&mut tx, &partner.id).await?;
+            let next = heard.map(|heard| heard.plus(pause));
             let poll = Delivery {
                 kind: Kind::Poll,
                 subject: partner.id.clone(),

@@ -110,6 +110,7 @@ impl App {
                 self.save(&mut tx, &stored, task, self.gateway()).await?;
             }
             self.note(&mut tx, &referral, &key, &partner, "delivered", "delivered", stored.version).await?;
+            self.owe_round(&mut tx, &partner).await?;
         }
         if relay.withdrawn {
             // Called off while it was on its way: the row stays due.

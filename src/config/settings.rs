@@ -60,7 +60,7 @@ pub const SETTINGS: &[Setting] = &[
     row("partner.scopes", "none", "narrows the scopes its roles grant"),
     row("partner.fhir.base", "required", "base address of its FHIR server"),
     row("partner.fhir.follow", "\"auto\"", "or \"subscribe\", \"poll\""),
-    row("partner.fhir.poll_every", "\"1h\"", "pause between polls, at least 15m"),
+    row("partner.fhir.poll_every", "\"1h\"", "pause between polls while something is open, at least 15m; 5m while it is urgent"),
     row("partner.fhir.auth.kind", "\"none\"", "or \"bearer\" (token), \"backend-services\" (client_id, token_url, key)"),
     row("partner.fhir.auth.token", "none", "our bearer token there"),
     row("partner.fhir.auth.client_id", "none", "our client id there"),

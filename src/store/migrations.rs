@@ -16,6 +16,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("../../migrations/0008_lanes.sql"),
     include_str!("../../migrations/0009_type_history.sql"),
     include_str!("../../migrations/0010_peer.sql"),
+    include_str!("../../migrations/0011_open.sql"),
 ];
 
 /// Runs what has not been run. A second gateway waits for the first.

@@ -312,6 +312,19 @@ impl Tx {
         Ok(origins?.iter().filter_map(|origin| split_absolute(origin)).map(|(_, key)| key).collect())
     }
 
+    /// How many open referrals a partner's server has a part in, as source or as target, and how many of them are urgent.
+    pub async fn open_at(&mut self, partner: &str) -> Result<(i64, i64), Error> {
+        let text = "select count(*), coalesce(sum(urgent), 0) from (
+             select case when exists (select 1 from search_index s where s.type = 'ServiceRequest' and s.id = o.request
+                 and s.parameter = 'priority' and s.value in ('urgent', 'asap', 'stat')) then 1 else 0 end as urgent from (
+             select request from referral where source = $1 and closing is null
+             union all
+             select t.request from relay t join referral r on r.task = t.referral
+                 where t.partner = $1 and t.channel = 'fhir' and r.closing is null) as o limit 1000) as one";
+        let row = self.one(text, args![partner]).await?;
+        row.map_or(Ok((0, 0)), |row| Ok((row.int(0)?, row.int(1)?)))
+    }
+
     /// The ids at a target's server of the Tasks there that belong to open referrals.
     pub async fn open_remotes(&mut self, partner: &str) -> Result<Vec<String>, Error> {
         let text = "select t.remote from relay t join referral r on r.task = t.referral

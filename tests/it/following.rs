@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use crate::databases::Place;
 use crate::gateway::{BASE, EHR, Fault, PANTRY, TestGateway, county as partners};
+use crate::on_both;
 
 const HOUR: Duration = Duration::from_secs(3_600);
 
@@ -91,6 +92,51 @@ async fn nobody_is_asked_faster_than_configured() {
     county.later(secs(2)).await;
     assert_eq!(asked(&county, PANTRY, before).len(), 1);
 }
+
+/// How often the pantry is asked in so many minutes, a minute at a time.
+async fn rounds(county: &TestGateway, minutes: u64) -> usize {
+    let before = count(county);
+    for _ in 0..minutes {
+        county.later(secs(60)).await;
+    }
+    asked(county, PANTRY, before).iter().filter(|one| one.starts_with("GET /Task?requester")).count()
+}
+
+// G-134, G-135: urgent referrals are watched closely, and only those; where nothing is open it is asked hourly.
+on_both!(what_is_open_says_how_often, async |place: Place| {
+    let settings = partners().replace(
+        &format!("base = \"{PANTRY}\", follow = \"poll\", poll_every = \"1h\""),
+        &format!("base = \"{PANTRY}\", follow = \"poll\", poll_every = \"15m\""),
+    );
+    let county = TestGateway::with(place, &settings).await.settled().await;
+    assert_eq!(rounds(&county, 120).await, 2, "nothing is open");
+    let list = referred(&county, 1).await;
+    rounds(&county, 15).await;
+    assert_eq!(rounds(&county, 60).await, 4, "something is open");
+    let body = county.referral("hot", "food-insecurity", Some("Organization/hub"));
+    county.world.at(EHR, |ehr| ehr.update("ServiceRequest", "hot", |one| one["priority"] = json!("urgent")));
+    let hot = county.post("clinic", "Task", &body).await.id();
+    county.deliver_due().await;
+    assert!(rounds(&county, 5).await >= 1, "at once it is watched closely");
+    assert_eq!(rounds(&county, 60).await, 12);
+    let theirs =
+        county.world.at(PANTRY, |pantry| pantry.all("Task").last().unwrap()["id"].as_str().unwrap().to_string());
+    for id in [&theirs, &list[0].0] {
+        county.world.at(PANTRY, |pantry| {
+            pantry.update("Task", id, |task| {
+                task["status"] = json!("rejected");
+                task["statusReason"] = json!({"text": "not here"});
+            });
+        });
+        county.later(secs(900)).await;
+        let per_hour = if *id == theirs { 4 } else { 1 };
+        rounds(&county, 60).await;
+        assert_eq!(rounds(&county, 60).await, per_hour);
+    }
+    for task in [&hot, &list[0].1] {
+        assert_eq!(county.status(task).await, "failed");
+    }
+});
 
 #[tokio::test]
 async fn changes_with_one_timestamp_are_all_seen_also_a_page_at_a_time() {
