@@ -208,8 +208,9 @@ async fn burst(mut running: Vec<Running>, kills: u64) {
         let at = format!("/fhir/Subscription/{}/$deliveries", subscriptions[path]);
         let told = one.get("clinic", &at).await.unwrap_or_default();
         let parts = told["parameter"][0]["part"].as_array().cloned().unwrap_or_default();
-        let waiting = parts.iter().find(|part| part["name"] == "waiting").cloned().unwrap_or_default();
-        waiting["valueString"].as_str().map(str::to_string)
+        let part = |name: &str| parts.iter().find(|part| part["name"] == name).cloned().unwrap_or_default();
+        assert_ne!(part("status")["valueCode"], "error", "{path} was given up: {told}");
+        part("waiting")["valueString"].as_str().map(str::to_string)
     };
     for path in subscriptions.keys().filter(|path| **path != "/gone") {
         one.until(&format!("{path} knows all"), async || waiting(path).await.as_deref() == Some("0")).await;

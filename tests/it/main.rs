@@ -17,6 +17,7 @@ mod following;
 mod gateway;
 mod history;
 mod intake;
+mod kit;
 mod mailing;
 mod network;
 mod notifications;
