@@ -6,6 +6,9 @@
 //! ([`super::licensed`]). Leaves out filters over hierarchies and post-coordination.
 //! <https://hl7.org/fhir/R4/terminology-module.html>
 
+mod value_set;
+
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::sync::OnceLock;
 
@@ -15,6 +18,7 @@ use super::definitions;
 use super::licensed::{self, Form};
 use super::published;
 use super::resource::Resource;
+use value_set::{Part, Set};
 
 /// How deep value sets may name value sets, and codes hold codes.
 const DEEPEST: usize = 12;
@@ -42,7 +46,8 @@ impl Membership {
             Membership::Unknown => Membership::Unknown,
         }
     }
-    fn or(self, other: Membership) -> Membership {
+    /// One of the two is enough.
+    pub(in crate::fhir) fn or(self, other: Membership) -> Membership {
         self.not().and(other.not()).not()
     }
 }
@@ -120,67 +125,6 @@ impl System {
     }
 }
 
-/// One `include` or `exclude`: everything in it must hold.
-#[derive(Debug, Clone)]
-struct Part {
-    system: Option<String>,
-    concepts: Option<Vec<Concept>>,
-    filtered: bool,
-    sets: Vec<String>,
-}
-
-#[derive(Debug, Clone)]
-struct Set {
-    include: Vec<Part>,
-    exclude: Vec<Part>,
-    /// What its publisher has expanded, whole.
-    expansion: Option<Vec<Concept>>,
-}
-
-impl Set {
-    fn read(resource: &Resource) -> Option<(String, Set)> {
-        let parts = |name: &str| {
-            let list = resource.at("compose").and_then(|compose| compose.get(name)).and_then(Value::as_array);
-            list.into_iter().flatten().map(Part::read).collect()
-        };
-        let expansion = resource.at("expansion").and_then(|expansion| {
-            let list = expansion.get("contains")?.as_array()?;
-            let total = expansion.get("total").and_then(Value::as_u64);
-            total.is_none_or(|total| total == list.len() as u64).then(|| list.iter().filter_map(coding).collect())
-        });
-        Some((
-            resource.text_at("url")?.to_string(),
-            Set { include: parts("include"), exclude: parts("exclude"), expansion },
-        ))
-    }
-}
-
-impl Part {
-    fn read(value: &Value) -> Part {
-        let system = value.get("system").and_then(Value::as_str).map(str::to_string);
-        let list = |name: &str| value.get(name).and_then(Value::as_array).filter(|list| !list.is_empty());
-        let concepts = list("concept").map(|list| {
-            let with_system = list.iter().filter_map(|item| {
-                let found = coding(item)?;
-                Some(Concept { system: system.clone().unwrap_or_default(), ..found })
-            });
-            with_system.collect()
-        });
-        let sets = list("valueSet").into_iter().flatten().filter_map(Value::as_str).map(str::to_string).collect();
-        Part { concepts, filtered: list("filter").is_some(), sets, system }
-    }
-}
-
-fn coding(item: &Value) -> Option<Concept> {
-    let text = |name: &str| item.get(name).and_then(Value::as_str).map(str::to_string);
-    Some(Concept {
-        system: text("system").unwrap_or_default(),
-        code: text("code")?,
-        display: text("display"),
-        definition: None,
-    })
-}
-
 /// A canonical URL without its version.
 pub fn bare(canonical: &str) -> &str {
     canonical.split('|').next().unwrap_or(canonical)
@@ -200,7 +144,8 @@ impl Terminology {
         HELD.get_or_init(|| Terminology::default().with(published::all()))
     }
 
-    /// These as well, from a guide's package; where a URL is held already, what is held stays.
+    /// These as well, from a guide's package; where a URL is held already, what is held stays, and an expansion that
+    /// tells more joins it.
     #[must_use]
     pub fn with(mut self, resources: &[Resource]) -> Terminology {
         for resource in resources {
@@ -211,8 +156,13 @@ impl Terminology {
                     }
                 }
                 "ValueSet" => {
-                    if let Some((url, set)) = Set::read(resource) {
-                        self.sets.entry(url).or_insert(set);
+                    let Some((url, set)) = Set::read(resource) else { continue };
+                    // An expansion tells of licensed codes what their composition alone can't.
+                    let tells_more = set.expansion.is_some() && self.expand(&url).is_err();
+                    match self.sets.entry(url) {
+                        Entry::Occupied(mut held) if tells_more => held.get_mut().expansion = set.expansion,
+                        Entry::Occupied(_) => {}
+                        Entry::Vacant(free) => drop(free.insert(set)),
                     }
                 }
                 _ => {}
@@ -234,7 +184,7 @@ impl Terminology {
             });
         };
         if let Some(expansion) = &set.expansion {
-            return Membership::Known(has(expansion, system, code));
+            return Membership::Known(expansion.has(system, code));
         }
         let any = |parts: &[Part]| {
             let each = parts.iter().map(|part| self.in_part(part, system, code, depth));
@@ -298,7 +248,7 @@ impl Terminology {
             return Ok(all.collect());
         };
         if let Some(expansion) = &set.expansion {
-            return Ok(expansion.clone());
+            return Ok(expansion.concepts.clone());
         }
         let mut found: Vec<Concept> = Vec::new();
         let mut seen: HashSet<(String, String)> = HashSet::new();

@@ -10,6 +10,7 @@ mod closing;
 mod conditional;
 mod consent;
 mod databases;
+mod domains;
 mod door;
 mod faults;
 mod flows;

@@ -25,7 +25,7 @@ const GUIDE: &str = "http://hl7.org/fhir/us/sdoh-clinicalcare/StructureDefinitio
 /// The guide's compiled examples, where they lie beside the project.
 const SHARED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../shared/data/gravity-ig");
 
-fn fixtures() -> Map<String, Value> {
+pub fn fixtures() -> Map<String, Value> {
     serde_json::from_str(FIXTURES).unwrap()
 }
 
@@ -457,7 +457,7 @@ fn the_guides_own_profiles_take_its_examples() {
 // ------------------------------------------------------------------------------------------- a guide's package
 
 /// A `.tgz` of these files.
-fn packed(files: &[Value]) -> Vec<u8> {
+pub fn packed(files: &[Value]) -> Vec<u8> {
     let mut out = GzEncoder::new(Vec::new(), Compression::fast());
     let mut put = |bytes: &[u8]| std::io::Write::write_all(&mut out, bytes).unwrap();
     for file in files {

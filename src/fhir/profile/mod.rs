@@ -4,6 +4,7 @@
 //! for ([`Profiles::of`]). Our own stand for the guide's of the same purpose: a claim of the guide's canonical means ours,
 //! and the guide's as well where its package is loaded. <https://hl7.org/fhir/R4/profiling.html>
 
+mod additional;
 mod choice;
 pub mod package;
 mod structure;
@@ -13,6 +14,7 @@ use std::sync::{Arc, OnceLock};
 
 use serde_json::{Map, Value};
 
+pub(in crate::fhir) use additional::Additional;
 pub use structure::Profile;
 pub(in crate::fhir) use structure::{Child, Discriminator, Node, Rule, Slicing, bare};
 

@@ -56,8 +56,8 @@ impl Package {
     }
 
     fn complete(self) -> Result<Package, Error> {
-        if self.name.is_empty() || self.structures.is_empty() {
-            return Err(fault("it has no package.json, or no StructureDefinition"));
+        if self.name.is_empty() || (self.structures.is_empty() && self.terminology.is_empty()) {
+            return Err(fault("it has no package.json, or neither profiles nor terminology"));
         }
         Ok(self)
     }

@@ -9,6 +9,7 @@ use std::sync::OnceLock;
 
 use serde_json::{Map, Value};
 
+use super::Additional;
 use crate::fhir::definitions::{self, Element, Strength, TypeDef};
 use crate::fhir::path::{Expression, Fault};
 
@@ -43,6 +44,7 @@ pub(in crate::fhir) struct Node {
     pub fixed: Option<Value>,
     pub pattern: Option<Value>,
     pub binding: Option<(Strength, String)>,
+    pub additional: Vec<Additional>,
     pub types: Vec<Type>,
     pub rules: Vec<Rule>,
     pub children: Vec<Child>,
@@ -231,6 +233,7 @@ impl Node {
         self.binding = binding(&told["binding"]).filter(|(_, url)| {
             element.and_then(|element| element.binding.as_ref()).is_none_or(|base| base.value_set != bare(url))
         });
+        self.additional = Additional::all(&told["binding"]);
         self.types = types(&told["type"], element);
         self.rules = told["constraint"].as_array().into_iter().flatten().filter_map(rule).collect();
         if told["slicing"].is_object() {
@@ -268,6 +271,7 @@ impl Node {
             && self.fixed.is_none()
             && self.pattern.is_none()
             && self.binding.is_none()
+            && self.additional.is_empty()
             && self.types.is_empty()
             && self.rules.is_empty()
             && self.children.is_empty()

@@ -8,13 +8,13 @@ use std::rc::Rc;
 
 use serde_json::{Map, Value};
 
+use super::binding::is_member;
 use super::place::Place;
-use super::reading::{items, text};
+use super::reading::text;
 use super::{Finding, Severity, Source, target_type};
-use crate::fhir::definitions::{self, Form, Strength, TypeDef};
+use crate::fhir::definitions::{self, Form, TypeDef};
 use crate::fhir::path::{Context, Item, Truth};
 use crate::fhir::profile::{Child, Node, Profile, Profiles, Rule};
-use crate::fhir::terminology::Membership;
 
 /// How deep profiles of types may lead into one another.
 const DEEPEST: usize = 40;
@@ -81,6 +81,9 @@ impl<'a> Conform<'a> {
         }
         if let Some((strength, value_set)) = &node.binding {
             self.binding(*strength, value_set, occurrence, place);
+        }
+        if !node.additional.is_empty() {
+            self.additional(&node.additional, occurrence, place);
         }
         if !node.types.is_empty() {
             self.types(node, occurrence, place);
@@ -160,54 +163,6 @@ impl<'a> Conform<'a> {
         if definitions::resource(told).is_some() && !names.contains(&told) && !names.contains(&"Resource") {
             self.fault("value", place, &format!("this points at: {}", names.join(", ")));
         }
-    }
-
-    fn binding(&mut self, strength: Strength, value_set: &str, occurrence: Occurrence<'_>, place: &Place<'_>) {
-        let Some(value) = occurrence.value else { return };
-        let membership = self.membership(value_set, occurrence.def.name, value);
-        match (strength, membership) {
-            (_, Membership::Known(true)) => {}
-            (Strength::Required, Membership::Known(false)) => {
-                self.fault("code-invalid", place, &format!("this is a code of the value set {value_set}"));
-            }
-            (Strength::Extensible, Membership::Known(false)) => {
-                let coded = value.get("coding").is_some() || value.get("code").is_some();
-                if coded {
-                    let text = format!("this is a code of the value set {value_set} where it has one that fits");
-                    self.finding(Severity::Warning, "code-invalid", place, &text);
-                }
-            }
-            (Strength::Required | Strength::Extensible, Membership::Unknown) => {
-                let text = format!("not checked: the codes of {value_set} are not held here");
-                self.finding(Severity::Information, "informational", place, &text);
-            }
-            (Strength::Preferred | Strength::Example, _) => {}
-        }
-    }
-
-    /// Whether a code, Coding, CodeableConcept or Quantity is in a value set; a concept is if one of its codings is.
-    pub(super) fn membership(&self, value_set: &str, type_name: &str, value: &Value) -> Membership {
-        let terminology = self.profiles.terminology();
-        let coding = |map: &Map<String, Value>| match text(map, "code") {
-            Some(code) => terminology.contains(value_set, text(map, "system").unwrap_or_default(), code),
-            // A Quantity without a coded unit is bound to nothing.
-            None => Membership::Known(type_name != "Coding" && type_name != "CodeableConcept"),
-        };
-        let Value::Object(map) = value else {
-            return value.as_str().map_or(Membership::Known(true), |code| terminology.contains(value_set, "", code));
-        };
-        if type_name != "CodeableConcept" {
-            return coding(map);
-        }
-        let mut any = Membership::Known(false);
-        for one in items(map, "coding").map(coding) {
-            match one {
-                Membership::Known(true) => return one,
-                Membership::Unknown => any = one,
-                Membership::Known(false) => {}
-            }
-        }
-        any
     }
 
     fn rules(&mut self, rules: &[Rule], focus: Item<'_>, place: &Place<'_>) {
@@ -325,34 +280,4 @@ fn told(value: Option<&Value>) -> String {
         _ => coding.to_string(),
     });
     shown.collect::<Vec<_>>().join(", ")
-}
-
-/// `memberOf()` for expressions.
-fn is_member(profiles: &Profiles, item: &Item<'_>, value_set: &str) -> Option<bool> {
-    let terminology = profiles.terminology();
-    let known = |system: &str, code: &str| match terminology.contains(value_set, system, code) {
-        Membership::Known(yes) => Some(yes),
-        Membership::Unknown => None,
-    };
-    let Item::Node(node) = item else {
-        return if let Item::Text(code) = item { known("", code) } else { None };
-    };
-    let coding = |map: &Map<String, Value>| {
-        text(map, "code").map_or(Some(false), |code| known(text(map, "system").unwrap_or_default(), code))
-    };
-    match node.value? {
-        Value::String(code) => known("", code),
-        Value::Object(map) if map.contains_key("coding") => {
-            let each: Vec<Option<bool>> = items(map, "coding").map(coding).collect();
-            if each.contains(&Some(true)) {
-                Some(true)
-            } else if each.contains(&None) {
-                None
-            } else {
-                Some(false)
-            }
-        }
-        Value::Object(map) => coding(map),
-        _ => None,
-    }
 }

@@ -5,6 +5,7 @@
 //! [`Kind::Invalid`]; faults against other profiles are stored and told as warnings. Terminologies that are not here
 //! are left open. <https://hl7.org/fhir/R4/validation.html>
 
+mod binding;
 mod conform;
 mod invariant;
 pub(in crate::fhir) mod narrative;
