@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto::Builder;
+use hyper::server::conn::http1::Builder;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
@@ -23,6 +23,8 @@ use crate::time::Clock;
 
 /// How long requests under way may take at the end.
 const DRAIN: Duration = Duration::from_secs(8);
+/// How long saying goodbye to open sockets may take after that.
+const GOODBYE: Duration = Duration::from_secs(1);
 /// How long a client may take for its TLS handshake.
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// How long it may take for the head of a request, and be silent between two.
@@ -74,6 +76,11 @@ impl Gateway {
         }
         let worker = tokio::spawn(self.worker.clone().run(stop.clone()));
         tracing::info!(address = %address_of(&listener), base = self.app.own(), tls = tls.is_some(), "serving");
+        let (app, stopping) = (self.app.clone(), stop.clone());
+        let sockets = tokio::spawn(async move {
+            told(stopping).await;
+            app.close_sockets().await;
+        });
         let mut late = stop.clone();
         let serving = serve(listener, tls, router, stop.clone(), PATIENCE);
         tokio::select! {
@@ -82,6 +89,9 @@ impl Gateway {
                 let _ = late.wait_for(|stop| *stop).await;
                 tokio::time::sleep(DRAIN).await;
             } => tracing::warn!("some requests were still being answered"),
+        }
+        if tokio::time::timeout(GOODBYE, sockets).await.is_err() {
+            tracing::warn!("some sockets were still open");
         }
         if worker.await.is_err() {
             tracing::error!("the worker ended in a panic");
@@ -137,8 +147,8 @@ async fn serve(
     stop: watch::Receiver<bool>,
     patience: Duration,
 ) {
-    let mut builder = Builder::new(TokioExecutor::new()).http1_only();
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(patience);
+    let mut builder = Builder::new();
+    builder.timer(TokioTimer::new()).header_read_timeout(patience);
     let room = Arc::new(Semaphore::new(MOST_CONNECTIONS));
     let (open, mut all_closed) = mpsc::channel::<()>(1);
     loop {
@@ -175,11 +185,13 @@ async fn serve(
 }
 
 /// The requests of one connection, one after the other.
-async fn answer<S>(builder: Builder<TokioExecutor>, stream: S, router: Router, stop: watch::Receiver<bool>)
+async fn answer<S>(builder: Builder, stream: S, router: Router, stop: watch::Receiver<bool>)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router)));
+    // A connection that becomes a websocket ends here, and goes on with its keeper (`http::sockets`).
+    let mut connection =
+        pin!(builder.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router)).with_upgrades());
     tokio::select! {
         _ = connection.as_mut() => return,
         () = told(stop) => connection.as_mut().graceful_shutdown(),

@@ -35,6 +35,7 @@ const ALLOWED: &[(&str, &str)] = &[("config", "jwt")];
 /// An outside crate and the modules it belongs to. The reason stands in `Cargo.toml`.
 const FENCES: &[(&str, &[&str])] = &[
     ("axum", &["http", "console", "gateway", "demo"]),
+    ("hyper", &["gateway"]),
     ("hyper_util", &["gateway"]),
     ("reqwest", &["delivery", "demo"]),
     ("lettre", &["delivery"]),

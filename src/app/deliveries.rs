@@ -21,14 +21,14 @@ impl App {
     pub async fn claim(&self, most: usize, busy: &[String]) -> Result<Vec<Claimed>, Error> {
         let mut tx = self.store().begin().await?;
         let lease = self.config().delivery.timeout * 2;
-        let claimed = tx.claim(self.now(), lease, most, busy).await?;
+        let claimed = tx.claim(self.0.sockets.gateway(), self.now(), lease, most, busy).await?;
         tx.commit().await?;
         Ok(claimed)
     }
 
     /// When the next delivery is due, if any is owed.
     pub async fn next_due(&self) -> Result<Option<Timestamp>, Error> {
-        self.store().read().await?.next_due().await
+        self.store().read().await?.next_due(self.0.sockets.gateway()).await
     }
 
     /// The lease of a delivery that takes long, made anew. False when somebody else has it.

@@ -27,6 +27,7 @@ mod resources;
 mod rights;
 mod routing;
 mod sealing;
+mod sockets;
 mod sources;
 mod startup;
 mod subscription_operations;
@@ -58,6 +59,7 @@ pub use polls::PollPlan;
 pub use reading::{Found, Versions, Whose};
 pub use relaying::Reach;
 pub use resources::Answer;
+pub use sockets::{Letter, Line, Socket};
 pub use sources::{FetchPlan, WriteBackPlan};
 pub use subscription_operations::Range;
 pub use targets::{CollectPlan, DeliverPlan, Reported};
@@ -98,6 +100,7 @@ struct Inner {
     recorder: Recorder,
     seal: sealing::Seal,
     counts: notifications::Counts,
+    sockets: sockets::Sockets,
     tokens: Tokens,
     wake: Notify,
 }
@@ -114,6 +117,7 @@ impl App {
         let inner = Inner {
             seal,
             counts: Default::default(),
+            sockets: sockets::Sockets::new(),
             config,
             profiles,
             own,

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::{App, Claimed};
+use super::{App, Claimed, Line};
 use crate::error::Error;
 use crate::fhir::subscription::{
     self, Asked, Channel, Content, Event, Format, Notice, SHORTEST_HEARTBEAT, Shown, Standing, notification,
@@ -33,6 +33,8 @@ pub struct NotifyPlan {
     pub body: Option<String>,
     /// The server it goes to.
     lane: String,
+    /// The socket it goes over.
+    pub line: Option<Line>,
     /// How long it may take.
     pub timeout: Duration,
     /// Its server has just failed several times: it is left in peace.
@@ -85,6 +87,16 @@ impl App {
         // Nobody is given up without having been asked.
         let tries = i64::try_from(self.config().delivery.backoff.len()).unwrap_or(i64::MAX);
         let rests = claimed.attempts <= tries && tx.lane_rests(&one.lane, now).await?;
+        let line = match asked.channel {
+            Channel::Websocket => {
+                drop(tx);
+                // Bound to nothing: nothing is tried.
+                let Some(line) = self.line_of(&one).await? else { return Ok(None) };
+                tx = self.store().read().await?;
+                Some(line)
+            }
+            Channel::RestHook | Channel::Email => None,
+        };
         let plan = match one.status.as_str() {
             "requested" => {
                 let standing = Standing { count: one.events, ..standing(&one, &asked) };
@@ -96,7 +108,7 @@ impl App {
             "error" if asked.subject.is_classic() => self.events_plan(tx, &one, asked).await?,
             _ => None,
         };
-        Ok(plan.map(|plan| NotifyPlan { rests, ..plan }))
+        Ok(plan.map(|plan| NotifyPlan { rests, line, ..plan }))
     }
 
     async fn events_plan(&self, mut tx: Tx, one: &Subscription, asked: Asked) -> Result<Option<NotifyPlan>, Error> {
@@ -136,11 +148,11 @@ impl App {
                 let named = shown.iter().filter(|shown| shown.named && shown.event.focus.kind == ResourceType::TASK);
                 named.map(|shown| (shown.event.focus.id.clone(), shown.event.version)).collect()
             }
-            // That a mail server took a mail is no evidence that anybody knows.
-            Channel::Email => Vec::new(),
+            // That a mail server took a mail, or a socket a frame, is no evidence that anybody knows.
+            Channel::Email | Channel::Websocket => Vec::new(),
         };
         if asked.subject.is_classic() {
-            return Ok(self.classic_plan(&asked, shown.pop(), said, tasks));
+            return Ok(self.classic_plan(one, &asked, shown.pop(), said, tasks));
         }
         let count = if one.again.is_some() { one.events } else { last };
         let standing = Standing { count, status: "active", ..standing(one, &asked) };
@@ -149,9 +161,12 @@ impl App {
     }
 
     /// A notification as its channel carries it.
-    fn said_to(&self, asked: &Asked, standing: Standing<'_>, notice: Notice, shown: &[Shown]) -> String {
+    pub(super) fn said_to(&self, asked: &Asked, standing: Standing<'_>, notice: Notice, shown: &[Shown]) -> String {
         match asked.channel {
-            Channel::RestHook => written(asked, &notification(self.own(), standing, notice, shown, self.now())),
+            Channel::Websocket if asked.subject.is_classic() => format!("bound {}", standing.id),
+            Channel::RestHook | Channel::Websocket => {
+                written(asked, &notification(self.own(), standing, notice, shown, self.now()))
+            }
             Channel::Email => {
                 let house = &self.config().gateway.name;
                 subscription::mail(house, self.own(), standing.id, asked.content, shown)
@@ -170,16 +185,18 @@ impl App {
             body: Some(body),
             lane: asked.server(),
             rests: false,
+            line: None,
             timeout: asked.timeout.map_or(limit, |seconds| Duration::from_secs(seconds.into())),
             said,
             tasks,
         }
     }
 
-    /// S-203, S-204: the changed resource put below the endpoint, or an empty request to it. What may not be seen, or is
+    /// S-203, S-204, S-208: a ping; the changed resource put below the endpoint, or an empty request to it. What may not be seen, or is
     /// gone, is not told at all.
     fn classic_plan(
         &self,
+        one: &Subscription,
         asked: &Asked,
         shown: Option<Shown>,
         said: Said,
@@ -187,6 +204,9 @@ impl App {
     ) -> Option<NotifyPlan> {
         let shown = shown?;
         let plan = self.plan(asked, String::new(), said, tasks);
+        if asked.channel == Channel::Websocket {
+            return Some(NotifyPlan { body: Some(format!("ping {}", one.id)), ..plan });
+        }
         if asked.payload.is_none() {
             return Some(NotifyPlan { body: None, tasks: Vec::new(), ..plan });
         }
@@ -273,7 +293,7 @@ impl App {
         if !tx.finish(claimed, &Outcome::Done).await? {
             return Ok(());
         }
-        let sends = one.status == "active" && !one.held;
+        let sends = one.status == "active" && !one.held && one.is_reachable();
         let next = if sends && (one.again.is_some() || one.sent < one.events) {
             Some(self.now())
         } else {
@@ -311,6 +331,8 @@ impl App {
             out.push_str(&format!("loopgate_events_waiting{{status=\"{status}\"}} {waiting}\n"));
             out.push_str(&format!("loopgate_events_waiting_seconds{{status=\"{status}\"}} {seconds}\n"));
         }
+        out.push_str("# TYPE loopgate_sockets gauge\n");
+        out.push_str(&format!("loopgate_sockets {}\n", self.0.sockets.open()));
         out.push_str("# TYPE loopgate_notification_attempts_total counter\n");
         let Counts { taken, failed, given_up } = &self.0.counts;
         for (outcome, count) in [("taken", taken), ("failed", failed), ("given_up", given_up)] {
@@ -323,7 +345,8 @@ impl App {
     /// A classic subscription shows that a try failed, and is tried on (S-206).
     pub(super) async fn stumbled(&self, tx: &mut Tx, id: &str, why: &str) -> Result<(), Error> {
         let Some(mut one) = tx.subscription(id).await?.filter(|one| one.status == "active") else { return Ok(()) };
-        if self.asked_of(&one)?.subject.is_classic() {
+        let asked = self.asked_of(&one)?;
+        if asked.subject.is_classic() && asked.channel == Channel::RestHook {
             self.subscription_becomes(tx, &mut one, "error", Some(why)).await?;
         }
         Ok(())

@@ -160,6 +160,7 @@ impl App {
                 json!({"name": "waiting", "valueString": (one.events - one.sent).to_string()}),
                 json!({"name": "tries", "valueInteger": one.attempts}),
             ];
+            parts.extend(one.bound.map(|bound| json!({"name": "bound", "valueBoolean": bound})));
             let times = [("waiting-since", one.waiting_since), ("last-taken", one.said)];
             let next = ("next", one.due_at.filter(|_| one.delivery.as_deref() == Some("due")));
             for (name, time) in times.into_iter().chain([next]) {

@@ -6,6 +6,7 @@
 use serde_json::{Value, json};
 
 use super::sealing::Seal;
+use super::sockets::unbound;
 use super::{Answer, App, Context, Stored};
 use crate::config::{Config, PartnerAddresses, Role};
 use crate::error::Error;
@@ -69,8 +70,8 @@ impl App {
             let kept = self.with_headers(before)?;
             let kept = kept.at("channel").and_then(|channel| channel.get("header")).cloned();
             if let (Some(header), Some(Value::Object(channel))) = (kept, resource.elements_mut().get_mut("channel")) {
-                // A mail has none.
-                if channel.get("type").is_some_and(|kind| kind != "email") {
+                // The other channels have none.
+                if channel.get("type").is_some_and(|kind| kind == "rest-hook") {
                     channel.entry("header").or_insert(header);
                 }
             }
@@ -85,6 +86,9 @@ impl App {
         resource.set("error", Value::Null);
         let written = self.save(tx, stored, without_headers(&resource), &context.partner.id).await?;
         self.stand(tx, context, &id, &resource, &asked, status).await?;
+        if before.is_some_and(|before| before.socket.is_some()) && asked.channel != Channel::Websocket {
+            tx.keep_for_nobody(&id).await?;
+        }
         if !asked.off {
             self.owe_afresh(tx, Owed::Notify, &id, &context.partner.id).await?;
         }
@@ -142,6 +146,7 @@ impl App {
             resource: without_headers(resource).to_text(),
             headers: self.sealed_headers(id, resource)?,
             ends: asked.end,
+            socket: unbound(asked.channel),
             begun: status == "active",
             ..Subscription::default()
         };
@@ -247,10 +252,12 @@ impl App {
     }
 }
 
-/// A topic's Subscription shakes hands first, by mail too (S-051, S-151, S-205).
+/// A topic's Subscription shakes hands first, by mail too (S-051, S-151, S-205). One by websocket counts from now on, so
+/// that nothing is missed until a socket is bound, and each binding has its handshake (S-057).
 fn first_status(asked: &Asked) -> &'static str {
     match asked.channel {
         Channel::RestHook if asked.subject.is_classic() => "active",
+        Channel::Websocket => "active",
         Channel::RestHook | Channel::Email => "requested",
     }
 }

@@ -1,4 +1,4 @@
-//! A notification to a subscriber: a request to its rest-hook, or a mail.
+//! A notification to a subscriber: a request to its rest-hook, a frame on its socket, or a mail.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use crate::error::Error;
 use crate::fhir::subscription::Channel;
 
 use super::client::{Failure, Request, SendError, Transport};
-use super::mail;
+use super::{mail, socket};
 
 pub(super) async fn run(
     app: &App,
@@ -23,6 +23,7 @@ pub(super) async fn run(
         Channel::Email => {
             mail::send(app.config(), &plan.endpoint, plan.body.as_deref().unwrap_or_default(), plan.timeout).await
         }
+        Channel::Websocket => socket::send(app, &claimed.subject, &plan).await?,
     };
     let Err(failure) = sent else { return app.notified(claimed, &plan).await.map(Ok) };
     let (trouble, over) = match plan.channel {
@@ -35,6 +36,8 @@ pub(super) async fn run(
         // The mail server is our own: what it has to say to a mail is about that mail, and its absence is not the
         // subscriber's doing, so that a first mail is tried again too.
         Channel::Email => (failure.status.is_none(), false),
+        // It is not bound any more, and so not tried until it is.
+        Channel::Websocket => (false, false),
     };
     app.endpoint_failed(&plan, trouble).await?;
     if over {

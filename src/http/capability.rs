@@ -16,7 +16,7 @@ use super::routes::{Interaction, ROWS, Row, operations_of};
 use crate::fhir::ResourceType;
 use crate::fhir::patch::JSON_PATCH;
 use crate::fhir::search_index::{ParameterType, own_parameters, parameters};
-use crate::fhir::subscription::TOPICS;
+use crate::fhir::subscription::{TOPICS, websocket_url};
 
 /// When what is claimed here last changed.
 const DATE: &str = "2026-11-26";
@@ -47,6 +47,10 @@ pub fn statement(own: &str) -> Value {
         ],
         "rest": [{
             "mode": "server",
+            "extension": [{
+                "url": "http://hl7.org/fhir/StructureDefinition/capabilitystatement-websocket",
+                "valueUri": websocket_url(own),
+            }],
             "documentation": "The coordination platform of the Gravity SDOH Clinical Care guide, for all four referral flows. A partner sees what it created, the Tasks it requested or owns and what they refer to, and the shared directory.",
             "security": {
                 "service": [{
@@ -303,7 +307,7 @@ mod tests {
         assert!(resource["supportedProfile"][0].as_str().unwrap().ends_with("/backport-subscription"));
         assert_eq!(
             names(&resource["operation"], "name"),
-            ["status", "events", "resend", "pause", "resume", "deliveries", "validate"]
+            ["status", "events", "get-ws-binding-token", "resend", "pause", "resume", "deliveries", "validate"]
         );
     }
 

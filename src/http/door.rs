@@ -55,6 +55,8 @@ pub enum Door {
     Introspect,
     /// `/auth/revoke`
     Revoke,
+    /// `/websocket`
+    Websocket,
     /// A place below the FHIR base.
     Fhir(Place),
     /// Nothing, below the FHIR base: who has no token learns no more than that.
@@ -80,6 +82,7 @@ pub fn door(path: &str, prefix: &[String]) -> Door {
         ["health", "ready"] => Door::Ready,
         ["metrics"] => Door::Metrics,
         ["hooks", partner] => Door::Hook((*partner).to_string()),
+        ["websocket"] => Door::Websocket,
         ["auth", "token"] => Door::Token,
         ["auth", "jwks"] => Door::Keys,
         ["auth", "introspect"] => Door::Introspect,
@@ -139,19 +142,20 @@ impl Door {
             Door::Landing | Door::Live | Door::Ready | Door::Metrics | Door::SmartConfiguration | Door::Keys => {
                 vec!["GET", "HEAD"]
             }
+            Door::Websocket => vec!["GET"],
             Door::Token | Door::Introspect | Door::Revoke | Door::Hook(_) => vec!["POST"],
             Door::Fhir(place) => place.allowed(),
             Door::Nowhere | Door::Unknown => Vec::new(),
         }
     }
 
-    /// Whether only a partner's token opens it. The OAuth doors and the hooks ask for proof of their own.
+    /// Whether only a partner's token opens it. The OAuth doors, the hooks and the sockets ask for proof of their own.
     pub fn needs_token(&self) -> bool {
         match self {
             Door::Fhir(place) => *place != Place::Metadata,
             Door::Metrics | Door::Nowhere => true,
             Door::Landing | Door::Live | Door::Ready | Door::SmartConfiguration | Door::Keys | Door::Hook(_) => false,
-            Door::Token | Door::Introspect | Door::Revoke | Door::Unknown => false,
+            Door::Websocket | Door::Token | Door::Introspect | Door::Revoke | Door::Unknown => false,
         }
     }
 
@@ -164,6 +168,7 @@ impl Door {
             Door::Metrics => "/metrics".into(),
             Door::SmartConfiguration => "/fhir/.well-known/smart-configuration".into(),
             Door::Hook(_) => "/hooks".into(),
+            Door::Websocket => "/websocket".into(),
             Door::Token => "/auth/token".into(),
             Door::Keys => "/auth/jwks".into(),
             Door::Introspect => "/auth/introspect".into(),

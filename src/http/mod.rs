@@ -21,6 +21,7 @@ mod oauth;
 mod operations;
 mod respond;
 pub mod routes;
+mod sockets;
 mod terminology;
 
 use std::future::{Future, poll_fn};
@@ -154,6 +155,7 @@ impl Gate {
             Door::SmartConfiguration => Ok(oauth::configuration(&self.app)),
             Door::Keys => Ok(oauth::keys(&self.app)),
             Door::Hook(partner) => hooks::take(&self.app, partner, request).await,
+            Door::Websocket => sockets::open(&self.app, request).await,
             Door::Token => oauth::token(&self.app, request).await,
             Door::Introspect => oauth::introspect(&self.app, request).await,
             Door::Revoke => oauth::revoke(&self.app, request).await,

@@ -4,6 +4,7 @@
 //! Inputs come in the query (GET) or as Parameters (POST), and mean the same. Unknown inputs are ignored.
 //! <https://hl7.org/fhir/R4/operations.html>, <http://hl7.org/fhir/uv/subscriptions-backport>
 
+use axum::http::header::CACHE_CONTROL;
 use axum::response::Response;
 use serde_json::Value;
 
@@ -59,6 +60,14 @@ pub(super) async fn answer(
         ("pause" | "resume", Some(id)) => {
             app.hold_subscription(context, id, known.name == "pause").await?;
             Ok(respond::made(&outcome::fine("This is done.")))
+        }
+        ("get-ws-binding-token", id) => {
+            let parameters = asked.parameters()?;
+            let inputs = inputs(&asked.pairs, &parameters);
+            let mut answer = respond::made(&app.binding_token(context, id, &inputs.all("id")).await?);
+            // It is a secret.
+            respond::set(&mut answer, CACHE_CONTROL, "no-store");
+            Ok(answer)
         }
         ("deliveries", id) => Ok(respond::made(&app.subscription_deliveries(context, id).await?)),
         ("poll", Some(organization)) => {

@@ -192,6 +192,7 @@ pub static OPERATIONS: &[Operation] = &[
     on_instance("Task", "loop-status", true, "https://loopgate.org/fhir/OperationDefinition/Task-loop-status"),
     on_both("Subscription", "status", backport!("status")),
     on_instance("Subscription", "events", true, backport!("events")),
+    on_both("Subscription", "get-ws-binding-token", backport!("get-ws-binding-token")),
     on_instance("Subscription", "resend", false, backport!("resend")),
     on_instance("Subscription", "pause", false, "https://loopgate.org/fhir/OperationDefinition/Subscription-pause"),
     on_instance("Subscription", "resume", false, "https://loopgate.org/fhir/OperationDefinition/Subscription-resume"),

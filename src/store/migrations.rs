@@ -17,6 +17,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("../../migrations/0009_type_history.sql"),
     include_str!("../../migrations/0010_peer.sql"),
     include_str!("../../migrations/0011_open.sql"),
+    include_str!("../../migrations/0012_sockets.sql"),
 ];
 
 /// Runs what has not been run. A second gateway waits for the first.

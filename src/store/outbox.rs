@@ -176,9 +176,10 @@ impl Tx {
         self.insert(DELIVERY, vec![row]).await
     }
 
-    /// Claims deliveries that are due, oldest first, none of these partners'.
+    /// Claims deliveries that are due, oldest first, none of these partners' and none that another gateway alone can send.
     pub async fn claim(
         &mut self,
+        gateway: &str,
         now: Timestamp,
         lease: Duration,
         most: usize,
@@ -186,7 +187,7 @@ impl Tx {
     ) -> Result<Vec<Claimed>, Error> {
         let token = id::new();
         let till = now.plus(lease);
-        let mut args = args![&token, till, now, i64::try_from(most).unwrap_or(i64::MAX)];
+        let mut args = args![&token, till, now, i64::try_from(most).unwrap_or(i64::MAX), gateway];
         let mut others = String::new();
         for partner in busy {
             args.push(partner.into());
@@ -199,7 +200,8 @@ impl Tx {
         // Materialized: inside `in (…)` PostgreSQL may ask more than once, and then more than `most` are claimed.
         let text = format!(
             "with next as materialized (
-             select id from delivery where state = 'due' and due_at <= $3 and leased_till <= $3{others}
+             select id from delivery where state = 'due' and due_at <= $3 and leased_till <= $3
+             and (gateway_till <= $3 or gateway = $5){others}
              order by due_at limit $4{})
              update delivery set lease = $1, leased_till = $2, attempts = attempts + 1
              where id in (select id from next)
@@ -317,12 +319,14 @@ impl Tx {
         Ok(())
     }
 
-    /// When the next delivery is due or its lease ends.
-    pub async fn next_due(&mut self) -> Result<Option<Timestamp>, Error> {
+    /// When the next delivery is due or its lease ends, of those that this gateway may send.
+    pub async fn next_due(&mut self, gateway: &str) -> Result<Option<Timestamp>, Error> {
         // Those under way stand first and are few; a backlog behind them need not be looked through.
+        let now = self.stamp();
         let text = "select min(case when leased_till > due_at then leased_till else due_at end) from
-             (select due_at, leased_till from delivery where state = 'due' order by due_at limit 256) as first";
-        let row = self.one(text, args![]).await?;
+             (select due_at, leased_till from delivery where state = 'due' and (gateway_till <= $1 or gateway = $2)
+             order by due_at limit 256) as first";
+        let row = self.one(text, args![now, gateway]).await?;
         row.map_or(Ok(None), |row| row.time_or_null(0))
     }
 

@@ -49,6 +49,15 @@ pub struct Subscription {
     pub held: bool,
     /// Numbers asked for again: from, to.
     pub again: Option<(i64, i64)>,
+    /// The socket it is bound to; empty: to none yet. None: it takes another way.
+    pub socket: Option<String>,
+}
+
+impl Subscription {
+    /// Whether anything can be sent at all: over a socket only while one is bound.
+    pub fn is_reachable(&self) -> bool {
+        self.socket.as_deref() != Some("")
+    }
 }
 
 /// How the notifications of a subscription stand.
@@ -78,6 +87,8 @@ pub struct Underway {
     pub attempts: i64,
     /// What went wrong last.
     pub error: Option<String>,
+    /// Whether a socket is bound; none: it takes another way.
+    pub bound: Option<bool>,
 }
 
 /// By what a subscription is found.
@@ -91,7 +102,7 @@ pub struct Terms<'a> {
     pub terms: Vec<String>,
 }
 
-const COLUMNS: &str = "id, partner, sees, status, endpoint, resource, headers, ends, events, sent, begun, error, said, held, again, again_to, lane";
+const COLUMNS: &str = "id, partner, sees, status, endpoint, resource, headers, ends, events, sent, begun, error, said, held, again, again_to, lane, socket";
 
 fn subscription_of(row: &Row) -> Result<Subscription, Error> {
     Ok(Subscription {
@@ -111,6 +122,7 @@ fn subscription_of(row: &Row) -> Result<Subscription, Error> {
         held: row.flag(13)?,
         again: row.int_or_null(14)?.zip(row.int_or_null(15)?),
         lane: row.text(16)?,
+        socket: row.text_or_null(17)?,
     })
 }
 
@@ -121,11 +133,12 @@ impl Tx {
         let one = one.clone();
         self.run(
             "insert into subscription
-             (id, partner, topic, status, endpoint, resource, headers, ends, sees, events, sent, begun, lane)
-             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, 0, 0, $10, $11)
+             (id, partner, topic, status, endpoint, resource, headers, ends, sees, events, sent, begun, lane, socket)
+             values ($1, $2, $3, $4, $5, $6, $7, $8, $9, 0, 0, $10, $11, $12)
              on conflict (id) do update set topic = excluded.topic, status = excluded.status, sees = excluded.sees,
              endpoint = excluded.endpoint, resource = excluded.resource, headers = excluded.headers,
              ends = excluded.ends, lane = excluded.lane, error = null, again = null, again_to = null,
+             socket = case when excluded.socket is null then null else coalesce(subscription.socket, '') end,
              begun = case when subscription.begun = 1 then 1 else excluded.begun end",
             args![
                 one.id,
@@ -139,6 +152,7 @@ impl Tx {
                 one.sees,
                 one.begun,
                 one.lane,
+                one.socket,
             ],
         )
         .await?;
@@ -232,9 +246,9 @@ impl Tx {
         let stamp = self.stamp();
         // The status as it is under the lock: a handshake may have just succeeded.
         let text = "update subscription set events = events + 1 where id = $1 and status <> 'off'
-             returning events, status, held";
+             returning events, status, held, coalesce(socket, '-')";
         let Some(row) = self.one(text, args![subscription]).await? else { return Ok(None) };
-        let (number, sends) = (row.int(0)?, row.text(1)? == "active" && !row.flag(2)?);
+        let (number, sends) = (row.int(0)?, row.text(1)? == "active" && !row.flag(2)? && !row.text(3)?.is_empty());
         self.run(
             "insert into event (subscription, number, at, type, id, version, change) values ($1, $2, $3, $4, $5, $6, $7)",
             args![subscription, number, stamp, focus.kind.name(), &focus.id, version, change.code()],
@@ -300,7 +314,7 @@ impl Tx {
     ) -> Result<Vec<Underway>, Error> {
         let text = "select s.id, s.partner, s.status, s.held, s.events, s.sent, s.said,
              (select e.at from event e where e.subscription = s.id and e.number = s.sent + 1),
-             d.state, d.due_at, d.attempts, d.last_error
+             d.state, d.due_at, d.attempts, d.last_error, s.socket
              from subscription s left join delivery d on d.kind = 'notify' and d.subject = s.id
              where ($1 = '' or s.partner = $1) and ($2 = '' or s.id = $2) order by s.id limit $3";
         let rows = self.all(text, args![partner.unwrap_or(""), id.unwrap_or(""), most]).await?;
@@ -318,6 +332,7 @@ impl Tx {
                 due_at: row.time_or_null(9)?,
                 attempts: row.int_or_null(10)?.unwrap_or(0),
                 error: row.text_or_null(11)?,
+                bound: row.text_or_null(12)?.map(|socket| !socket.is_empty()),
             })
         };
         rows.iter().map(one).collect()

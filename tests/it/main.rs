@@ -38,6 +38,7 @@ mod searching;
 mod simulation;
 mod simulation_checks;
 mod smart;
+mod sockets;
 mod steps;
 mod store;
 mod store_commit;

@@ -22,7 +22,7 @@ async fn owe(store: &Store, subject: &str, partner: &str, due_at: Timestamp) {
 
 async fn claim(store: &Store, now: Timestamp, most: usize, busy: &[String]) -> Vec<Claimed> {
     let mut tx = store.begin().await.unwrap();
-    let claimed = tx.claim(now, LEASE, most, busy).await.unwrap();
+    let claimed = tx.claim("here", now, LEASE, most, busy).await.unwrap();
     tx.commit().await.unwrap();
     claimed
 }
@@ -41,7 +41,7 @@ async fn finish(store: &Store, claimed: &Claimed, outcome: &Outcome) -> bool {
 }
 
 async fn next_due(store: &Store) -> Option<Timestamp> {
-    store.read().await.unwrap().next_due().await.unwrap()
+    store.read().await.unwrap().next_due("here").await.unwrap()
 }
 
 on_both!(eight_workers_claim_two_hundred_deliveries_without_a_double, async |place: Place| {

@@ -6,8 +6,8 @@
 
 use serde_json::Value;
 
+use super::channel::{self, Channel, Format};
 use super::filter;
-use super::mail;
 use super::topic::{Topic, topic};
 use crate::error::Error;
 use crate::fhir::resource::{Resource, ResourceType};
@@ -16,23 +16,9 @@ use crate::time::Timestamp;
 
 /// Where the Backport guide's extensions are defined.
 pub const BACKPORT: &str = "http://hl7.org/fhir/uv/subscriptions-backport/StructureDefinition";
-/// Headers a subscriber may not set: they belong to the transport (S-112).
-const RESERVED: &[&str] = &[
-    "host",
-    "content-length",
-    "transfer-encoding",
-    "connection",
-    "upgrade",
-    "te",
-    "trailer",
-    "content-type",
-    "content-encoding",
-    "expect",
-    "keep-alive",
-];
 /// Most headers, filters, and the longest endpoint or header, in bytes.
-const MOST: usize = 20;
-const LONGEST: usize = 2_048;
+pub(super) const MOST: usize = 20;
+pub(super) const LONGEST: usize = 2_048;
 /// Heartbeats come no more often, in seconds, whatever is asked for (S-105, design D15a).
 pub const SHORTEST_HEARTBEAT: u32 = 10;
 /// Longest time for one attempt, in seconds (S-103).
@@ -96,24 +82,6 @@ pub fn criteria_code(kind: ResourceType) -> String {
     format!("{kind}?")
 }
 
-/// The way notifications take.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Channel {
-    /// A request to the endpoint.
-    RestHook,
-    /// A mail to the address.
-    Email,
-}
-
-/// How what is sent is written.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Format {
-    /// FHIR JSON
-    Json,
-    /// FHIR XML
-    Xml,
-}
-
 /// A Subscription that we can serve.
 #[derive(Debug, Clone)]
 pub struct Asked {
@@ -157,11 +125,12 @@ impl Asked {
             }
             // Ours, which all mails go through.
             Channel::Email => "mailto:".to_string(),
+            Channel::Websocket => "websocket:".to_string(),
         }
     }
 }
 
-fn fault<T>(element: &str, text: impl Into<String>) -> Result<T, Error> {
+pub(super) fn fault<T>(element: &str, text: impl Into<String>) -> Result<T, Error> {
     Err(Error::invalid(format!("Subscription.{element}"), text))
 }
 
@@ -182,26 +151,24 @@ pub fn parse(resource: &Resource, own: &str) -> Result<Asked, Error> {
         return fault("modifierExtension", "This changes the meaning in a way that is not known here; leave it out.");
     }
     no_later_elements(resource)?;
-    let Some(channel) = resource.at("channel").filter(|channel| channel.is_object()) else {
+    let Some(of) = resource.at("channel").filter(|channel| channel.is_object()) else {
         return fault("channel", "A Subscription has a channel.");
     };
     let (subject, topic, filters) = subject(resource, own)?;
     known_extensions(
         "channel",
-        Some(channel),
+        Some(of),
         &["backport-heartbeat-period", "backport-timeout", "backport-max-count", "backport-notification-url-location"],
     )?;
-    let way = way(channel)?;
-    let endpoint = endpoint(channel, way)?;
-    let payload = payload(channel, subject, way)?;
-    let content = content(channel, subject)?;
-    let heartbeat = number(channel, "backport-heartbeat-period", 1, u32::MAX)?;
-    let headers = headers(channel)?;
-    if way == Channel::Email {
-        fits_a_mail(subject, content, heartbeat, &headers)?;
-    }
-    let timeout = number(channel, "backport-timeout", 1, LONGEST_TIMEOUT)?;
-    let max_count = number(channel, "backport-max-count", 1, u32::MAX)?;
+    let way = channel::way(of)?;
+    let endpoint = channel::endpoint(of, way)?;
+    let payload = channel::payload(of, subject, way)?;
+    let content = content(of, subject, way)?;
+    let heartbeat = number(of, "backport-heartbeat-period", 1, u32::MAX)?;
+    let headers = channel::headers(of)?;
+    channel::fits(way, subject, content, heartbeat, &headers)?;
+    let timeout = number(of, "backport-timeout", 1, LONGEST_TIMEOUT)?;
+    let max_count = number(of, "backport-max-count", 1, u32::MAX)?;
     let end = match resource.text_at("end") {
         None => None,
         Some(end) => match Timestamp::parse(end) {
@@ -239,7 +206,7 @@ fn no_later_elements(resource: &Resource) -> Result<(), Error> {
 }
 
 /// Extensions that are not known are refused where they would change what is sent (S-032).
-fn known_extensions(element: &str, value: Option<&Value>, known: &[&str]) -> Result<(), Error> {
+pub(super) fn known_extensions(element: &str, value: Option<&Value>, known: &[&str]) -> Result<(), Error> {
     let list = value.and_then(|value| value.get("extension")).and_then(Value::as_array);
     for (index, item) in list.into_iter().flatten().enumerate() {
         let url = item.get("url").and_then(Value::as_str).unwrap_or("");
@@ -251,7 +218,7 @@ fn known_extensions(element: &str, value: Option<&Value>, known: &[&str]) -> Res
     Ok(())
 }
 
-fn extensions<'a>(element: Option<&'a Value>, name: &str) -> Vec<&'a Value> {
+pub(super) fn extensions<'a>(element: Option<&'a Value>, name: &str) -> Vec<&'a Value> {
     let url = format!("{BACKPORT}/{name}");
     let list = element.and_then(|element| element.get("extension")).and_then(Value::as_array);
     list.into_iter().flatten().filter(|item| item.get("url").is_some_and(|its| *its == url)).collect()
@@ -312,89 +279,15 @@ fn subject(resource: &Resource, own: &str) -> Result<(Subject, String, Vec<Filte
     Ok((Subject::Topic(found), canonical.to_string(), filters))
 }
 
-fn way(channel: &Value) -> Result<Channel, Error> {
-    let name = channel.get("type").and_then(Value::as_str);
-    let way = match name {
-        Some("rest-hook") => Channel::RestHook,
-        Some("email") => Channel::Email,
-        _ => return fault("channel.type", "The channels served here are rest-hook and email."),
-    };
-    known_extensions("channel.type", channel.get("_type"), &["backport-channel-type"])?;
-    for item in extensions(channel.get("_type"), "backport-channel-type") {
-        // A custom channel instead of the code; the same one twice is no contradiction (S-026).
-        if item.get("valueCoding").and_then(|coding| coding.get("code")).and_then(Value::as_str) != name {
-            return fault("channel.type.extension", "This channel is not served here.");
-        }
-    }
-    Ok(way)
-}
-
-fn endpoint(channel: &Value, way: Channel) -> Result<String, Error> {
-    let endpoint = channel.get("endpoint").and_then(Value::as_str).unwrap_or("");
-    let plain = |text: &str| text.len() <= LONGEST && text.bytes().all(|byte| byte.is_ascii_graphic());
-    let fits = match way {
-        Channel::RestHook => {
-            let rest = endpoint.strip_prefix("https://").or_else(|| endpoint.strip_prefix("http://"));
-            let host = rest.map(|rest| rest.split(['/', '?', '#']).next().unwrap_or(rest));
-            plain(endpoint) && host.is_some_and(|host| !host.is_empty() && !host.contains('@'))
-        }
-        Channel::Email => mail::address(endpoint).is_some(),
-    };
-    if fits {
-        return Ok(endpoint.to_string());
-    }
-    match way {
-        Channel::RestHook => fault("channel.endpoint", "A rest-hook has an http(s) endpoint without a user in it."),
-        Channel::Email => fault("channel.endpoint", "A mail goes to one plain address: mailto:someone@example.org."),
-    }
-}
-
-/// `channel.payload`: the media type, with its parameters (S-029, S-031).
-fn payload(channel: &Value, subject: Subject, way: Channel) -> Result<Option<(String, Format)>, Error> {
-    let refused = || {
-        fault(
-            "channel.payload",
-            "Notifications are written as application/fhir+json or application/fhir+xml, in FHIR 4.0.",
-        )
-    };
-    let sent = channel.get("payload").and_then(Value::as_str);
-    if way == Channel::Email {
-        return match sent.map(|text| text.to_ascii_lowercase().replace(' ', "")).as_deref() {
-            Some("text/plain" | "text/plain;charset=utf-8") => Ok(None),
-            _ => fault("channel.payload", "A mail is text/plain, without attachments."),
-        };
-    }
-    let Some(text) = sent else {
-        return if subject.is_classic() { Ok(None) } else { refused() };
-    };
-    let mut parts = text.split(';').map(str::trim);
-    let format = match parts.next() {
-        Some("application/fhir+json" | "application/json") => Format::Json,
-        Some("application/fhir+xml" | "application/xml") => Format::Xml,
-        _ => return refused(),
-    };
-    for parameter in parts {
-        let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
-        let value = value.trim_matches('"');
-        let fits = match name.to_ascii_lowercase().as_str() {
-            "fhirversion" => matches!(value, "4.0" | "4.0.1"),
-            "charset" => value.eq_ignore_ascii_case("utf-8"),
-            _ => false,
-        };
-        if !fits {
-            return refused();
-        }
-    }
-    Ok(Some((text.to_string(), format)))
-}
-
-fn content(channel: &Value, subject: Subject) -> Result<Content, Error> {
+fn content(channel: &Value, subject: Subject, way: Channel) -> Result<Content, Error> {
     let element = "channel.payload.extension";
     known_extensions("channel.payload", channel.get("_payload"), &["backport-payload-content"])?;
     let found = extensions(channel.get("_payload"), "backport-payload-content");
     match (found.as_slice(), subject) {
-        // A classic one sends the resource, or nothing at all.
-        ([], Subject::Criteria(_)) if channel.get("payload").is_some() => Ok(Content::FullResource),
+        // A classic one sends the resource, or nothing at all; over a socket always nothing but a ping.
+        ([], Subject::Criteria(_)) if channel.get("payload").is_some() && way != Channel::Websocket => {
+            Ok(Content::FullResource)
+        }
         ([], Subject::Criteria(_)) => Ok(Content::Empty),
         ([one], Subject::Topic(_)) => {
             let code = one.get("valueCode").and_then(Value::as_str).and_then(Content::parse);
@@ -406,28 +299,6 @@ fn content(channel: &Value, subject: Subject) -> Result<Content, Error> {
         (_, Subject::Criteria(_)) => fault(element, "Classic criteria have no content level."),
         _ => fault(element, "A Subscription to a topic has one content level (backport-payload-content)."),
     }
-}
-
-/// What a mail can't do is refused (S-030, S-114, S-155).
-fn fits_a_mail(
-    subject: Subject,
-    content: Content,
-    heartbeat: Option<u32>,
-    headers: &[(String, String)],
-) -> Result<(), Error> {
-    if subject.is_classic() {
-        return fault("criteria", "Mails are sent about topics; classic criteria have a rest-hook.");
-    }
-    if content == Content::FullResource {
-        return fault("channel.payload.extension", "A mail lies open on its way; its content is empty or id-only.");
-    }
-    if heartbeat.is_some() {
-        return fault("channel.extension", "There are no heartbeats by mail; leave backport-heartbeat-period out.");
-    }
-    if !headers.is_empty() {
-        return fault("channel.header", "A mail takes no headers from outside; leave them out.");
-    }
-    Ok(())
 }
 
 fn number(channel: &Value, name: &str, least: u32, most: u32) -> Result<Option<u32>, Error> {
@@ -442,36 +313,6 @@ fn number(channel: &Value, name: &str, least: u32, most: u32) -> Result<Option<u
         None if most == u32::MAX => fault("channel.extension", format!("{name} is a number from {least} on.")),
         None => fault("channel.extension", format!("{name} is a number of seconds from {least} to {most}.")),
     }
-}
-
-fn headers(channel: &Value) -> Result<Vec<(String, String)>, Error> {
-    let list = channel.get("header").and_then(Value::as_array);
-    let mut headers = Vec::new();
-    for (index, header) in list.into_iter().flatten().enumerate() {
-        match header.as_str().and_then(split_header).filter(|_| index < MOST) {
-            Some(pair) => headers.push(pair),
-            None => {
-                return fault(
-                    &format!("channel.header[{index}]"),
-                    format!("A header is “Name: value”, one line, not the transport's own; at most {MOST} of them."),
-                );
-            }
-        }
-    }
-    Ok(headers)
-}
-
-fn split_header(text: &str) -> Option<(String, String)> {
-    let (name, value) = text.split_once(':')?;
-    let value = value.strip_prefix(' ').unwrap_or(value);
-    let token = |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c);
-    let fits = !name.is_empty()
-        && text.len() <= LONGEST
-        && name.chars().all(token)
-        && value.chars().all(|c| c == '\t' || !c.is_control());
-    let lower = name.to_ascii_lowercase();
-    let free = !RESERVED.contains(&lower.as_str()) && !lower.starts_with("proxy-");
-    (fits && free).then(|| (name.to_string(), value.to_string()))
 }
 
 #[cfg(test)]

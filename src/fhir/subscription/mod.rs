@@ -1,15 +1,17 @@
 //! Subscriptions Backport 1.1.0 on R4: what can be subscribed to (`topic`), what a subscriber asks for (`asked`),
-//! by what it is narrowed (`filter`), and the Bundles (`notification`) or mails (`mail`) it gets.
+//! which way it takes (`channel`), by what it is narrowed (`filter`), and the Bundles (`notification`) or mails (`mail`) it gets.
 //!
 //! Pure: who may subscribe, who is told and when is the app's. <http://hl7.org/fhir/uv/subscriptions-backport>
 
 mod asked;
+mod channel;
 mod filter;
 mod mail;
 mod notification;
 mod topic;
 
-pub use asked::{Asked, BACKPORT, Channel, Content, Format, SHORTEST_HEARTBEAT, Subject, criteria_code, parse};
+pub use asked::{Asked, BACKPORT, Content, SHORTEST_HEARTBEAT, Subject, criteria_code, parse};
+pub use channel::{Channel, Format, websocket_url};
 pub use filter::{answers_to, terms};
 pub use mail::mail;
 pub use notification::{Event, Notice, Shown, Standing, notification, status_set};
