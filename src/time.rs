@@ -132,6 +132,13 @@ impl Clock {
             hand.fetch_add(i64::try_from(duration.as_micros()).unwrap_or(i64::MAX), Ordering::SeqCst);
         }
     }
+
+    /// Moves a manual clock back, as a correction does.
+    pub fn turn_back(&self, duration: Duration) {
+        if let Some(hand) = &self.0 {
+            hand.fetch_sub(i64::try_from(duration.as_micros()).unwrap_or(i64::MAX), Ordering::SeqCst);
+        }
+    }
 }
 
 #[cfg(test)]

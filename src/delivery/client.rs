@@ -22,6 +22,10 @@ use super::token::Tokens;
 /// What we read, and like better: there are servers that have XML alone.
 const ACCEPT: &str = "application/fhir+json, application/fhir+xml;q=0.5";
 
+/// Most bytes read of a body that nobody asked for, and how long.
+const LEFTOVER: usize = 64 * 1024;
+const LINGER: Duration = Duration::from_millis(500);
+
 /// A request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Request {
@@ -81,6 +85,11 @@ pub type Sending = Pin<Box<dyn Future<Output = Result<Response, SendError>> + Se
 pub trait Transport: Send + Sync {
     /// Sends one request.
     fn send(&self, request: Request) -> Sending;
+    /// Sends one of whose answer the status and the headers are all that matters: whoever has answered 2xx has taken it,
+    /// whatever comes behind.
+    fn tell(&self, request: Request) -> Sending {
+        self.send(request)
+    }
 }
 
 /// The network, behind the egress guard.
@@ -110,41 +119,69 @@ impl Network {
     }
 }
 
+impl Network {
+    /// Sends a request; the head of its answer.
+    async fn head(self, request: Request) -> Result<reqwest::Response, SendError> {
+        let url = reqwest::Url::parse(&request.url).map_err(|_| SendError("the URL is no URL".into()))?;
+        if !self.private && !guard::may_dial(&url) {
+            return Err(SendError("the address is not public".into()));
+        }
+        let method = match request.method {
+            "POST" => reqwest::Method::POST,
+            "PUT" => reqwest::Method::PUT,
+            _ => reqwest::Method::GET,
+        };
+        let mut building = self.client.request(method, url);
+        for (name, value) in &request.headers {
+            building = building.header(name, value);
+        }
+        if let Some(body) = request.body {
+            building = building.body(body);
+        }
+        building.send().await.map_err(|error| SendError(kind_of(&error).into()))
+    }
+}
+
+/// The status and headers of an answer.
+fn opened(answer: &reqwest::Response) -> Response {
+    let text = |value: &reqwest::header::HeaderValue| Some(value.to_str().ok()?.to_string());
+    let headers = answer.headers().iter().filter_map(|(name, value)| Some((name.as_str().to_string(), text(value)?)));
+    Response { status: answer.status().as_u16(), headers: headers.collect(), body: Vec::new() }
+}
+
 impl Transport for Network {
     fn send(&self, request: Request) -> Sending {
-        let Network { client, most, private } = self.clone();
+        let (network, most) = (self.clone(), self.most);
         Box::pin(async move {
-            let url = reqwest::Url::parse(&request.url).map_err(|_| SendError("the URL is no URL".into()))?;
-            if !private && !guard::may_dial(&url) {
-                return Err(SendError("the address is not public".into()));
-            }
-            let method = match request.method {
-                "POST" => reqwest::Method::POST,
-                "PUT" => reqwest::Method::PUT,
-                _ => reqwest::Method::GET,
-            };
-            let mut building = client.request(method, url);
-            for (name, value) in &request.headers {
-                building = building.header(name, value);
-            }
-            if let Some(body) = request.body {
-                building = building.body(body);
-            }
-            let mut answer = building.send().await.map_err(|error| SendError(kind_of(&error).into()))?;
-            let status = answer.status().as_u16();
-            let headers = answer
-                .headers()
-                .iter()
-                .filter_map(|(name, value)| Some((name.as_str().to_string(), value.to_str().ok()?.to_string())))
-                .collect();
-            let mut body = Vec::new();
+            let mut answer = network.head(request).await?;
+            let mut response = opened(&answer);
             while let Some(chunk) = answer.chunk().await.map_err(|error| SendError(kind_of(&error).into()))? {
-                if body.len() + chunk.len() > most {
+                if response.body.len() + chunk.len() > most {
                     return Err(SendError("the answer is larger than this gateway takes".into()));
                 }
-                body.extend_from_slice(&chunk);
+                response.body.extend_from_slice(&chunk);
             }
-            Ok(Response { status, headers, body })
+            Ok(response)
+        })
+    }
+
+    fn tell(&self, request: Request) -> Sending {
+        let network = self.clone();
+        Box::pin(async move {
+            let mut answer = network.head(request).await?;
+            let response = opened(&answer);
+            // A little more is read, so that the connection can be used again; what says more than that is left.
+            let rest = async {
+                let mut read = 0;
+                while let Ok(Some(chunk)) = answer.chunk().await {
+                    read += chunk.len();
+                    if read > LEFTOVER {
+                        return;
+                    }
+                }
+            };
+            let _ = tokio::time::timeout(LINGER, rest).await;
+            Ok(response)
         })
     }
 }
@@ -153,11 +190,25 @@ impl Transport for Network {
 fn kind_of(error: &reqwest::Error) -> &'static str {
     if error.is_timeout() {
         "no answer in time"
+    } else if error.is_connect() && is_about_its_name(error) {
+        "its name could not be resolved"
     } else if error.is_connect() {
         "no connection"
     } else {
         "the connection broke"
     }
+}
+
+/// Whether the name of the server leads nowhere. The library says so by text alone.
+fn is_about_its_name(error: &reqwest::Error) -> bool {
+    let mut inner = std::error::Error::source(error);
+    while let Some(cause) = inner {
+        if cause.to_string().contains("dns error") {
+            return true;
+        }
+        inner = cause.source();
+    }
+    false
 }
 
 /// A try that failed.

@@ -53,7 +53,7 @@ async fn request(transport: &dyn Transport, plan: &NotifyPlan) -> Result<(), Fai
 
 /// One try, which is over when the subscriber's time for it is (S-103).
 async fn within(limit: Duration, transport: &dyn Transport, request: Request) -> Result<(), Failure> {
-    let answer = tokio::time::timeout(limit, transport.send(request)).await;
+    let answer = tokio::time::timeout(limit, transport.tell(request)).await;
     match answer.unwrap_or_else(|_| Err(SendError("no answer in time".into()))) {
         Ok(response) if response.is_success() => Ok(()),
         Ok(response) => Err(Failure::answered(&response)),

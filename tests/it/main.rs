@@ -20,6 +20,7 @@ mod history;
 mod intake;
 mod kit;
 mod mailing;
+mod misbehaving;
 mod network;
 mod notifications;
 mod operating;

@@ -16,7 +16,7 @@ const CERTIFICATE: &[u8] = include_bytes!("keys/hub.pem");
 const CLIENT: &[u8] = include_bytes!("keys/client.pem");
 
 /// Serves over TLS; answers the address and the switch that stops it.
-async fn serve(place: &Place, more: &str) -> (String, watch::Sender<bool>, tokio::task::JoinHandle<()>) {
+pub async fn serve(place: &Place, more: &str) -> (String, watch::Sender<bool>, tokio::task::JoinHandle<()>) {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let keys = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/keys");
     let text = format!(

@@ -107,7 +107,11 @@ fn status_of(own: &str, standing: Standing<'_>, notice: Notice, events: &[Shown]
         parameters.push(json!({"name": "notification-event", "part": parts}));
     }
     if let Some(error) = error.filter(|_| status == "error") {
-        let code = if error.contains("answered") { "error-response" } else { "no-response" };
+        let code = match error {
+            error if error.contains("answered") => "error-response",
+            error if error.contains("name could not be resolved") => "dns-resolution-error",
+            _ => "no-response",
+        };
         let concept = json!({"coding": [{"system": ERRORS, "code": code}], "text": error});
         parameters.push(json!({"name": "error", "valueCodeableConcept": concept}));
     }
