@@ -159,8 +159,10 @@ fn load(path: &Path) -> Result<Config, ExitCode> {
 
 fn block_on(work: impl Future<Output = Result<bool, String>>) -> ExitCode {
     // SQLite works on these threads, at the end of deep calls; what is not used costs nothing.
+    // One of them may wait for the disk, where the store commits: there is one more than there are processors.
+    let workers = std::thread::available_parallelism().map_or(2, |count| count.get() + 1);
     let mut threads = tokio::runtime::Builder::new_multi_thread();
-    let runtime = match threads.thread_stack_size(STACK).enable_all().build() {
+    let runtime = match threads.worker_threads(workers).thread_stack_size(STACK).enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
             eprintln!("loopgate: {error}");

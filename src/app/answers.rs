@@ -84,7 +84,8 @@ impl App {
         let pair = ("based-on".to_string(), format!("ServiceRequest/{}", relay.request));
         let mut query = search::parse(ResourceType::PROCEDURE, &[pair], self.own(), true)?;
         query.count = REFERRAL.most;
-        let found: Vec<Key> = tx.search(&query, &Viewer::Operator).await?.hits.into_iter().map(|hit| hit.key).collect();
+        let found: Vec<Key> =
+            tx.search(&query, &Viewer::Operator).await?.hits.iter().map(|hit| hit.key.clone()).collect();
         self.add_outputs(tx, relay, key, &found).await.map(|_| ())
     }
 

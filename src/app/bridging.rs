@@ -1,6 +1,8 @@
 //! What was written by an older release of the guide, on its way to others: read as [`crate::referral::bridge`] brings it,
 //! and put on record when it is relayed.
 
+use std::sync::Arc;
+
 use serde_json::json;
 
 use super::{App, Context, Stored};
@@ -8,11 +10,11 @@ use crate::config::Role;
 use crate::error::Error;
 use crate::fhir::{Key, Resource};
 use crate::referral::bridge;
-use crate::store::{Found, Reason, Tx};
+use crate::store::{Reason, Tx};
 
 impl App {
     /// The text in which a partner reads it: its author and operators as it is stored, others in the present release.
-    pub(super) fn passed_on(&self, context: &Context, mut stored: Stored) -> Stored {
+    pub(super) fn passed_on(&self, context: &Context, stored: Arc<Stored>) -> Arc<Stored> {
         let own = stored.author == context.partner.id || context.is(Role::Operator);
         if !own
             && !stored.deleted
@@ -20,24 +22,9 @@ impl App {
             && let Ok(mut resource) = stored.resource()
             && !bridge::to_current(&mut resource).is_empty()
         {
-            stored.content = resource.to_text();
+            return Arc::new(Stored { content: resource.to_text().into(), ..Stored::clone(&stored) });
         }
         stored
-    }
-
-    /// The same for what a search found.
-    pub(super) async fn found_passed_on(
-        &self,
-        tx: &mut Tx,
-        context: &Context,
-        found: &mut [Found],
-    ) -> Result<(), Error> {
-        for hit in found.iter_mut().filter(|hit| bridge::may_differ(hit.key.kind, &hit.content)) {
-            if let Some(stored) = tx.resource(&hit.key).await?.filter(|stored| stored.version == hit.version) {
-                hit.content = self.passed_on(context, stored).content;
-            }
-        }
-        Ok(())
     }
 
     /// Puts on record which of these a target will read otherwise than their author wrote them, and how.

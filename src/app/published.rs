@@ -21,7 +21,7 @@ impl App {
             author: self.gateway().to_string(),
             deleted: false,
             method: "PUT".into(),
-            content: found.to_text(),
+            content: found.to_text().into(),
         })
     }
 
@@ -53,7 +53,7 @@ impl App {
         let next = found.last().filter(|_| more).map(|(_, id, _)| Cursor { key: 0, id: (*id).to_string() });
         let hit = |(_, id, resource): &(Vec<String>, &str, &Resource)| Hit {
             full_url: format!("{}/{}/{id}", self.own(), resource.kind()),
-            content: resource.to_text(),
+            content: resource.to_text().into(),
             mode: "match",
         };
         Found { hits: found.iter().map(hit).collect(), total, next, horizon: self.store().horizon() }

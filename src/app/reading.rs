@@ -1,5 +1,7 @@
 //! Reading: read, vread, history, search. Every answer is limited by grants and on record before it leaves.
 
+use std::sync::Arc;
+
 use super::{App, Context, Stored};
 use crate::error::{Error, Kind};
 use crate::fhir::bundle::Hit;
@@ -36,7 +38,7 @@ pub enum Whose {
 #[derive(Debug, Clone)]
 pub struct Versions {
     /// Newest first.
-    pub list: Vec<Stored>,
+    pub list: Vec<Arc<Stored>>,
     /// Whether older ones follow.
     pub more: bool,
     /// The answer is complete up to here: who asks again since then misses nothing.
@@ -45,20 +47,20 @@ pub struct Versions {
 
 impl App {
     /// The current version.
-    pub async fn read(&self, context: &Context, key: &Key) -> Result<Stored, Error> {
+    pub async fn read(&self, context: &Context, key: &Key) -> Result<Arc<Stored>, Error> {
         let mut tx = self.store().read().await?;
         let stored = self.read_in(&mut tx, context, key).await?;
         drop(tx);
         if !published::holds(key.kind) {
-            self.on_record(context, "read", std::slice::from_ref(&stored)).await?;
+            self.on_record(context, "read", [&*stored]).await?;
         }
         Ok(stored)
     }
 
-    pub(super) async fn read_in(&self, tx: &mut Tx, context: &Context, key: &Key) -> Result<Stored, Error> {
+    pub(super) async fn read_in(&self, tx: &mut Tx, context: &Context, key: &Key) -> Result<Arc<Stored>, Error> {
         self.check_scope(context, key.kind, 'r')?;
         if published::holds(key.kind) {
-            return self.published(key);
+            return self.published(key).map(Arc::new);
         }
         let viewer = self.viewer(context);
         let stored = match tx.resource_seen_by(key, &viewer).await? {
@@ -73,11 +75,11 @@ impl App {
     }
 
     /// One version. A viewer of part of a Task has no history.
-    pub async fn vread(&self, context: &Context, key: &Key, version: i64) -> Result<Stored, Error> {
+    pub async fn vread(&self, context: &Context, key: &Key, version: i64) -> Result<Arc<Stored>, Error> {
         let mut tx = self.store().read().await?;
         let stored = self.vread_in(&mut tx, context, key, version).await?;
         drop(tx);
-        self.on_record(context, "vread", std::slice::from_ref(&stored)).await?;
+        self.on_record(context, "vread", [&*stored]).await?;
         Ok(stored)
     }
 
@@ -87,7 +89,7 @@ impl App {
         context: &Context,
         key: &Key,
         version: i64,
-    ) -> Result<Stored, Error> {
+    ) -> Result<Arc<Stored>, Error> {
         self.check_scope(context, key.kind, 'r')?;
         if !tx.may_see(&self.viewer(context), key).await? {
             return Err(not_found(key));
@@ -96,7 +98,7 @@ impl App {
         if stored.deleted {
             return Err(Error::new(Kind::Gone, format!("This version deleted the {}.", key.kind)));
         }
-        Ok(self.passed_on(context, stored))
+        Ok(self.passed_on(context, Arc::new(stored)))
     }
 
     /// The versions of a resource or of a type, newest first, older than `from` and not older than `since`.
@@ -140,7 +142,7 @@ impl App {
         if !published::holds(kind) {
             self.on_record(context, "history", &list).await?;
         }
-        let list = list.into_iter().map(|stored| self.passed_on(context, stored)).collect();
+        let list = list.into_iter().map(|stored| self.passed_on(context, Arc::new(stored))).collect();
         Ok(Versions { list, more, horizon })
     }
 
@@ -180,16 +182,14 @@ impl App {
         let viewer = self.viewer(context);
         let horizon = self.store().horizon();
         let query = self.with_copies(tx, context, query).await?;
-        let mut page = tx.search(&query, &viewer).await?;
+        let page = tx.search(&query, &viewer).await?;
         let readable = |kind: ResourceType| context.scopes.allow(kind, 'r');
-        let mut included = tx.included(&page.hits, &query.includes, &viewer, &readable).await?;
-        self.found_passed_on(tx, context, &mut page.hits).await?;
-        self.found_passed_on(tx, context, &mut included).await?;
+        let included = tx.included(&page.hits, &query.includes, &viewer, &readable).await?;
         let seen: Vec<(Key, i64)> =
             page.hits.iter().chain(&included).map(|found| (found.key.clone(), found.version)).collect();
-        let hit = |found: crate::store::Found, mode| Hit {
+        let hit = |found: Arc<Stored>, mode| Hit {
             full_url: format!("{}/{}", self.own(), found.key),
-            content: found.content,
+            content: self.passed_on(context, found).content.clone(),
             mode,
         };
         let hits = page.hits.into_iter().map(|found| hit(found, "match"));
@@ -214,7 +214,7 @@ impl App {
     }
 
     /// A target sees the source's Task that its own is part of, without what other targets answered (design D11).
-    async fn partial_view(&self, tx: &mut Tx, viewer: &Viewer, stored: Stored) -> Result<Stored, Error> {
+    async fn partial_view(&self, tx: &mut Tx, viewer: &Viewer, stored: Arc<Stored>) -> Result<Arc<Stored>, Error> {
         let key = stored.key.clone();
         if key.kind != ResourceType::TASK || stored.deleted {
             return Err(not_found(&key));
@@ -225,14 +225,19 @@ impl App {
                 for name in ["output", "note", "statusReason"] {
                     view.set(name, serde_json::Value::Null);
                 }
-                return Ok(Stored { content: view.to_text(), ..stored });
+                return Ok(Arc::new(Stored { content: view.to_text().into(), ..Stored::clone(&stored) }));
             }
         }
         Err(not_found(&key))
     }
 
-    async fn on_record(&self, context: &Context, action: &'static str, list: &[Stored]) -> Result<(), Error> {
-        let seen: Vec<(Key, i64)> = list.iter().map(|stored| (stored.key.clone(), stored.version)).collect();
+    async fn on_record<'a>(
+        &self,
+        context: &Context,
+        action: &'static str,
+        list: impl IntoIterator<Item = &'a Stored>,
+    ) -> Result<(), Error> {
+        let seen: Vec<(Key, i64)> = list.into_iter().map(|stored| (stored.key.clone(), stored.version)).collect();
         self.seen(context, action, &seen).await
     }
 

@@ -167,7 +167,7 @@ impl App {
             let Some(provider) = provider.filter(|provider| self.can_be_reached(&provider.id)) else { continue };
             offers.push(Offer {
                 partner: provider.id,
-                service: hit.key.id,
+                service: hit.key.id.clone(),
                 capacity: capacity(&service).map(str::to_string),
             });
         }

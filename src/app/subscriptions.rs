@@ -44,7 +44,7 @@ impl App {
         // The creator sees the headers it sent, this once.
         let mut shown = secret;
         shown.stamp(&id, written.stored.version, written.stored.updated);
-        Ok(Answer::new(Stored { content: shown.to_text(), ..written.stored }, true))
+        Ok(Answer::new(Stored { content: shown.to_text().into(), ..written.stored }, true))
     }
 
     async fn room_for_one_more(&self, tx: &mut Tx, context: &Context) -> Result<(), Error> {

@@ -6,6 +6,7 @@
 //! themselves. <https://hl7.org/fhir/R4/http.html#trules>
 
 use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
 
 use super::reading::access;
 use super::{Answer, App, Context, Found, Stored};
@@ -64,7 +65,7 @@ pub enum Made {
     /// It is gone.
     Deleted,
     /// What was read.
-    Read(Stored),
+    Read(Arc<Stored>),
     /// What was found, and by which search.
     Found(Found, Box<Query>),
 }

@@ -3,6 +3,8 @@
 //! What is written is assembled from stored text; a stored resource is never parsed to be sent.
 //! <https://hl7.org/fhir/R4/bundle.html>, <https://hl7.org/fhir/R4/http.html#transaction>
 
+use std::sync::Arc;
+
 use serde_json::{Value, json};
 
 use crate::error::{Error, Kind};
@@ -116,7 +118,7 @@ pub struct Hit {
     /// Absolute.
     pub full_url: String,
     /// The stored JSON text.
-    pub content: String,
+    pub content: Arc<str>,
     /// `match`, `include` or `outcome`.
     pub mode: &'static str,
 }

@@ -112,6 +112,8 @@ fn entry(own: &str, version: &Stored, out: &mut String) {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
     use crate::fhir::{Key, ResourceType};
 
@@ -125,14 +127,19 @@ mod tests {
             author: "a".into(),
             deleted: method == "DELETE",
             method: method.into(),
-            content: format!(r#"{{"resourceType":"Task","x":{version}.00}}"#),
+            content: format!(r#"{{"resourceType":"Task","x":{version}.00}}"#).into(),
         }
     }
 
     fn written(query: &str, list: Vec<Stored>, more: bool) -> (String, Value) {
         let pairs = query::pairs(Some(query)).unwrap();
         let whose = Whose::One(Key::new(ResourceType::TASK, "t1"));
-        let text = bundle(OWN, &whose, &pairs, &Versions { list, more, horizon: Timestamp(0) });
+        let text = bundle(
+            OWN,
+            &whose,
+            &pairs,
+            &Versions { list: list.into_iter().map(Arc::new).collect(), more, horizon: Timestamp(0) },
+        );
         let value = serde_json::from_str(&text).unwrap();
         (text, value)
     }

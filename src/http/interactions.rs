@@ -4,6 +4,8 @@
 //! against the body, preconditions, preferences). An entry of a Bundle is asked and answered like a request by itself
 //! ([`super::bundles`]). <https://hl7.org/fhir/R4/http.html>
 
+use std::sync::Arc;
+
 use axum::http::Method;
 use axum::response::Response;
 use serde_json::{Value, json};
@@ -91,7 +93,7 @@ pub(super) async fn told(app: &App, context: &Context, made: Made, asked: &Asked
 }
 
 /// A version, unless the client has it.
-async fn read(app: &App, context: &Context, mut stored: Stored, asked: &Asked) -> Result<Response, Error> {
+async fn read(app: &App, context: &Context, mut stored: Arc<Stored>, asked: &Asked) -> Result<Response, Error> {
     let known = Known::of(&asked.headers);
     if known.has_tag(&stored.version.to_string()) {
         return Ok(respond::not_modified(app.own(), &stored));
@@ -110,7 +112,8 @@ async fn read(app: &App, context: &Context, mut stored: Stored, asked: &Asked) -
         }
     }
     if let Some(subset) = Subset::asked(&asked.pairs) {
-        stored.content = subset.of(&stored.content)?;
+        let content = subset.of(&stored.content)?;
+        Arc::make_mut(&mut stored).content = content.into();
     }
     Ok(respond::resource(app.own(), &stored))
 }
@@ -121,7 +124,8 @@ async fn versions(app: &App, context: &Context, whose: &Whose, asked: &Asked) ->
     let mut versions = app.history(context, whose, page.before.as_ref(), page.since, page.count).await?;
     if let Some(subset) = Subset::asked(&asked.pairs) {
         for version in versions.list.iter_mut().filter(|version| !version.deleted) {
-            version.content = subset.of(&version.content)?;
+            let content = subset.of(&version.content)?;
+            Arc::make_mut(version).content = content.into();
         }
     }
     Ok(respond::fhir(200, history::bundle(app.own(), whose, &asked.pairs, &versions)))
@@ -136,7 +140,7 @@ fn searchset(app: &App, mut found: Found, query: &Query, asked: &Asked) -> Resul
     }
     if let Some(subset) = subset {
         for hit in &mut found.hits {
-            hit.content = subset.of(&hit.content)?;
+            hit.content = subset.of(&hit.content)?.into();
         }
     }
     if conditional::preferred_handling(&asked.headers) == Handling::Lenient {
@@ -170,7 +174,7 @@ fn ignored(query: &Query, pairs: &[(String, String)]) -> Option<Hit> {
         format!("{count} search parameter(s) are not known here and were ignored; the self link holds those used.");
     let issue = json!([{"severity": "warning", "code": "not-supported", "diagnostics": text}]);
     let outcome: Value = json!({"resourceType": "OperationOutcome", "id": id, "issue": issue});
-    Some(Hit { full_url: format!("urn:uuid:{id}"), content: outcome.to_string(), mode: "outcome" })
+    Some(Hit { full_url: format!("urn:uuid:{id}"), content: outcome.to_string().into(), mode: "outcome" })
 }
 
 #[cfg(test)]

@@ -78,7 +78,7 @@ fn versioned(mut response: Response, own: &str, stored: &Stored) -> Response {
 
 /// A version that was read.
 pub(super) fn resource(own: &str, stored: &Stored) -> Response {
-    versioned(fhir(200, stored.content.clone()), own, stored)
+    versioned(fhir(200, stored.content.to_string()), own, stored)
 }
 
 /// 304: the client has this version.
@@ -92,7 +92,7 @@ pub(super) fn written(own: &str, answer: &Answer, preferred: Return, locate: boo
     let status = if answer.created { 201 } else { 200 };
     let body = match preferred {
         Return::Minimal => empty(status),
-        Return::Representation => fhir(status, stored.content.clone()),
+        Return::Representation => fhir(status, stored.content.to_string()),
         Return::Outcome => fhir(status, outcome::of_findings(&answer.warnings, "This is stored.").to_string()),
     };
     let mut response = versioned(body, own, stored);

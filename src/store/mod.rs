@@ -38,6 +38,7 @@ mod subscriptions;
 mod tokens;
 mod turns;
 mod values;
+mod versions;
 mod writer;
 
 pub use audit::{Access, Evidence, Recorder};
@@ -49,7 +50,7 @@ pub use partners::Following;
 pub use peers::Peer;
 pub use referrals::{Referral, Relay};
 pub use resources::{Changed, Stored, Written};
-pub use search::{Found, Page};
+pub use search::Page;
 pub use sockets::Binding;
 pub use sql::{Store, Tx};
 pub use subscribed::Subscribed;

@@ -1,5 +1,7 @@
 //! Resources, their versions and their index rows: one stored copy per version, and sent back as stored.
 
+use std::sync::Arc;
+
 use crate::error::Error;
 use crate::fhir::search_index::{Row as IndexRow, is_ordered};
 use crate::fhir::subscription::Change;
@@ -24,8 +26,8 @@ pub struct Stored {
     pub deleted: bool,
     /// How this version was made: `POST`, `PUT`, `DELETE`.
     pub method: String,
-    /// The JSON text; empty when deleted.
-    pub content: String,
+    /// The JSON text; empty when deleted. Never changes, so it is shared.
+    pub content: Arc<str>,
 }
 
 impl Stored {
@@ -109,16 +111,16 @@ impl Tx {
     }
 
     /// The current version, also when it is a deletion, and whether the viewer may see it.
-    pub async fn resource_seen_by(&mut self, key: &Key, viewer: &Viewer) -> Result<Option<(Stored, bool)>, Error> {
+    pub async fn resource_seen_by(&mut self, key: &Key, viewer: &Viewer) -> Result<Option<(Arc<Stored>, bool)>, Error> {
         let mut args = args![key.kind.name(), &key.id];
         let seen = visible(viewer, key.kind.is_directory(), &mut args);
         let text = format!(
-            "select {COLUMNS}, cast(case when 1 = 1{seen} then 1 else 0 end as bigint) from resource r
-             join resource_version v on v.type = r.type and v.id = r.id and v.version = r.version
+            "select r.version, cast(case when 1 = 1{seen} then 1 else 0 end as bigint) from resource r
              where r.type = $1 and r.id = $2"
         );
         let Some(row) = self.one(text, args).await? else { return Ok(None) };
-        Ok(Some((stored_of(key, &row)?, row.flag(5)?)))
+        let stored = self.versions(vec![(key.clone(), row.int(0)?)]).await?.pop();
+        Ok(Some((stored.ok_or_else(|| Error::internal("a resource without its version"))?, row.flag(1)?)))
     }
 
     /// The current version, locked until the end of this transaction: whoever decides on it decides alone.
@@ -287,7 +289,7 @@ impl Tx {
     ) -> Result<Written, Error> {
         let stamp = self.stamp();
         let content = resource.to_text();
-        let row = args![key.kind.name(), &key.id, version, stamp, method, by, &content];
+        let row = args![key.kind.name(), &key.id, version, stamp, method, by, content.as_str()];
         self.insert(VERSION, vec![row]).await?;
         let rows = crate::fhir::search_index::rows(&resource, own);
         let change = if version > 1 && before.is_some() { Change::Updated } else { Change::Created };
@@ -312,7 +314,7 @@ impl Tx {
             author: author.to_string(),
             deleted: false,
             method: method.to_string(),
-            content,
+            content: content.into(),
         };
         self.met.known.insert(stored.key.clone(), stored.clone());
         self.marks.changed(stored.key.kind, stamp);
@@ -358,6 +360,6 @@ pub(super) fn stored_of(key: &Key, row: &crate::store::Row) -> Result<Stored, Er
         author: row.text(2)?,
         deleted: method == "DELETE",
         method,
-        content: row.text(4)?,
+        content: row.str(4)?.into(),
     })
 }

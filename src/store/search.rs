@@ -6,6 +6,7 @@ mod include;
 mod plan;
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use crate::error::Error;
 use crate::fhir::search::{Cursor, Filter, Order, Query, Sort, Test};
@@ -13,30 +14,17 @@ use crate::fhir::search_index::rows;
 use crate::fhir::{Key, Resource, ResourceType};
 use crate::store::grants::{marks, once_visible};
 use crate::store::resources::indexable;
-use crate::store::{Arg, Store, Tx, Viewer};
-use crate::time::Timestamp;
-use condition::{About, Text, condition, listed};
+use crate::store::{Arg, Store, Stored, Tx, Viewer};
+pub(super) use condition::Text;
+use condition::{About, condition, listed};
 pub(super) use plan::SHORT;
 use plan::{Walk, short, since, time_order, walk};
-
-/// A search hit.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Found {
-    /// Where it stands.
-    pub key: Key,
-    /// Its version.
-    pub version: i64,
-    /// When it last changed.
-    pub updated: Timestamp,
-    /// Its JSON text.
-    pub content: String,
-}
 
 /// A page of hits.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Page {
     /// In order.
-    pub hits: Vec<Found>,
+    pub hits: Vec<Arc<Stored>>,
     /// Where the next page begins, if there is one.
     pub next: Option<Cursor>,
     /// How many there are in all, if it was asked for.
@@ -47,7 +35,7 @@ pub struct Page {
 const RESOLVED: usize = 100;
 
 /// Most resources asked about in one statement.
-const CHUNK: usize = 200;
+pub(super) const CHUNK: usize = 200;
 
 /// How the resources of a page are found.
 enum Way {
@@ -109,18 +97,12 @@ impl Tx {
         let rows = self.all_aside(sql, args).await?;
         let more = rows.len() > query.count;
         let mut hits = Vec::with_capacity(rows.len());
-        let mut next = None;
         for row in rows.iter().take(query.count) {
-            let id = row.text(0)?;
-            next = Some(Cursor { key: row.int(4)?, id: id.clone() });
-            hits.push(Found {
-                key: Key::new(query.kind, id),
-                version: row.int(1)?,
-                updated: row.time(2)?,
-                content: row.text(3)?,
-            });
+            hits.push((Key::new(query.kind, row.text(0)?), row.int(1)?));
         }
-        Ok(Page { hits, next: if more { next } else { None }, total })
+        let last = rows.get(query.count - 1).filter(|_| more);
+        let next = last.map(|row| Ok(Cursor { key: row.int(2)?, id: row.text(0)? })).transpose()?;
+        Ok(Page { hits: self.versions(hits).await?, next, total })
     }
 
     /// How the database goes about a search's page, in its own words: an index, or all of a table.
@@ -160,18 +142,20 @@ impl Tx {
         }
         let restricted = matches!(asked.about.viewer, Viewer::Grantees(_)) && !asked.about.kind.is_directory();
         let walk = walk(asked.about.kind, &asked.filters);
-        let Some((order, _)) = time_order(asked.query) else {
+        let Some((order, descending)) = time_order(asked.query) else {
             return Ok(match walk {
                 Some(walk) => Way::Listed(walk, asked.since.is_some()),
                 None if restricted => Way::Granted,
                 None => Way::Whole,
             });
         };
-        // A poll: what changed since is a short list, unless it asks for the beginning of time.
-        if let (Some(_), Order::Created) = (asked.since, order)
-            && self.are_few(asked.recent(walk.as_ref())).await?
-        {
-            return Ok(walk.map_or(Way::Recent, |walk| Way::Listed(walk, true)));
+        if let (Some(since), Order::Created) = (asked.since, order) {
+            // What was made since has changed since: where that fills the page there is no need to look for more.
+            let filled = descending && self.one_of(asked.made(walk.as_ref(), since)).await?;
+            // A poll: what changed since is a short list, unless it asks for the beginning of time.
+            if !filled && self.are_few(asked.recent(walk.as_ref())).await? {
+                return Ok(walk.map_or(Way::Recent, |walk| Way::Listed(walk, true)));
+            }
         }
         match walk {
             // Of the parties one asks for oneself: what the walk passes is visible.
@@ -183,6 +167,10 @@ impl Tx {
                 Ok(walk.map_or(Way::Whole, Way::Along))
             }
         }
+    }
+
+    async fn one_of(&mut self, (sql, args): (String, Vec<Arg>)) -> Result<bool, Error> {
+        Ok(self.one(sql, args).await?.is_some())
     }
 
     async fn are_few(&mut self, (sql, args): (String, Vec<Arg>)) -> Result<bool, Error> {
@@ -273,7 +261,7 @@ impl Tx {
     }
 
     /// The current contents of these resources, as far as the viewer may see them.
-    pub async fn contents(&mut self, keys: &[Key], viewer: &Viewer) -> Result<Vec<Found>, Error> {
+    pub async fn contents(&mut self, keys: &[Key], viewer: &Viewer) -> Result<Vec<Arc<Stored>>, Error> {
         let mut found = Vec::new();
         let kinds: BTreeSet<ResourceType> = keys.iter().map(|key| key.kind).collect();
         for kind in kinds {
@@ -283,22 +271,14 @@ impl Tx {
                 let mut text = Text::new();
                 let there = About { kind, viewer, depth: 0 }.there(&mut text);
                 let marks = text.any_of(chunk);
-                let sql = format!(
-                    "select r.id, r.version, r.updated, v.content from resource r join resource_version v
-                     on v.type = r.type and v.id = r.id and v.version = r.version
-                     where {there} and r.id in ({marks}) order by r.id"
-                );
+                let sql =
+                    format!("select r.id, r.version from resource r where {there} and r.id in ({marks}) order by r.id");
                 for row in self.all(sql, text.args).await? {
-                    found.push(Found {
-                        key: Key::new(kind, row.text(0)?),
-                        version: row.int(1)?,
-                        updated: row.time(2)?,
-                        content: row.text(3)?,
-                    });
+                    found.push((Key::new(kind, row.text(0)?), row.int(1)?));
                 }
             }
         }
-        Ok(found)
+        self.versions(found).await
     }
 }
 
@@ -307,13 +287,32 @@ impl Asked<'_> {
     fn recent(&self, walk: Option<&Walk>) -> (String, Vec<Arg>) {
         let mut text = Text::new();
         let sql = match walk {
-            Some(walk) => format!("select 1 from search_index l where {}", self.walked(walk, true, &mut text)),
+            // Of any status: more than are asked for, told by index rows alone.
+            Some(walk) => {
+                let any = Walk { statuses: Vec::new(), ..walk.clone() };
+                format!("select 1 from search_index l where {}", self.walked(&any, true, &mut text))
+            }
             None => {
                 let (kind, since) = (text.arg(self.about.kind.name()), text.arg(self.since.unwrap_or(i64::MIN)));
                 format!("select 1 from resource r where r.type = {kind} and r.updated > {since}")
             }
         };
         (sql, text.args)
+    }
+
+    /// One row if more than a page of a walk, or of all, was made since then; of a walk, index rows alone tell.
+    fn made(&self, walk: Option<&Walk>, since: i64) -> (String, Vec<Arg>) {
+        let mut text = Text::new();
+        let (from, at) = match walk {
+            Some(walk) => (format!("search_index l where {}", self.walked(walk, false, &mut text)), "l.created"),
+            None => (format!("resource l where l.type = {}", text.arg(self.about.kind.name())), "l.created"),
+        };
+        let mut sql = format!("select 1 from {from} and {at} > {}", text.arg(since));
+        if let Some(cursor) = &self.query.cursor {
+            sql.push_str(&format!(" and {at} < {}", text.arg(cursor.key)));
+        }
+        let count = text.arg(i64::try_from(self.query.count).unwrap_or(i64::MAX));
+        (format!("{sql} limit 1 offset {count}"), text.args)
     }
 
     /// What the viewer was granted of the type.
@@ -340,12 +339,18 @@ impl Asked<'_> {
         let values: Vec<&str> = walk.values.iter().map(|value| indexable(value)).collect();
         let values = text.any_of(&values);
         let mut sql = format!("l.type = {kind} and l.parameter = {parameter} and l.value in ({values})");
+        let since = self.since.filter(|_| recent);
         if !walk.statuses.is_empty() {
             let statuses: Vec<&str> = walk.statuses.iter().map(|status| indexable(status)).collect();
-            sql.push_str(&format!(" and l.system in ({}) and l.system <> ''", text.any_of(&statuses)));
+            let statuses = text.any_of(&statuses);
+            sql.push_str(&match since {
+                // Only for the index that has the order by change: a status may have very many that changed long ago.
+                Some(_) => format!(" and coalesce(l.system, '') in ({statuses})"),
+                None => format!(" and l.system in ({statuses}) and l.system <> ''"),
+            });
         }
         sql.push_str(" and l.created is not null");
-        if let (Some(since), true) = (self.since, recent) {
+        if let Some(since) = since {
             sql.push_str(&format!(" and l.updated > {}", text.arg(since)));
         }
         sql
@@ -433,7 +438,7 @@ impl Asked<'_> {
                 let rest = self.conditions(&walk.answers, &mut text);
                 // A cross join is taken in this order by SQLite.
                 walks.push(format!(
-                    "select l.id as id, {key} as at from search_index l cross join resource r
+                    "select l.id as id, r.version as version, {key} as at from search_index l cross join resource r
                      where r.id = l.id and {rest} and {sql} order by {key} {way}, l.id {way} limit {limit}"
                 ));
             }
@@ -441,18 +446,14 @@ impl Asked<'_> {
         let walks = match walks.as_slice() {
             [one] => one.clone(),
             many => {
-                let each =
-                    many.iter().enumerate().map(|(index, one)| format!("select id, at from ({one}) as w{index}"));
+                let each = many
+                    .iter()
+                    .enumerate()
+                    .map(|(index, one)| format!("select id, version, at from ({one}) as w{index}"));
                 format!("{} order by at {way}, id {way} limit {limit}", each.collect::<Vec<_>>().join(" union "))
             }
         };
-        let kind = text.arg(self.about.kind.name());
-        let sql = format!(
-            "select r.id, r.version, r.updated, v.content, w.at from ({walks}) as w cross join resource r
-             join resource_version v on v.type = r.type and v.id = r.id and v.version = r.version
-             where r.type = {kind} and r.id = w.id order by w.at {way}, w.id {way}"
-        );
-        (sql, text.args)
+        (walks, text.args)
     }
 
     /// The page of any other way: order, edge and limit around its conditions.
@@ -486,9 +487,7 @@ impl Asked<'_> {
             keys.iter().map(|(key, descending)| format!("{key} {}", way_of(*descending))).collect();
         let limit = self.limit(&mut text);
         let sql = format!(
-            "select r.id, r.version, r.updated, v.content, {shown} from resource r
-             join resource_version v on v.type = r.type and v.id = r.id and v.version = r.version
-             where {all}{compare} order by {}, r.id {} limit {limit}",
+            "select r.id, r.version, {shown} from resource r where {all}{compare} order by {}, r.id {} limit {limit}",
             order.join(", "),
             way_of(last)
         );

@@ -23,6 +23,7 @@ use crate::store::resources::Changed;
 use crate::store::sqlite::{self, Reader};
 use crate::store::stamps::{Stamped, Stamps, locked};
 use crate::store::values::{Arg, Row};
+use crate::store::versions::Versions;
 use crate::store::writer::{Embedded, Held};
 use crate::time::{Clock, Timestamp};
 
@@ -52,6 +53,7 @@ pub struct Store {
     clock: Clock,
     stamps: Arc<std::sync::Mutex<Stamps>>,
     pub(super) marks: Arc<Marks>,
+    versions: Arc<Versions>,
 }
 
 impl Store {
@@ -75,7 +77,8 @@ impl Store {
                 });
             Database::Postgres(pool.connect_with(options).await.map_err(Error::unavailable)?)
         };
-        Ok(Store { database: Arc::new(database), clock, stamps: Arc::default(), marks: Arc::default() })
+        let database = Arc::new(database);
+        Ok(Store { database, clock, stamps: Arc::default(), marks: Arc::default(), versions: Arc::default() })
     }
 
     /// Brings the schema up to date. Safe to run from several gateways at once.
@@ -124,7 +127,7 @@ impl Store {
     }
 
     fn tx(&self, connection: Connected, stamp: Timestamp, stamped: Option<Stamped>) -> Tx {
-        let (clock, marks) = (self.clock.clone(), self.marks.clone());
+        let (clock, marks, versions) = (self.clock.clone(), self.marks.clone(), self.versions.clone());
         Tx {
             connection,
             stamp,
@@ -138,6 +141,7 @@ impl Store {
             owes: false,
             unhurried: false,
             marks,
+            versions,
         }
     }
 
@@ -205,6 +209,7 @@ pub struct Tx {
     /// May take longer than [`LONGEST`].
     unhurried: bool,
     pub(super) marks: Arc<Marks>,
+    pub(super) versions: Arc<Versions>,
 }
 
 impl std::fmt::Debug for Tx {
@@ -322,8 +327,14 @@ impl Tx {
         self.checked(told)
     }
 
-    /// The same of a statement that may look through much: a reader of the embedded database does it elsewhere.
+    /// The same of a statement that may look through much: if it does, a reader of the embedded database goes elsewhere.
     pub(super) async fn all_aside(&mut self, text: String, args: Vec<Arg>) -> Result<Vec<Row>, Error> {
+        tokio::task::coop::consume_budget().await;
+        if let Connected::Reader(Some(reader)) = &self.connection
+            && let Some(rows) = reader.briefly(&text, &args)?
+        {
+            return Ok(rows);
+        }
         if let Connected::Reader(reader) = &mut self.connection
             && let Some(away) = reader.take()
         {

@@ -1,7 +1,7 @@
 //! SQLite, asked on the thread that asks: a statement is a few microseconds, less than sending it to another thread.
 //!
-//! What may take longer goes to a thread that may wait: taking the file's lock, a commit and its sync (`writer`), and a
-//! search, which may look through much ([`Reader::aside`]).
+//! What may take longer goes to a thread that may wait: taking the file's lock (`writer`), and a search that turns out to
+//! look through much ([`Reader::briefly`], [`Reader::aside`]).
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -19,6 +19,10 @@ const READERS: usize = 4;
 
 /// Statements that a connection keeps prepared.
 const STATEMENTS: usize = 256;
+
+/// A search that takes no more steps than this stays on the thread that asks: about a millisecond. Walking to another
+/// thread and back costs as much as a page.
+const BRIEF: i32 = 20_000;
 
 /// Whose connection it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,18 +77,19 @@ fn prepared<'a>(connection: &'a Connection, text: &str, args: &[Arg]) -> rusqlit
 
 /// All rows of a statement.
 pub(super) fn all(connection: &Connection, text: &str, args: &[Arg]) -> Result<Vec<Row>, Error> {
-    let ask = || {
-        let mut statement = prepared(connection, text, args)?;
-        let columns = statement.column_count();
-        let mut rows = statement.raw_query();
-        let mut found = Vec::new();
-        while let Some(row) = rows.next()? {
-            let cells: Result<Vec<Value>, rusqlite::Error> = (0..columns).map(|index| row.get(index)).collect();
-            found.push(Row::Sqlite(cells?));
-        }
-        Ok(found)
-    };
-    ask().map_err(failed)
+    asked(connection, text, args).map_err(failed)
+}
+
+fn asked(connection: &Connection, text: &str, args: &[Arg]) -> rusqlite::Result<Vec<Row>> {
+    let mut statement = prepared(connection, text, args)?;
+    let columns = statement.column_count();
+    let mut rows = statement.raw_query();
+    let mut found = Vec::new();
+    while let Some(row) = rows.next()? {
+        let cells: rusqlite::Result<Vec<Value>> = (0..columns).map(|index| row.get(index)).collect();
+        found.push(Row::Sqlite(cells?));
+    }
+    Ok(found)
 }
 
 /// Runs a statement; how many rows it changed.
@@ -151,6 +156,21 @@ impl Reader {
     pub(super) fn all(&self, text: &str, args: &[Arg]) -> Result<Vec<Row>, Error> {
         let connection = self.connection.as_ref().ok_or_else(|| Error::internal("a reader without a connection"))?;
         all(connection, text, args)
+    }
+
+    /// The same of a statement that may look through much: nothing, if it has not come to its end before long.
+    pub(super) fn briefly(&self, text: &str, args: &[Arg]) -> Result<Option<Vec<Row>>, Error> {
+        let connection = self.connection.as_ref().ok_or_else(|| Error::internal("a reader without a connection"))?;
+        // The count goes on from one use of a statement to the next: only the second time have so many steps gone by.
+        let mut once = false;
+        let enough = move || std::mem::replace(&mut once, true);
+        connection.progress_handler(BRIEF, Some(enough)).map_err(failed)?;
+        let rows = asked(connection, text, args);
+        connection.progress_handler(0, None::<fn() -> bool>).map_err(failed)?;
+        match rows {
+            Err(rusqlite::Error::SqliteFailure(fault, _)) if fault.code == ErrorCode::OperationInterrupted => Ok(None),
+            rows => rows.map(Some).map_err(failed),
+        }
     }
 
     /// The same on a thread that may take its time. Given up meanwhile, the connection goes back by itself.

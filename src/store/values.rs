@@ -131,7 +131,17 @@ pub enum Row {
 impl Row {
     /// A text column that is not null.
     pub fn text(&self, index: usize) -> Result<String, Error> {
-        self.text_or_null(index)?.ok_or_else(|| Error::internal(format!("column {index} is null")))
+        self.str(index).map(str::to_string)
+    }
+    /// The same where it stands.
+    pub fn str(&self, index: usize) -> Result<&str, Error> {
+        match self {
+            Row::Sqlite(row) => match row.get(index) {
+                Some(Value::Text(text)) => Ok(text),
+                _ => Err(Error::internal(format!("column {index} is no text"))),
+            },
+            Row::Postgres(row) => row.try_get(index).map_err(Error::internal),
+        }
     }
     /// A text column.
     pub fn text_or_null(&self, index: usize) -> Result<Option<String>, Error> {

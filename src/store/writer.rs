@@ -128,7 +128,7 @@ impl Held {
         }
         let waiting = self.waiting.clone();
         match self.writer.take() {
-            Some(writer) if last || released.is_err() => finish(writer, waiting),
+            Some(writer) if last || released.is_err() => finish(writer, &waiting),
             Some(writer) => let_go(writer, &waiting),
             None => {}
         }
@@ -136,14 +136,11 @@ impl Held {
     }
 }
 
-/// Has the group committed on a thread that may wait for the disk; it is done also when nobody waits for it.
-fn finish(mut writer: OwnedMutexGuard<Writer>, waiting: Arc<AtomicUsize>) {
-    if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-        runtime.spawn_blocking(move || {
-            writer.commit_group();
-            let_go(writer, &waiting);
-        });
-    }
+/// Commits the group and lets the writer go. On this thread: whoever has the writer is the only one who waits for the
+/// disk, and a walk to another thread and back costs as much as the commit (`main` starts a thread more than it needs).
+fn finish(mut writer: OwnedMutexGuard<Writer>, waiting: &Arc<AtomicUsize>) {
+    writer.commit_group();
+    let_go(writer, waiting);
 }
 
 impl Drop for Held {
@@ -169,7 +166,7 @@ fn settle(writer: &Arc<Mutex<Writer>>, waiting: &Arc<AtomicUsize>) {
     if let Ok(writer) = writer.clone().try_lock_owned()
         && writer.open
     {
-        finish(writer, waiting.clone());
+        finish(writer, waiting);
     }
 }
 

@@ -42,8 +42,9 @@ async fn ask(store: &Store, text: &str, viewer: &Viewer) -> String {
     let mut reader = store.read().await.unwrap();
     let page = reader.search(&query, viewer).await.unwrap();
     let more = reader.included(&page.hits, &query.includes, viewer, &|_| true).await.unwrap();
-    let ids =
-        |list: Vec<loopgate::store::Found>| list.into_iter().map(|found| found.key.id).collect::<Vec<_>>().join(" ");
+    let ids = |list: Vec<std::sync::Arc<loopgate::store::Stored>>| {
+        list.iter().map(|found| found.key.id.clone()).collect::<Vec<_>>().join(" ")
+    };
     let total = page.total.map(|total| format!(" of {total}")).unwrap_or_default();
     let more = if more.is_empty() { String::new() } else { format!(" | {}", ids(more)) };
     format!("{}{total}{more}", ids(page.hits))
@@ -275,7 +276,7 @@ on_both!(pages_of_open_tasks_hold_while_tasks_change, async |place: Place| {
             assert_eq!(once.len(), old.len(), "repeated: {text}");
         }
         let expected: BTreeSet<String> =
-            before.into_iter().map(|hit| hit.key.id).filter(|id| id.starts_with('t')).collect();
+            before.into_iter().map(|hit| hit.key.id.clone()).filter(|id| id.starts_with('t')).collect();
         let found: BTreeSet<String> = old.into_iter().cloned().collect();
         assert_eq!(found, expected, "skipped: {text}");
     }

@@ -34,7 +34,7 @@ pub async fn find(store: &Store, query: &Query, viewer: &Viewer) -> (Vec<String>
     let plain = Query { total: false, ..query.clone() };
     let uncounted = store.read().await.unwrap().search(&plain, viewer).await.unwrap();
     assert_eq!((&page.hits, &page.next), (&uncounted.hits, &uncounted.next), "{query:?}");
-    (page.hits.into_iter().map(|hit| hit.key.id).collect(), page.total.unwrap())
+    (page.hits.into_iter().map(|hit| hit.key.id.clone()).collect(), page.total.unwrap())
 }
 
 /// Numbers that only look random; the same for the same seed (SplitMix64).
@@ -318,7 +318,7 @@ async fn pages(store: &Store, mut asked: Query, mut between: impl AsyncFnMut(&st
     for _ in 0..1_000 {
         let page = store.read().await.unwrap().search(&asked, &Viewer::Operator).await.unwrap();
         assert!(page.hits.len() <= asked.count);
-        seen.extend(page.hits.into_iter().map(|hit| hit.key.id));
+        seen.extend(page.hits.into_iter().map(|hit| hit.key.id.clone()));
         if page.next.is_none() {
             return seen;
         }

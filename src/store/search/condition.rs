@@ -9,20 +9,23 @@ use crate::store::resources::indexable;
 use crate::store::{Arg, Viewer};
 
 /// A statement under construction.
-pub(super) struct Text {
-    pub(super) args: Vec<Arg>,
+pub(in crate::store) struct Text {
+    pub(in crate::store) args: Vec<Arg>,
 }
 
 impl Text {
-    pub(super) fn new() -> Self {
+    pub(in crate::store) fn new() -> Self {
         Text { args: Vec::new() }
     }
-    pub(super) fn arg(&mut self, value: impl Into<Arg>) -> String {
+    pub(in crate::store) fn arg(&mut self, value: impl Into<Arg>) -> String {
         self.args.push(value.into());
         format!("${}", self.args.len())
     }
+    /// Long lists repeat their last, up to a power of two: so there are few texts, and each stays prepared.
     pub(super) fn any_of<T: Clone + Into<Arg>>(&mut self, list: &[T]) -> String {
-        let marks: Vec<String> = list.iter().map(|item| self.arg(item.clone())).collect();
+        let length = if list.len() > 4 { list.len().next_power_of_two() } else { list.len() };
+        let more = list.last().into_iter().cycle().take(length - list.len());
+        let marks: Vec<String> = list.iter().chain(more).map(|item| self.arg(item.clone())).collect();
         if marks.is_empty() { "null".to_string() } else { marks.join(", ") }
     }
 }

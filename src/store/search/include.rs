@@ -2,13 +2,14 @@
 //! What the viewer may not see is not there, and nothing is reached through it.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
+use super::CHUNK;
 use super::condition::Text;
-use super::{CHUNK, Found};
 use crate::error::Error;
 use crate::fhir::search::Include;
 use crate::fhir::{Key, ResourceType};
-use crate::store::{Tx, Viewer};
+use crate::store::{Stored, Tx, Viewer};
 
 /// Most resources that come along with a page.
 const MAX_INCLUDED: usize = 2_000;
@@ -19,11 +20,11 @@ impl Tx {
     /// What these hits bring along. `readable` says which types the viewer may read at all.
     pub async fn included(
         &mut self,
-        hits: &[Found],
+        hits: &[Arc<Stored>],
         includes: &[Include],
         viewer: &Viewer,
         readable: &(dyn Fn(ResourceType) -> bool + Sync),
-    ) -> Result<Vec<Found>, Error> {
+    ) -> Result<Vec<Arc<Stored>>, Error> {
         let mut known: BTreeSet<Key> = hits.iter().map(|hit| hit.key.clone()).collect();
         let mut from: Vec<Key> = known.iter().cloned().collect();
         let mut all = Vec::new();
