@@ -50,6 +50,8 @@ pub struct Config {
     pub auth: Auth,
     /// Subscriptions and their events.
     pub subscriptions: Subscriptions,
+    /// The record of who saw what.
+    pub audit: Audit,
     /// What resources are checked against beside our own profiles.
     pub validation: Validation,
     /// The parties, in the file's order.
@@ -168,6 +170,13 @@ pub struct Subscriptions {
     /// How long events can be asked for again; at least the sum of `delivery.backoff`.
     pub keep_events: Duration,
     /// What headers are sealed with: 64 hexadecimal digits.
+    pub key: Option<Secret>,
+}
+
+/// `[audit]`
+#[derive(Debug, Clone)]
+pub struct Audit {
+    /// What seals are made with: 64 hexadecimal digits.
     pub key: Option<Secret>,
 }
 

@@ -29,6 +29,8 @@ const GOODBYE: Duration = Duration::from_secs(1);
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// How long it may take for the head of a request, and be silent between two.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// Pause between two seals of the audit record.
+const SEAL_EVERY: Duration = Duration::from_secs(1);
 /// Most connections at a time; more are accepted when some of these end.
 const MOST_CONNECTIONS: usize = 4_096;
 
@@ -75,6 +77,7 @@ impl Gateway {
             tokio::spawn(serve(metrics, None, router, stop, PATIENCE));
         }
         let worker = tokio::spawn(self.worker.clone().run(stop.clone()));
+        let sealing = tokio::spawn(seal(self.app.clone(), stop.clone()));
         tracing::info!(address = %address_of(&listener), base = self.app.own(), tls = tls.is_some(), "serving");
         let (app, stopping) = (self.app.clone(), stop.clone());
         let sockets = tokio::spawn(async move {
@@ -96,8 +99,28 @@ impl Gateway {
         if worker.await.is_err() {
             tracing::error!("the worker ended in a panic");
         }
+        // What was answered last is sealed last.
+        let _ = sealing.await;
+        sealed(&self.app).await;
         tracing::info!("stopped");
         Ok(())
+    }
+}
+
+/// Seals the audit record until told to stop.
+async fn seal(app: App, mut stop: watch::Receiver<bool>) {
+    while !*stop.borrow() {
+        sealed(&app).await;
+        tokio::select! {
+            () = tokio::time::sleep(SEAL_EVERY) => {}
+            _ = stop.changed() => {}
+        }
+    }
+}
+
+async fn sealed(app: &App) {
+    if let Err(error) = app.seal_audit().await {
+        tracing::error!(cause = error.cause.as_deref().unwrap_or(""), "the audit record could not be sealed");
     }
 }
 

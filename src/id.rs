@@ -1,13 +1,50 @@
 //! Ids: the only source of randomness in the gateway.
 //!
 //! Version 7 UUIDs, so that new rows land at the end of an index and ids sort by creation within a process.
+//! Ids of a given time sort by that time, whoever made them: [`at`], [`from`].
 //! Leaves out what an id means; that is its holder's business.
 
-use uuid::Uuid;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use uuid::{Builder, Uuid};
 
 /// A new id, fit for `Resource.id` (`[A-Za-z0-9\-\.]{1,64}`).
 pub fn new() -> String {
     Uuid::now_v7().to_string()
+}
+
+/// A new id of this time (microseconds since 1970): ids of later microseconds are greater, and so are later ones of this process.
+pub fn at(micros: i64) -> String {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let mut rest = [0; 8];
+    // The first two bits are the variant's.
+    let count = COUNT.fetch_add(1, Ordering::Relaxed) & 0x3fff_ffff;
+    rest[..4].copy_from_slice(&count.to_be_bytes());
+    rest[4..].copy_from_slice(&Uuid::new_v4().as_bytes()[12..]);
+    of(micros, rest)
+}
+
+/// What every id of this time or later is not less than.
+pub fn from(micros: i64) -> String {
+    of(micros, [0; 8])
+}
+
+/// When an id of [`at`] was made.
+pub fn time_of(id: &str) -> Option<i64> {
+    let bytes = Uuid::parse_str(id).ok()?.into_bytes();
+    let millis = bytes[..6].iter().fold(0_i64, |sum, byte| (sum << 8) | i64::from(*byte));
+    let micros = (i64::from(bytes[6] & 0x0f) << 8) | i64::from(bytes[7]);
+    Some(millis * 1_000 + micros.min(999))
+}
+
+/// Milliseconds, then the microseconds where version 7 allows for more precision, then the rest.
+fn of(micros: i64, rest: [u8; 8]) -> String {
+    let micros = u64::try_from(micros).unwrap_or(0);
+    let more = u16::try_from(micros % 1_000).unwrap_or(0).to_be_bytes();
+    let mut bytes = [0; 10];
+    bytes[..2].copy_from_slice(&more);
+    bytes[2..].copy_from_slice(&rest);
+    Builder::from_unix_timestamp_millis(micros / 1_000, &bytes).into_uuid().to_string()
 }
 
 /// A new secret of 256 random bits, as hexadecimal text: for the header secrets we hand out.
@@ -31,6 +68,15 @@ mod tests {
         assert!(is_valid(&new()));
         assert_ne!(new(), new());
         assert_eq!(secret().len(), 64);
+    }
+
+    #[test]
+    fn ids_of_a_time_sort_by_it() {
+        let time = 1_800_000_000_123_456;
+        let (one, two, later) = (at(time), at(time), at(time + 1));
+        assert!(from(time) <= one && one < two && two < from(time + 1) && two < later, "{one} {two} {later}");
+        assert!(is_valid(&one) && time_of(&one) == Some(time) && time_of("x").is_none());
+        assert!(new() > at(1_000) && time_of(&new()).is_some());
     }
 
     #[test]

@@ -72,11 +72,30 @@ enum Command {
         #[command(subcommand)]
         command: PartnerCommand,
     },
+    /// The record of who saw what.
+    Audit {
+        #[command(subcommand)]
+        command: AuditCommand,
+    },
     /// Prints the CapabilityStatement.
     Capability {
         /// The configuration file.
         #[arg(long)]
         config: Option<PathBuf>,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum AuditCommand {
+    /// Looks whether anybody changed, removed, added or reordered anything; exit status 1 if so.
+    Verify {
+        /// The configuration file.
+        #[arg(long)]
+        config: PathBuf,
+        /// A seal that was written down elsewhere, NUMBER:HASH, as the log and this command print them: the record must
+        /// still lead through it.
+        #[arg(long)]
+        seal: Option<String>,
     },
 }
 
@@ -141,6 +160,10 @@ fn main() -> ExitCode {
                 Err(code) => code,
             }
         }
+        Command::Audit { command: AuditCommand::Verify { config, seal } } => match load(&config) {
+            Ok(config) => block_on(verify_audit(config, seal)),
+            Err(code) => code,
+        },
         Command::Demo { listen, data, exit } => {
             telemetry::start("warn,loopgate=info");
             block_on(demo::run(listen, data, exit, stop_signal))
@@ -203,6 +226,18 @@ async fn check_partner(config: Option<Config>, named: String, practice: bool, da
         return Ok(ready);
     }
     Ok(check::practise(&config, &partner, network, &data, say).await? && ready)
+}
+
+async fn verify_audit(config: Config, seal: Option<String>) -> Result<bool, String> {
+    let store = Store::open(config.store.url.expose(), Clock::system()).await.map_err(told)?;
+    let found = loopgate::app::verify(&store, &config, seal.as_deref()).await.map_err(told)?;
+    found.faults.iter().for_each(|fault| println!("{fault}"));
+    println!("{} seals, {} rows in them, {} rows not sealed yet.", found.seals, found.rows, found.unsealed);
+    if let Some(last) = &found.last {
+        println!("The last seal is {last}");
+    }
+    println!("{}", if found.faults.is_empty() { "No fault." } else { "The record is not as it was written." });
+    Ok(found.faults.is_empty())
 }
 
 async fn serve(config: Config) -> Result<bool, String> {

@@ -37,11 +37,12 @@ pub(super) fn config(root: &Section<'_, '_>) -> Option<Config> {
     let per_partner = section.number("per_partner");
     let accept_past_end = section.flag("accept_past_end");
     let keep_events = section.read("keep_events", duration);
-    let key = section.read("key", key);
+    let headers_key = section.read("key", key);
     let retries = delivery.as_ref().map(|d| d.backoff.iter().sum::<Duration>());
     if keep_events.is_some() && keep_events < retries {
         section.fault("keep_events", "must be at least the sum of delivery.backoff");
     }
+    let audit_key = root.within("audit").read("key", key);
     let section = root.within("validation");
     let packages = section.list("packages", |t| text(t).map(|path| section.reader.folder.join(path)));
 
@@ -84,8 +85,9 @@ pub(super) fn config(root: &Section<'_, '_>) -> Option<Config> {
             per_partner: per_partner?,
             accept_past_end: accept_past_end?,
             keep_events: keep_events?,
-            key,
+            key: headers_key,
         },
+        audit: Audit { key: audit_key },
         validation: Validation { packages: packages? },
         partners: partners.into_iter().collect::<Option<_>>()?,
     })

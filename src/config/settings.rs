@@ -47,6 +47,7 @@ pub const SETTINGS: &[Setting] = &[
     row("subscriptions.keep_events", "\"30d\"", "how long events and tries of deliveries are kept; at least the sum of delivery.backoff"),
     row("subscriptions.key", "none", "64 hex digits that seal the headers of Subscriptions; without it a key in the database does"),
     row("validation.packages", "[]", "FHIR packages (.tgz) of guides and terminologies; profiles and codes enforced beside ours"),
+    row("audit.key", "none", "64 hex digits that sign the seals of the audit record; without it seals show accidents, not whoever can write to the database"),
     row("partner.id", "required", "id of the partner and of its Organization here"),
     row("partner.name", "required", "name of its Organization"),
     row("partner.roles", "required", "any of \"source\", \"target\", \"coordinator\", \"operator\""),

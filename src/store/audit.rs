@@ -1,7 +1,8 @@
 //! Who saw and changed what, and how we know what happened to a referral.
 //!
 //! Reads are recorded before the answer leaves, many in one transaction: a [`Recorder`] gathers what arrives while the
-//! writer is busy. Append only; the hash chain and AuditEvents come with the security issue.
+//! writer is busy. Append only: nothing here changes or deletes a row, and `seals` shows where somebody else did. As
+//! AuditEvents they are read by `app::audit_events`.
 
 use tokio::sync::{mpsc, oneshot};
 
@@ -9,7 +10,7 @@ use crate::error::Error;
 use crate::fhir::Key;
 use crate::id;
 use crate::store::later::Shape;
-use crate::store::{Store, Tx};
+use crate::store::{Row, Store, Tx};
 use crate::time::Timestamp;
 
 /// One answer and everything it shows.
@@ -23,6 +24,76 @@ pub struct Access {
     pub seen: Vec<(Key, i64)>,
     /// The X-Request-Id.
     pub request: String,
+}
+
+/// A row of the record as it is stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    /// Ids sort by time.
+    pub id: String,
+    /// When.
+    pub at: Timestamp,
+    /// Who.
+    pub partner: String,
+    /// What was done.
+    pub action: String,
+    /// To what: a type.
+    pub kind: String,
+    /// The id; empty where several were seen, or none.
+    pub resource: String,
+    /// The version.
+    pub version: i64,
+    /// The X-Request-Id.
+    pub request: String,
+    /// What was seen, where it was several: `Type/id/version`, parted by spaces.
+    pub detail: Option<String>,
+    /// 0 done, 4 refused, 8 failed.
+    pub outcome: i64,
+    /// The access token's jti.
+    pub token: Option<String>,
+    /// Where the request came from.
+    pub address: Option<String>,
+    /// What was asked for, in a search.
+    pub query: Option<String>,
+}
+
+impl Entry {
+    pub(super) const COLUMNS: &str =
+        "id, at, partner, action, type, resource, version, request, detail, outcome, token, address, query";
+
+    pub(super) fn of(row: &Row) -> Result<Entry, Error> {
+        Ok(Entry {
+            id: row.text(0)?,
+            at: row.time(1)?,
+            partner: row.text(2)?,
+            action: row.text(3)?,
+            kind: row.text(4)?,
+            resource: row.text(5)?,
+            version: row.int(6)?,
+            request: row.text(7)?,
+            detail: row.text_or_null(8)?,
+            outcome: row.int(9)?,
+            token: row.text_or_null(10)?,
+            address: row.text_or_null(11)?,
+            query: row.text_or_null(12)?,
+        })
+    }
+
+    /// Everything it says, each part with its length before it, so that no two rows say it in the same bytes.
+    pub fn bytes(&self) -> Vec<u8> {
+        let numbers = [self.at.0, self.version, self.outcome].map(|number| Some(number.to_string()));
+        let texts = [&self.id, &self.partner, &self.action, &self.kind, &self.resource, &self.request];
+        let texts = texts.map(|text| Some(text.clone()));
+        let more = [&self.detail, &self.token, &self.address, &self.query].map(Clone::clone);
+        let mut out = Vec::new();
+        for part in numbers.into_iter().chain(texts).chain(more) {
+            match part {
+                None => out.push(b'-'),
+                Some(text) => out.extend(format!("{}:{text}", text.len()).bytes()),
+            }
+        }
+        out
+    }
 }
 
 /// A step of a referral and how we know of it.
@@ -60,7 +131,7 @@ impl Tx {
                 [(key, _), ..] => (key.kind.name(), "", 0, Some(listed(&access.seen))),
             };
             let (partner, request) = (&access.partner, &access.request);
-            Some(args![id::new(), stamp, partner, access.action, kind, id, version, request, listed])
+            Some(args![id::at(stamp.0), stamp, partner, access.action, kind, id, version, request, listed])
         };
         self.insert(AUDIT, list.iter().filter_map(row).collect()).await
     }
@@ -130,19 +201,19 @@ fn listed(seen: &[(Key, i64)]) -> String {
     list.join(" ")
 }
 
-type Entry = (Access, oneshot::Sender<Result<(), Error>>);
+type Waiting = (Access, oneshot::Sender<Result<(), Error>>);
 
 /// Most requests whose accesses are recorded in one transaction.
 const BATCH: usize = 256;
 
 /// Records reads, many in one commit.
 #[derive(Debug, Clone)]
-pub struct Recorder(mpsc::Sender<Entry>);
+pub struct Recorder(mpsc::Sender<Waiting>);
 
 impl Recorder {
     /// Starts recording into this store; ends when the last clone is dropped.
     pub fn start(store: Store) -> Recorder {
-        let (sender, mut receiver) = mpsc::channel::<Entry>(1024);
+        let (sender, mut receiver) = mpsc::channel::<Waiting>(1024);
         tokio::spawn(async move {
             let mut batch = Vec::with_capacity(BATCH);
             while receiver.recv_many(&mut batch, BATCH).await > 0 {

@@ -18,6 +18,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("../../migrations/0010_peer.sql"),
     include_str!("../../migrations/0011_open.sql"),
     include_str!("../../migrations/0012_sockets.sql"),
+    include_str!("../../migrations/0013_audit_seals.sql"),
 ];
 
 /// Runs what has not been run. A second gateway waits for the first.

@@ -89,6 +89,9 @@ impl Store {
         migrations::run(&mut tx).await?;
         let newest = tx.one("select max(updated) from resource", args![]).await?;
         let newest = newest.map(|row| row.int_or_null(0)).transpose()?.flatten().unwrap_or(0);
+        // Nor is anything added to what is sealed, though the clock was set back.
+        let sealed = tx.last_seal().await?.and_then(|seal| crate::id::time_of(&seal.till)).unwrap_or(0);
+        let newest = newest.max(sealed);
         tx.commit().await?;
         let mut stamps = locked(&self.stamps);
         stamps.last = stamps.last.max(newest);

@@ -174,6 +174,13 @@ async fn a_good_configuration_migrates() {
     for _ in 0..2 {
         assert_eq!(run(&["migrate", "--config", config], running.folder.path()).status.code(), Some(0));
     }
+    let output = run(&["audit", "verify", "--config", config], running.folder.path());
+    assert_eq!(
+        (output.status.code(), lines(&output)[0].as_str()),
+        (Some(0), "0 seals, 0 rows in them, 0 rows not sealed yet.")
+    );
+    let output = run(&["audit", "verify", "--config", config, "--seal", "1:ab"], running.folder.path());
+    assert_eq!(output.status.code(), Some(1), "{:?}", lines(&output));
     for arguments in [&["capability"][..], &["capability", "--config", config]] {
         let output = run(arguments, running.folder.path());
         let statement: Value = serde_json::from_slice(&output.stdout).unwrap();

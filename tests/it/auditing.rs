@@ -1,0 +1,130 @@
+//! The record of who saw what: sealed, so that nobody changes it unseen.
+
+use std::time::Duration;
+
+use loopgate::app::{Verified, verify};
+use loopgate::fhir::Key;
+use loopgate::fhir::ResourceType;
+use loopgate::store::{Access, Arg, Store};
+
+use crate::databases::Place;
+use crate::gateway::{TestGateway, county};
+use crate::on_both;
+
+const KEY: &str = "abcdef0123456789abcdef0123456789abcdef0123456789abcdef0123456789";
+
+async fn read(store: &Store, who: &str, id: &str) {
+    let mut tx = store.begin().await.unwrap();
+    let seen = vec![(Key::new(ResourceType::TASK, id), 1)];
+    tx.audit(&[Access { partner: who.into(), action: "read", seen, request: "r".into() }]).await.unwrap();
+    tx.commit().await.unwrap();
+}
+
+async fn change(store: &Store, text: &str) {
+    let mut tx = store.begin().await.unwrap();
+    tx.run(text, Vec::<Arg>::new()).await.unwrap();
+    tx.commit().await.unwrap();
+}
+
+async fn verified(county: &TestGateway, seal: Option<&str>) -> Verified {
+    verify(&county.store().await, county.gateway.app.config(), seal).await.unwrap()
+}
+
+/// Six rows under two seals, and one that is not sealed yet.
+async fn sealed(place: Place, settings: &str) -> TestGateway {
+    let county = TestGateway::with(place, &format!("{}{settings}", county())).await;
+    let store = county.store().await;
+    for block in 0..2 {
+        for number in 0..3 {
+            read(&store, "clinic", &format!("t{block}{number}")).await;
+            county.clock.advance(Duration::from_micros(5));
+        }
+        county.clock.advance(Duration::from_secs(60));
+        assert_eq!(county.gateway.app.seal_audit().await.unwrap(), 3);
+        assert_eq!(county.gateway.app.seal_audit().await.unwrap(), 0, "sealed once");
+    }
+    read(&store, "pantry", "t9").await;
+    county
+}
+
+/// Whatever somebody does to a sealed record is found, and only the last of these leaves a chain that looks whole.
+const TAMPERING: [(&str, &str, &str); 9] = [
+    ("altered", "update audit set partner = 'nobody' where resource = 't01'", "not what was sealed"),
+    ("a null for a text", "update audit set query = '' where resource = 't01'", "not what was sealed"),
+    ("deleted", "delete from audit where resource = 't11'", "removed"),
+    (
+        "inserted",
+        "insert into audit (id, at, partner, action, type, resource, version, request) select substr(id, 1, 35) || 'g', at, 'x', action, type, 'y', 1, '' from audit where resource = 't00'",
+        "added",
+    ),
+    (
+        "reordered",
+        "update audit set resource = case resource when 't00' then 't02' else 't00' end where resource in ('t00', 't02')",
+        "not what was sealed",
+    ),
+    ("moved to another time", "update audit set at = at + 1 where resource = 't12'", "not what was sealed"),
+    ("a seal altered", "update audit_seal set hash = '00' where number = 1", "not what was sealed"),
+    ("a seal removed", "delete from audit_seal where number = 1", "missing"),
+    ("the end cut off", "delete from audit_seal where number = 2", "written down"),
+];
+
+// A-107
+on_both!(whatever_is_done_to_the_record_is_found, async |place: Place| {
+    let county = sealed(place, "").await;
+    let store = county.store().await;
+    let whole = verified(&county, None).await;
+    assert_eq!((whole.seals, whole.rows, whole.unsealed, whole.faults.len()), (2, 6, 1, 0), "{:?}", whole.faults);
+    let last = whole.last.clone().unwrap();
+    assert!(verified(&county, Some(&last)).await.faults.is_empty());
+    change(&store, "create table audit_was as select * from audit").await;
+    change(&store, "create table seal_was as select * from audit_seal").await;
+    for (what, text, said) in TAMPERING {
+        change(&store, text).await;
+        let found = verified(&county, Some(&last)).await;
+        assert!(found.faults.iter().any(|fault| fault.contains(said)), "{what}: {:?}", found.faults);
+        for table in ["audit", "audit_seal"] {
+            change(&store, &format!("delete from {table}")).await;
+        }
+        change(&store, "insert into audit select * from audit_was").await;
+        change(&store, "insert into audit_seal select * from seal_was").await;
+        assert_eq!(verified(&county, Some(&last)).await, whole, "{what} was undone");
+    }
+});
+
+// A-107: with a key, whoever can write to the database can't make the chain anew.
+on_both!(seals_under_a_key_are_not_made_without_it, async |place: Place| {
+    let settings = format!("[audit]\nkey = \"{KEY}\"\n");
+    let county = sealed(place, &settings).await;
+    assert!(verified(&county, None).await.faults.is_empty());
+    // Whoever has the database, and not the key, takes off the end and seals it as a gateway without a key would.
+    let store = county.store().await;
+    change(&store, "update audit set partner = 'nobody' where resource = 't11'").await;
+    change(&store, "delete from audit_seal where number = 2").await;
+    let other = county.over(&crate::gateway::county()).await;
+    assert!(other.app.seal_audit().await.unwrap() > 0);
+    let found = verified(&county, None).await.faults;
+    assert!(found[0].contains("without the key"), "{found:?}");
+    let other = verify(&store, other.app.config(), None).await.unwrap().faults;
+    assert!(other[0].contains("give that one as audit.key"), "{other:?}");
+});
+
+// More rows than a block takes, from several gateways, make one chain.
+on_both!(many_rows_are_one_chain, async |place: Place| {
+    let county = TestGateway::with(place, &county()).await;
+    let (store, other) = (county.store().await, county.another().await);
+    let mut tx = store.begin().await.unwrap();
+    let one = |number: usize| Access {
+        partner: "clinic".into(),
+        action: "read",
+        seen: vec![(Key::new(ResourceType::TASK, format!("t{number}")), 1)],
+        request: "r".into(),
+    };
+    tx.audit(&(0..2_500).map(one).collect::<Vec<_>>()).await.unwrap();
+    tx.commit().await.unwrap();
+    county.clock.advance(Duration::from_secs(60));
+    let (first, second) = tokio::join!(county.gateway.app.seal_audit(), other.app.seal_audit());
+    assert_eq!(first.unwrap() + second.unwrap(), 2_500);
+    county.gateway.app.seal_audit().await.unwrap();
+    let found = verified(&county, None).await;
+    assert_eq!((found.seals, found.rows, found.unsealed, found.faults), (3, 2_500, 0, vec![]));
+});
