@@ -225,6 +225,8 @@ pub enum Role {
     Coordinator,
     /// Runs this gateway.
     Operator,
+    /// Reads who saw what, and nothing else.
+    Auditor,
 }
 
 /// Who picks a referral's target.

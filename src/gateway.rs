@@ -183,13 +183,14 @@ async fn serve(
             both = accepted => both,
             () = told(stop.clone()) => break,
         };
-        let Ok((stream, _)) = accepted else {
+        let Ok((stream, peer)) = accepted else {
             // No file left to open: some connection will end.
             tokio::time::sleep(Duration::from_millis(50)).await;
             continue;
         };
         let _ = stream.set_nodelay(true);
-        let (builder, tls, router) = (builder.clone(), tls.clone(), router.clone());
+        let router = router.clone().layer(axum::Extension(http::ClientAddress(peer.ip())));
+        let (builder, tls) = (builder.clone(), tls.clone());
         let (stop, open) = (stop.clone(), open.clone());
         tokio::spawn(async move {
             match tls {

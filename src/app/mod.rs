@@ -4,6 +4,7 @@
 //! knows HTTP; nothing here waits for a network. The rules of the loop are `referral`'s; here they meet the store.
 
 mod answers;
+mod audit_events;
 mod bridging;
 mod calling_off;
 mod conditional;
@@ -27,8 +28,8 @@ mod resources;
 mod rights;
 mod routing;
 mod sealing;
-mod sockets;
 mod seals;
+mod sockets;
 mod sources;
 mod startup;
 mod subscription_operations;
@@ -60,8 +61,8 @@ pub use polls::PollPlan;
 pub use reading::{Found, Versions, Whose};
 pub use relaying::Reach;
 pub use resources::Answer;
-pub use sockets::{Letter, Line, Socket};
 pub use seals::{Verified, verify};
+pub use sockets::{Letter, Line, Socket};
 pub use sources::{FetchPlan, WriteBackPlan};
 pub use subscription_operations::Range;
 pub use targets::{CollectPlan, DeliverPlan, Reported};
@@ -78,6 +79,10 @@ pub struct Context {
     pub scopes: Arc<Scopes>,
     /// The X-Request-Id, for the audit.
     pub request: String,
+    /// The access token's jti, if it is one of ours.
+    pub token: Option<String>,
+    /// Where the request came from.
+    pub address: Option<String>,
 }
 
 impl Context {

@@ -241,6 +241,7 @@ impl App {
             action: "notify",
             seen: told.map(|shown| (shown.event.focus.clone(), shown.event.version)).collect(),
             request: one.id.clone(),
+            ..Access::default()
         };
         self.0.recorder.record(access).await
     }
@@ -385,6 +386,8 @@ impl App {
             scopes: self.configured_scopes(&partner.id),
             partner: partner.clone(),
             request: String::new(),
+            token: None,
+            address: None,
         };
         Ok(context.scopes.allow(event.focus.kind, 'r') && tx.may_see(&self.viewer(&context), &event.focus).await?)
     }

@@ -48,6 +48,9 @@ pub struct Versions {
 impl App {
     /// The current version.
     pub async fn read(&self, context: &Context, key: &Key) -> Result<Arc<Stored>, Error> {
+        if key.kind == ResourceType::AUDIT_EVENT {
+            return self.audit_event(context, key).await.map(Arc::new);
+        }
         let mut tx = self.store().read().await?;
         let stored = self.read_in(&mut tx, context, key).await?;
         drop(tx);
@@ -152,6 +155,9 @@ impl App {
         if published::holds(query.kind) {
             return Ok(self.find_published(query));
         }
+        if query.kind == ResourceType::AUDIT_EVENT {
+            return self.find_audit_events(context, query).await;
+        }
         let viewer = self.viewer(context);
         // Taken before looking: what is stamped later may be missing, what is stamped earlier is there.
         let horizon = self.store().horizon();
@@ -161,7 +167,9 @@ impl App {
         let mut tx = self.store().read().await?;
         let (found, seen) = self.search_in(&mut tx, context, query).await?;
         drop(tx);
-        self.seen(context, "search", &seen).await?;
+        let asked = self.asked(query);
+        self.0.recorder.record(Access { query: Some(asked), ..shown(context, "search", &seen) }).await?;
+        self.known_to_source(context, &seen).await?;
         Ok(Found { horizon, ..found })
     }
 
@@ -243,7 +251,7 @@ impl App {
 
     /// Records what a partner is about to see; if that is how a source learns of the end, the loop closes here.
     pub(super) async fn seen(&self, context: &Context, action: &'static str, list: &[(Key, i64)]) -> Result<(), Error> {
-        self.0.recorder.record(access(context, action, list)).await?;
+        self.0.recorder.record(shown(context, action, list)).await?;
         self.known_to_source(context, list).await
     }
 
@@ -346,12 +354,20 @@ fn not_found(key: &Key) -> Error {
 }
 
 /// What goes on record: the directory is everybody's, and does not.
-pub(super) fn access(context: &Context, action: &'static str, list: &[(Key, i64)]) -> Access {
+pub(super) fn shown(context: &Context, action: &'static str, list: &[(Key, i64)]) -> Access {
     let private = list.iter().filter(|(key, _)| !key.kind.is_directory());
+    access(context, action, private.cloned().collect())
+}
+
+/// What somebody did to these, as it goes on record.
+pub(super) fn access(context: &Context, action: &'static str, seen: Vec<(Key, i64)>) -> Access {
     Access {
         partner: context.partner.id.clone(),
         action,
-        seen: private.cloned().collect(),
+        seen,
         request: context.request.clone(),
+        token: context.token.clone(),
+        address: context.address.clone(),
+        ..Access::default()
     }
 }

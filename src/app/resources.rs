@@ -1,5 +1,6 @@
 //! Writing: create, update, delete of any resource; Tasks and Subscriptions go on to their own rules.
 
+use super::reading::access;
 use super::{App, Context, Stored};
 use crate::config::Role;
 use crate::error::{Error, Kind};
@@ -7,7 +8,7 @@ use crate::fhir::precondition::Precondition;
 use crate::fhir::query::Criteria;
 use crate::fhir::validate::Finding;
 use crate::fhir::{Key, Resource, ResourceType, search, subset};
-use crate::store::{Access, Reason, Tx, Viewer};
+use crate::store::{Reason, Tx, Viewer};
 
 /// What a write made.
 #[derive(Debug, Clone)]
@@ -275,13 +276,7 @@ impl App {
         action: &'static str,
         stored: &Stored,
     ) -> Result<(), Error> {
-        tx.audit(&[Access {
-            partner: context.partner.id.clone(),
-            action,
-            seen: vec![(stored.key.clone(), stored.version)],
-            request: context.request.clone(),
-        }])
-        .await
+        tx.audit(&[access(context, action, vec![(stored.key.clone(), stored.version)])]).await
     }
 }
 

@@ -196,6 +196,8 @@ impl App {
                 outcomes.push((format!("{}/{key}", self.own()), self.for_source(&mut tx, &partner, stored).await?));
             }
         }
+        drop(tx);
+        self.sent_to(&partner, &stored).await?;
         Ok(Some(WriteBackPlan { partner, url, task: self.absolute(&task), version: stored.version, outcomes }))
     }
 

@@ -75,6 +75,8 @@ impl App {
             meta.shift_remove("versionId");
             meta.shift_remove("lastUpdated");
         }
+        drop(tx);
+        self.sent_to(&partner, &stored).await?;
         let identifier = identifiers(&task).next().map(|(system, value)| (system.to_string(), value.to_string()));
         Ok(Some(DeliverPlan {
             partner,

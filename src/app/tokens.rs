@@ -17,8 +17,10 @@ use super::key_sets::KeySets;
 use crate::config::{Config, Credentials, Partner, Role};
 use crate::error::{Error, Kind};
 use crate::fhir::scope::Scopes;
+use crate::fhir::{Key, ResourceType};
 use crate::id;
 use crate::jwt::{self, Assertion, Claims, Secret};
+use crate::store::Access;
 use crate::time::Timestamp;
 
 /// The one assertion type (RFC 7523).
@@ -100,6 +102,8 @@ pub struct Identity {
     pub partner: Arc<Partner>,
     /// Its configured scopes, narrowed by its token's.
     pub scopes: Arc<Scopes>,
+    /// The token's jti; none of a static one.
+    pub token: Option<String>,
 }
 
 /// What this gateway keeps in memory of keys and tokens.
@@ -160,8 +164,23 @@ impl App {
         self.tokens().scopes.get(partner).cloned().unwrap_or_else(|| Arc::new(Scopes::parse([])))
     }
 
-    /// Gives an access token for a signed assertion.
+    /// Gives an access token for a signed assertion. A client of ours that fails is on record, its assertion is not
+    ///
     pub async fn grant_token(&self, request: &TokenRequest) -> Result<Issued, Refused> {
+        let issued = self.grant(request).await;
+        let claimed = request.client_assertion.as_deref().and_then(|token| Assertion::read(token).ok());
+        let partner = claimed.and_then(|claimed| self.partner(claimed.issuer()?).cloned());
+        if let (Err(refused), Some(partner)) = (&issued, partner)
+            && refused.code != "temporarily_unavailable"
+        {
+            let seen = vec![(Key::new(ResourceType::ORGANIZATION, &partner.id), 0)];
+            let failed = Access { partner: partner.id.clone(), action: "login", seen, outcome: 4, ..Access::default() };
+            self.0.recorder.record(failed).await?;
+        }
+        issued
+    }
+
+    async fn grant(&self, request: &TokenRequest) -> Result<Issued, Refused> {
         match request.grant_type.as_deref() {
             Some("client_credentials") => {}
             Some(_) => return Err(Refused::new("unsupported_grant_type", "grant_type must be client_credentials")),
@@ -268,8 +287,11 @@ impl App {
     /// Who holds this token: an access token, or a partner's static one, compared by its SHA-256 in constant time.
     pub async fn authenticate(&self, token: &str) -> Result<Option<Identity>, Error> {
         let Some(kid) = jwt::key_of(token) else {
-            return Ok(super::rights::holder(self.partners(), token)
-                .map(|partner| Identity { scopes: self.configured_scopes(&partner.id), partner }));
+            return Ok(super::rights::holder(self.partners(), token).map(|partner| Identity {
+                scopes: self.configured_scopes(&partner.id),
+                partner,
+                token: None,
+            }));
         };
         Ok(self.checked(token, &kid).await?.map(|(identity, _)| identity))
     }
@@ -289,7 +311,8 @@ impl App {
         let Some(partner) = partner.filter(|_| good).cloned() else { return Ok(None) };
         let asked = Scopes::parse(claims.text("scope").unwrap_or("").split(' '));
         let scopes = Arc::new(self.configured_scopes(&partner.id).grant(&asked));
-        Ok(Some((Identity { partner, scopes }, claims)))
+        let token = claims.text("jti").map(str::to_string);
+        Ok(Some((Identity { partner, scopes, token }, claims)))
     }
 
     /// Learns what other gateways, or an earlier life of this one, made or took back.

@@ -8,7 +8,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
-use super::reading::access;
+use super::reading::shown;
 use super::{Answer, App, Context, Found, Stored};
 use crate::error::{Error, Kind};
 use crate::fhir::bundle::inside;
@@ -209,8 +209,8 @@ impl App {
         for one in made.iter_mut().flatten() {
             self.refresh(&mut tx, one).await?;
         }
-        let shown: Vec<_> = seen.iter().map(|(action, list)| access(context, action, list)).collect();
-        tx.audit(&shown).await?;
+        let accesses: Vec<_> = seen.iter().map(|(action, list)| shown(context, action, list)).collect();
+        tx.audit(&accesses).await?;
         self.commit(tx).await?;
         for (_, list) in &seen {
             self.known_to_source(context, list).await?;
@@ -240,6 +240,8 @@ impl App {
             Ask::Search(query) if published::holds(query.kind) => {
                 Ok(Made::Found(self.search(context, &query).await?, query))
             }
+            Ask::Read(Key { kind: ResourceType::AUDIT_EVENT, .. }) => Err(audit_apart()),
+            Ask::Search(query) if query.kind == ResourceType::AUDIT_EVENT => Err(audit_apart()),
             Ask::Read(key) => {
                 let stored = self.read_in(tx, context, &key).await?;
                 seen.push(("read", vec![(key, stored.version)]));
@@ -366,6 +368,11 @@ impl App {
         }
         Ok(())
     }
+}
+
+/// Reading the record goes on record at once, which a transaction can't.
+fn audit_apart() -> Error {
+    Error::malformed("AuditEvents are read by themselves or in a batch, not in a transaction.").code("not-supported")
 }
 
 /// Where a create or update stands.

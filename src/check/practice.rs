@@ -235,7 +235,7 @@ impl Drop for Database {
 fn configuration(config: &Config, partner: &Partner, role: Role, database: &Path) -> Result<Config, String> {
     let (ours, channel) = match role {
         Role::Target => ("source", ""),
-        Role::Source | Role::Coordinator | Role::Operator => ("target", "channel = \"fhir\"\n"),
+        Role::Source | Role::Coordinator | Role::Operator | Role::Auditor => ("target", "channel = \"fhir\"\n"),
     };
     let text = format!(
         "[server]\npublic_url = {:?}\n[gateway]\norganization = {{ id = {:?}, name = {:?} }}\n[store]\nurl = {:?}\n\

@@ -147,6 +147,7 @@ pub(super) fn partner(s: Section<'_, '_>, around: &mut Surroundings) -> Option<P
         ("target", Role::Target),
         ("coordinator", Role::Coordinator),
         ("operator", Role::Operator),
+        ("auditor", Role::Auditor),
     ];
     const ROUTINGS: &[(&str, Routing)] = &[("automatic", Routing::Automatic), ("coordinator", Routing::Coordinator)];
     const CHANNELS: &[(&str, Channel)] =

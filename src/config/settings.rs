@@ -50,7 +50,7 @@ pub const SETTINGS: &[Setting] = &[
     row("audit.key", "none", "64 hex digits that sign the seals of the audit record; without it seals show accidents, not whoever can write to the database"),
     row("partner.id", "required", "id of the partner and of its Organization here"),
     row("partner.name", "required", "name of its Organization"),
-    row("partner.roles", "required", "any of \"source\", \"target\", \"coordinator\", \"operator\""),
+    row("partner.roles", "required", "any of \"source\", \"target\", \"coordinator\", \"operator\", \"auditor\""),
     row("partner.routing", "\"automatic\"", "or \"coordinator\"; sources only"),
     row("partner.require_if_match", "false", "refuse an update without If-Match"),
     row("partner.identifiers.system", "required", "namespace of a business identifier"),

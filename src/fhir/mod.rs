@@ -3,6 +3,7 @@
 //! A resource is JSON behind a newtype with small typed views for the elements the gateway reasons about. What we
 //! don't understand is kept as it came. <https://hl7.org/fhir/R4/>
 
+pub mod audit_event;
 pub mod bundle;
 pub mod capability_statement;
 pub mod concept_map;

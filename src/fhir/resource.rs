@@ -14,6 +14,7 @@ use crate::time::Timestamp;
 /// Types with search and the interactions of the guide's coordination platform (G-139…G-154), then the types that
 /// referrals may refer to and that are only copied and read, then those that the program publishes.
 const TYPES: &[&str] = &[
+    "AuditEvent",
     "CareTeam",
     "Condition",
     "Consent",
@@ -72,6 +73,8 @@ pub struct ResourceType(&'static str);
 
 impl ResourceType {
     /// `Task`
+    pub const AUDIT_EVENT: Self = ResourceType("AuditEvent");
+    /// See above.
     pub const TASK: Self = ResourceType("Task");
     /// `ServiceRequest`
     pub const SERVICE_REQUEST: Self = ResourceType("ServiceRequest");

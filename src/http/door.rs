@@ -3,6 +3,8 @@
 //! Promises that slashes too many are forgiven, that ids are ids, and that what the log calls a place holds no id.
 //! <https://hl7.org/fhir/R4/http.html#general>
 
+use axum::http::Method;
+
 use super::routes::Interaction::{self, Create, Delete, History, Patch, Read, Search, TypeHistory, Update, Vread};
 use super::routes::{Operation, operations_of, row_of};
 use crate::fhir::query;
@@ -206,6 +208,32 @@ impl Place {
         }
     }
 
+    /// The type, and the resource, that it is about.
+    pub fn about(&self) -> Option<(ResourceType, Option<&str>)> {
+        match self {
+            Place::Base | Place::Metadata => None,
+            Place::Type(kind) | Place::Search(kind) | Place::TypeHistory(kind) => Some((*kind, None)),
+            Place::Instance(key) | Place::History(key) | Place::Version(key, _) => Some((key.kind, Some(&key.id))),
+            Place::Operation(_, kind, id) => Some((*kind, id.as_deref())),
+        }
+    }
+
+    /// What is done there, as the record has it.
+    pub fn action(&self, method: &Method) -> &'static str {
+        match (self, method.as_str()) {
+            (Place::Operation(..), _) => "operation",
+            (Place::Search(_), _) => "search",
+            (Place::Type(_), "POST") => "create",
+            (_, "PUT") => "update",
+            (_, "PATCH") => "patch",
+            (_, "DELETE") => "delete",
+            (Place::History(_) | Place::TypeHistory(_), _) => "history",
+            (Place::Version(..), _) => "vread",
+            (Place::Instance(_), _) => "read",
+            (Place::Type(_) | Place::Base | Place::Metadata, _) => "search",
+        }
+    }
+
     fn label(&self) -> String {
         match self {
             Place::Base => "/fhir".into(),
@@ -244,7 +272,7 @@ mod tests {
             "/fhir/Task/a%2Fb",
             "/fhir/Task/1/x",
             "/fhir/Task/$events",
-            "/fhir/AuditEvent",
+            "/fhir/Account",
         ] {
             assert_eq!(door(path, &[]), Door::Nowhere, "{path}");
         }

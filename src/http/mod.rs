@@ -74,6 +74,10 @@ pub fn metrics_router(app: App) -> Router {
     })
 }
 
+/// Where a request came from: the other end of its connection.
+#[derive(Debug, Clone, Copy)]
+pub struct ClientAddress(pub std::net::IpAddr);
+
 /// What became known of a request on its way, for its answer and its log line.
 struct Seen {
     partner: Option<String>,
@@ -165,18 +169,24 @@ impl Gate {
 
     /// The doors that a partner's token opens.
     async fn admit(&self, door: &Door, request: Request, id: &str, known: &mut Seen) -> Result<Response, Error> {
-        let Identity { partner, scopes } = auth::authenticate(&self.app, request.headers()).await?;
+        let Identity { partner, scopes, token } = auth::authenticate(&self.app, request.headers()).await?;
         known.partner = Some(partner.id.clone());
         self.allowances.spend(&partner)?;
         door.check(request.method())?;
-        let context = Context { partner, scopes, request: id.to_string() };
+        let address = request.extensions().get::<ClientAddress>().map(|client| client.0.to_string());
+        let context = Context { partner, scopes, request: id.to_string(), token, address };
         match door {
             Door::Fhir(place) => {
+                let method = request.method().clone();
                 let asked = extract::read(request, place, &self.app.config().limits, &mut known.format).await?;
-                match place {
+                let answer = match place {
                     Place::Base => bundles::answer(&self.app, &context, asked).await,
                     place => interactions::answer(&self.app, &context, place, asked).await,
+                };
+                if let (Err(error), Some((kind, id))) = (&answer, place.about()) {
+                    self.app.refused(&context, place.action(&method), error.kind, kind, id).await?;
                 }
+                answer
             }
             Door::Metrics => {
                 auth::operator(&context.partner)?;

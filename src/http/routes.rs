@@ -92,8 +92,12 @@ const fn published(kind: &'static str) -> Row {
     row(kind, PUBLISHED, &[])
 }
 
+/// Written by the gateway alone, and never again.
+const RECORDED: &[Interaction] = &[Read, Search];
+
 /// The table.
 pub static ROWS: &[Row] = &[
+    row("AuditEvent", RECORDED, &[]),
     row("CareTeam", ALL, &[us_core!("careteam")]),
     row("Condition", ALL, &[gravity!("Condition")]),
     row("Consent", ALL, &[gravity!("Consent")]),

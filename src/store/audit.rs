@@ -7,14 +7,14 @@
 use tokio::sync::{mpsc, oneshot};
 
 use crate::error::Error;
-use crate::fhir::Key;
+use crate::fhir::{Key, ResourceType};
 use crate::id;
 use crate::store::later::Shape;
 use crate::store::{Row, Store, Tx};
 use crate::time::Timestamp;
 
-/// One answer and everything it shows.
-#[derive(Debug, Clone)]
+/// One answer and everything it shows, or why there was none.
+#[derive(Debug, Clone, Default)]
 pub struct Access {
     /// Who.
     pub partner: String,
@@ -24,6 +24,16 @@ pub struct Access {
     pub seen: Vec<(Key, i64)>,
     /// The X-Request-Id.
     pub request: String,
+    /// The type that was asked about, where nothing was seen: a refusal, the record itself.
+    pub kind: Option<ResourceType>,
+    /// 0 done, 4 refused, 8 failed.
+    pub outcome: i64,
+    /// The access token's jti.
+    pub token: Option<String>,
+    /// Where the request came from.
+    pub address: Option<String>,
+    /// What was asked for, in a search.
+    pub query: Option<String>,
 }
 
 /// A row of the record as it is stored.
@@ -115,8 +125,13 @@ pub struct Evidence {
     pub version: i64,
 }
 
-const AUDIT: Shape =
-    Shape::new("audit", &["id", "at", "partner", "action", "type", "resource", "version", "request", "detail"]);
+const AUDIT: Shape = Shape::new(
+    "audit",
+    &[
+        "id", "at", "partner", "action", "type", "resource", "version", "request", "detail", "outcome", "token",
+        "address", "query",
+    ],
+);
 const EVIDENCE: Shape = Shape::new("evidence", &["id", "referral", "task", "at", "who", "what", "how", "version"]);
 
 impl Tx {
@@ -126,19 +141,34 @@ impl Tx {
         let stamp = self.stamp();
         let row = |access: &Access| {
             let (kind, id, version, listed) = match access.seen.as_slice() {
-                [] => return None,
+                [] => (access.kind.map(ResourceType::name)?, "", 0, None),
                 [(key, version)] => (key.kind.name(), key.id.as_str(), *version, None),
                 [(key, _), ..] => (key.kind.name(), "", 0, Some(listed(&access.seen))),
             };
-            let (partner, request) = (&access.partner, &access.request);
-            Some(args![id::at(stamp.0), stamp, partner, access.action, kind, id, version, request, listed])
+            let Access { partner, action, request, outcome, token, address, query, .. } = access;
+            let (token, address, query) = (token.clone(), address.clone(), query.clone());
+            Some(args![
+                id::at(stamp.0),
+                stamp,
+                partner,
+                *action,
+                kind,
+                id,
+                version,
+                request,
+                listed,
+                *outcome,
+                token,
+                address,
+                query
+            ])
         };
         self.insert(AUDIT, list.iter().filter_map(row).collect()).await
     }
 
-    /// The accesses to a resource, oldest first.
+    /// The accesses to a resource, oldest first; what was refused is none.
     pub async fn accesses(&mut self, key: &Key) -> Result<Vec<(Timestamp, String, String, i64)>, Error> {
-        let text = "select at, partner, action, version, detail, id from audit where type = $1 and resource = $2
+        let text = "select at, partner, action, version, detail, id from audit where type = $1 and resource = $2 and outcome = 0
              union all
              select at, partner, action, version, detail, id from audit where resource = '' and detail like $3
              order by 1, 6";
@@ -229,7 +259,7 @@ impl Recorder {
 
     /// Returns when the access is on record: only then may the answer leave.
     pub async fn record(&self, access: Access) -> Result<(), Error> {
-        if access.seen.is_empty() {
+        if access.seen.is_empty() && access.kind.is_none() {
             return Ok(());
         }
         let (done, wait) = oneshot::channel();

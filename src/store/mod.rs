@@ -51,7 +51,7 @@ pub use partners::Following;
 pub use peers::Peer;
 pub use referrals::{Referral, Relay};
 pub use resources::{Changed, Stored, Written};
-pub use seals::Seal;
+pub use seals::{Seal, Span};
 pub use search::Page;
 pub use sockets::Binding;
 pub use sql::{Store, Tx};

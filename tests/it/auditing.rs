@@ -1,4 +1,4 @@
-//! The record of who saw what: sealed, so that nobody changes it unseen.
+//! The record of who saw what: sealed, so that nobody changes it unseen, and read as AuditEvents by auditors alone.
 
 use std::time::Duration;
 
@@ -6,6 +6,7 @@ use loopgate::app::{Verified, verify};
 use loopgate::fhir::Key;
 use loopgate::fhir::ResourceType;
 use loopgate::store::{Access, Arg, Store};
+use serde_json::{Value, json};
 
 use crate::databases::Place;
 use crate::gateway::{TestGateway, county};
@@ -16,7 +17,9 @@ const KEY: &str = "abcdef0123456789abcdef0123456789abcdef0123456789abcdef0123456
 async fn read(store: &Store, who: &str, id: &str) {
     let mut tx = store.begin().await.unwrap();
     let seen = vec![(Key::new(ResourceType::TASK, id), 1)];
-    tx.audit(&[Access { partner: who.into(), action: "read", seen, request: "r".into() }]).await.unwrap();
+    tx.audit(&[Access { partner: who.into(), action: "read", seen, request: "r".into(), ..Access::default() }])
+        .await
+        .unwrap();
     tx.commit().await.unwrap();
 }
 
@@ -42,6 +45,7 @@ async fn sealed(place: Place, settings: &str) -> TestGateway {
         county.clock.advance(Duration::from_secs(60));
         assert_eq!(county.gateway.app.seal_audit().await.unwrap(), 3);
         assert_eq!(county.gateway.app.seal_audit().await.unwrap(), 0, "sealed once");
+        county.clock.advance(Duration::from_secs(1));
     }
     read(&store, "pantry", "t9").await;
     county
@@ -118,6 +122,7 @@ on_both!(many_rows_are_one_chain, async |place: Place| {
         action: "read",
         seen: vec![(Key::new(ResourceType::TASK, format!("t{number}")), 1)],
         request: "r".into(),
+        ..Access::default()
     };
     tx.audit(&(0..2_500).map(one).collect::<Vec<_>>()).await.unwrap();
     tx.commit().await.unwrap();
@@ -128,3 +133,90 @@ on_both!(many_rows_are_one_chain, async |place: Place| {
     let found = verified(&county, None).await;
     assert_eq!((found.seals, found.rows, found.unsealed, found.faults), (3, 2_500, 0, vec![]));
 });
+
+/// What an AuditEvent says: action, subtype, who, outcome.
+fn told(event: &Value) -> (String, String, String, String) {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_string();
+    let who = text(&event["agent"][0]["who"]["reference"]);
+    (text(&event["action"]), text(&event["subtype"][0]["code"]), who, text(&event["outcome"]))
+}
+
+/// A referral went to the pantry's server, and the agency tried to look.
+async fn referred() -> (TestGateway, String) {
+    let settings = format!("{}{}", county(), crate::gateway::partner("eye", "\"auditor\"", ""));
+    let county = TestGateway::with(Place::sqlite(), &settings).await;
+    let task = county.refers("sr1", "food-insecurity").await;
+    county.deliver_due().await;
+    county.get("clinic", &format!("Task/{task}")).await;
+    assert_eq!(county.get("agency", &format!("Task/{task}")).await.status, 404);
+    (county, task)
+}
+
+// A-107: the record is for auditors and operators, nobody writes it, and looking at it is on record.
+#[tokio::test]
+async fn the_record_is_read_by_auditors_alone_and_written_by_nobody() {
+    let (county, task) = referred().await;
+    for who in ["clinic", "pantry", "desk"] {
+        assert_eq!(county.get(who, "AuditEvent").await.status, 403, "{who}");
+    }
+    // An auditor sees the record, and nothing of what it is about.
+    assert_eq!(county.get("eye", &format!("Task/{task}")).await.status, 404);
+    let all = county.get("eye", "AuditEvent?_count=1000").await;
+    assert_eq!(all.status, 200, "{}", all.body);
+    let id = all.entries()[0]["id"].as_str().unwrap().to_string();
+    for (method, path) in [
+        ("POST", "AuditEvent".to_string()),
+        ("PUT", format!("AuditEvent/{id}")),
+        ("DELETE", format!("AuditEvent/{id}")),
+        ("PATCH", format!("AuditEvent/{id}")),
+    ] {
+        for who in ["eye", "root"] {
+            let body = json!({"resourceType": "AuditEvent", "id": id});
+            assert_eq!(county.ask(who, method, &path, Some(&body), &[]).await.status, 405, "{who} {method}");
+        }
+    }
+    let one = county.get("root", &format!("AuditEvent/{id}")).await;
+    assert_eq!((one.status, one.id()), (200, id.clone()));
+    assert_eq!(county.get("eye", "AuditEvent/nothing").await.status, 404);
+    let looks = county.get("eye", "AuditEvent?agent=Organization/eye&_count=1000").await.entries();
+    assert!(looks.iter().any(|event| told(event).1 == "search-type"), "{looks:?}");
+    let read = county.get("eye", "AuditEvent?agent=Organization/root&action=R").await.entries();
+    assert!(read.iter().any(|event| event["entity"].to_string().contains(&id)), "{read:?}");
+    let refused = county.get("eye", "AuditEvent?agent=Organization/desk&outcome=4").await.entries();
+    assert_eq!(refused.len(), 1, "{refused:?}");
+}
+
+// A-100, A-103, A-105: who has seen my data?
+#[tokio::test]
+async fn a_patient_learns_who_has_seen_what_is_theirs() {
+    let (county, task) = referred().await;
+    let patient = county.task(&task).await["for"]["reference"].as_str().unwrap().to_string();
+    let events = county.get("eye", &format!("AuditEvent?patient={patient}&_count=1000")).await.entries();
+    let lines: Vec<_> = events.iter().map(told).collect();
+    let has = |action: &str, subtype: &str, who: &str, outcome: &str| {
+        lines.contains(&(action.into(), subtype.into(), format!("Organization/{who}"), outcome.into()))
+    };
+    assert!(has("R", "read", "clinic", "0"), "its source read it: {lines:?}");
+    assert!(has("R", "disclose", "pantry", "0"), "it was sent to the pantry: {lines:?}");
+    assert!(has("R", "read", "agency", "4"), "the agency was refused: {lines:?}");
+    assert!(events.iter().all(|event| event["entity"][0]["what"]["reference"] == patient.as_str()));
+    // Another's search sees none of it, and one by time and by page sees all of it once.
+    let none = county.get("eye", "AuditEvent?patient=Patient/nobody").await;
+    assert!(none.entries().is_empty());
+    let (mut path, mut seen) = ("AuditEvent?date=ge2027-01-01&_count=2&_sort=date".to_string(), Vec::new());
+    let all = county.get("eye", "AuditEvent?date=ge2027-01-01&_count=1000&_sort=date").await.entries();
+    for _ in 0..40 {
+        let page = county.get("eye", &path).await;
+        seen.extend(page.entries().iter().map(|event| event["id"].clone()));
+        let links = page.body["link"].as_array().unwrap().clone();
+        let Some(next) = links.iter().find(|link| link["relation"] == "next") else { break };
+        path = next["url"].as_str().unwrap().split_once("/fhir/").unwrap().1.to_string();
+    }
+    let all: Vec<Value> = all.iter().map(|event| event["id"].clone()).collect();
+    assert_eq!(seen[..all.len()], all[..], "the pages are the whole");
+    let about = county.get("eye", &format!("AuditEvent?entity=Task/{task}&outcome=0")).await.entries();
+    assert!(!about.is_empty() && about.iter().all(|event| event["entity"].to_string().contains(&task)));
+    for bad in ["AuditEvent?_sort=action", "AuditEvent?_summary=count", "AuditEvent?patient.name=x"] {
+        assert_eq!(county.get("eye", bad).await.status, 400, "{bad}");
+    }
+}

@@ -202,7 +202,7 @@ on_both!(old_events_are_forgotten_and_numbers_go_on, async |place: Place| {
 });
 
 fn access(seen: Vec<(Key, i64)>) -> Access {
-    Access { partner: "clinic".into(), action: "read", seen, request: "r".into() }
+    Access { partner: "clinic".into(), action: "read", seen, request: "r".into(), ..Access::default() }
 }
 
 on_both!(five_hundred_accesses_are_on_record_when_record_returns, async |place: Place| {

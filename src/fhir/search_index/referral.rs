@@ -146,6 +146,24 @@ pub(super) fn parameters(kind: &str) -> Option<&'static [Parameter]> {
                 ]
             }
         }
+        // Rendered from the record (`app::audit_events`), never stored.
+        "AuditEvent" => {
+            const {
+                &[
+                    date("date", &["recorded"]),
+                    TYPE,
+                    token("subtype", &["subtype"]),
+                    code("action", &["action"], "http://hl7.org/fhir/audit-event-action"),
+                    code("outcome", &["outcome"], "http://hl7.org/fhir/audit-event-outcome"),
+                    reference("agent", &["agent.who"], PARTIES),
+                    reference("source", &["source.observer"], PARTIES),
+                    reference("patient", &["entity.what"], &["Patient"]),
+                    reference("entity", &["entity.what"], &["Patient", "Task", "ServiceRequest", "Consent"]),
+                    uri("policy", &["agent.policy"]),
+                    text("address", &["agent.network.address"]),
+                ]
+            }
+        }
         "Subscription" => {
             const {
                 &[
