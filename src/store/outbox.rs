@@ -163,6 +163,9 @@ const DELIVERY: Shape = Shape {
          attempts = case when delivery.state = 'due' then delivery.attempts else 0 end,
          state = 'due'",
 };
+/// One more try. That a worker was lost is not what the other side did, so its try is not counted twice however often that
+/// happens; but it was one, whose outcome nobody knows.
+const TRY: &str = "case when lease is null then attempts + 1 when attempts > 1 then attempts else 2 end";
 const ATTEMPT: Shape = Shape::new("attempt", &["id", "delivery", "at", "outcome", "detail"]);
 
 impl Tx {
@@ -203,7 +206,7 @@ impl Tx {
              select id from delivery where state = 'due' and due_at <= $3 and leased_till <= $3
              and (gateway_till <= $3 or gateway = $5){others}
              order by due_at limit $4{})
-             update delivery set lease = $1, leased_till = $2, attempts = attempts + 1
+             update delivery set lease = $1, leased_till = $2, attempts = {TRY}
              where id in (select id from next)
              returning id, kind, subject, partner, attempts, generation, last_error",
             self.skip_locked()

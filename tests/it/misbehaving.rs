@@ -402,3 +402,21 @@ async fn numbers_go_on_across_restarts() {
     assert!(told.len() >= 3);
     assert_eq!((&told, &kept(&county, &id).await), (&up_to(told.len() as i64), &told));
 }
+
+// S-108: a gateway that dies in the middle of its tries, again and again, uses up none of the subscriber's.
+on_both!(tries_of_a_gateway_that_dies_are_not_the_subscribers, async |place: Place| {
+    let county = TestGateway::with(place, &crate::gateway::county()).await.settled().await;
+    let id = subscribed(&county, "clinic", HOOK).await;
+    county.refers("sr1", "housing-instability").await;
+    for _ in 0..20 {
+        let claimed = county.gateway.app.claim(100, &[]).await.unwrap();
+        let mine = claimed.iter().find(|one| one.subject == id).expect("it is due when the lease has run out");
+        assert!(mine.attempts <= 2, "{}", mine.attempts);
+        county.clock.advance(Duration::from_secs(600));
+    }
+    county.world.fault(HOOK, &[Fault::Answer(503)]);
+    county.deliver_due().await;
+    assert_eq!(status(&county, "clinic", &id).await, "active");
+    county.later(Duration::from_secs(30)).await;
+    assert_eq!(heard(&county, HOOK), kept(&county, &id).await);
+});
