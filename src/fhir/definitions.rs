@@ -19,6 +19,8 @@
 use std::collections::HashMap;
 use std::sync::OnceLock;
 
+use super::path::Expression;
+
 const TEXT: &str = include_str!("../../profiles/r4/definitions.txt");
 
 /// What kind of type it is.
@@ -118,6 +120,14 @@ pub struct Invariant {
     pub text: &'static str,
     /// FHIRPath that must be true.
     pub expression: &'static str,
+    parsed: OnceLock<Option<Expression>>,
+}
+
+impl Invariant {
+    /// Its expression, read when it is first needed; none where it can't be read.
+    pub fn parsed(&self) -> Option<&Expression> {
+        self.parsed.get_or_init(|| Expression::parse(self.expression).ok()).as_ref()
+    }
 }
 
 /// The codes of a value set whose code systems are complete in the package.
@@ -256,9 +266,10 @@ fn read(text: &'static str) -> (Definitions, usize) {
                 in_element = true;
                 all.add_element(name, range, flags, types, binding)
             }
-            ["C", key, severity, text, expression] => {
-                all.add_invariant(Invariant { key, error: *severity == "error", text, expression }, in_element)
-            }
+            ["C", key, severity, text, expression] => all.add_invariant(
+                Invariant { key, error: *severity == "error", text, expression, parsed: OnceLock::new() },
+                in_element,
+            ),
             ["V", url] => {
                 value_set = url;
                 Some(())

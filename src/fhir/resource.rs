@@ -162,7 +162,8 @@ impl fmt::Display for Key {
 #[derive(Debug, Clone, PartialEq)]
 pub struct Resource {
     kind: ResourceType,
-    body: Map<String, Value>,
+    /// Always an object.
+    body: Value,
 }
 
 impl Resource {
@@ -173,7 +174,7 @@ impl Resource {
 
     /// A resource from JSON; an error names what makes it none.
     pub fn from_value(value: Value) -> Result<Self, Error> {
-        let Value::Object(body) = value else {
+        let Value::Object(body) = &value else {
             return Err(Error::malformed("A resource is a JSON object."));
         };
         let kind = match body.get("resourceType") {
@@ -181,7 +182,7 @@ impl Resource {
                 .ok_or_else(|| Error::malformed("This server does not know this resource type.").at("resourceType"))?,
             _ => return Err(Error::malformed("A resource has a resourceType.").at("resourceType")),
         };
-        Ok(Resource { kind, body })
+        Ok(Resource { kind, body: value })
     }
 
     /// Reads a resource we stored ourselves.
@@ -213,22 +214,24 @@ impl Resource {
 
     /// Gives it its id and version, replacing what stood there, and puts both first.
     pub fn stamp(&mut self, id: &str, version: i64, updated: Timestamp) {
-        let mut meta = match self.body.shift_remove("meta") {
+        let mut rest = std::mem::take(self.elements_mut());
+        let mut meta = match rest.shift_remove("meta") {
             Some(Value::Object(meta)) => meta,
             _ => Map::new(),
         };
         meta.insert("versionId".into(), json!(version.to_string()));
         meta.insert("lastUpdated".into(), json!(updated.to_string()));
-        let rest = std::mem::take(&mut self.body);
-        self.body.insert("resourceType".into(), json!(self.kind.name()));
-        self.body.insert("id".into(), json!(id));
-        self.body.insert("meta".into(), Value::Object(meta));
-        self.body.extend(rest.into_iter().filter(|(key, _)| key != "resourceType" && key != "id"));
+        let kind = self.kind.name();
+        let body = self.elements_mut();
+        body.insert("resourceType".into(), json!(kind));
+        body.insert("id".into(), json!(id));
+        body.insert("meta".into(), Value::Object(meta));
+        body.extend(rest.into_iter().filter(|(key, _)| key != "resourceType" && key != "id"));
     }
 
     /// Sets `meta.source`: where a copy came from.
     pub fn set_source(&mut self, origin: &str) {
-        let meta = self.body.entry("meta").or_insert_with(|| json!({}));
+        let meta = self.elements_mut().entry("meta").or_insert_with(|| json!({}));
         if let Value::Object(meta) = meta {
             meta.insert("source".into(), json!(origin));
         }
@@ -249,31 +252,41 @@ impl Resource {
     /// Sets an element; removes it when the value is null.
     pub fn set(&mut self, name: &str, value: Value) {
         if value.is_null() {
-            self.body.shift_remove(name);
+            self.elements_mut().shift_remove(name);
         } else {
-            self.body.insert(name.to_string(), value);
+            self.elements_mut().insert(name.to_string(), value);
         }
     }
     /// All elements, in order.
     pub fn elements(&self) -> &Map<String, Value> {
-        &self.body
+        match &self.body {
+            Value::Object(map) => map,
+            _ => unreachable!("from_value takes objects alone"),
+        }
     }
     /// All elements, for rewriting.
     pub fn elements_mut(&mut self) -> &mut Map<String, Value> {
-        &mut self.body
+        match &mut self.body {
+            Value::Object(map) => map,
+            _ => unreachable!("from_value takes objects alone"),
+        }
     }
     /// The JSON text.
     pub fn to_text(&self) -> String {
         serde_json::to_string(&self.body).unwrap_or_default()
     }
     /// The JSON value.
+    pub fn value(&self) -> &Value {
+        &self.body
+    }
+    /// The JSON value, given away.
     pub fn into_value(self) -> Value {
-        Value::Object(self.body)
+        self.body
     }
     /// Whether this is the same resource but for `id` and `meta`'s version and time.
     pub fn same_content(&self, other: &Resource) -> bool {
         fn bare(resource: &Resource) -> Map<String, Value> {
-            let mut body = resource.body.clone();
+            let mut body = resource.elements().clone();
             body.shift_remove("id");
             if let Some(Value::Object(meta)) = body.get_mut("meta") {
                 meta.shift_remove("versionId");

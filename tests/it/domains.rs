@@ -59,7 +59,7 @@ fn category(code: &str) -> Value {
 
 /// The severities of what is told of codes at a place: errors, then what could not be checked.
 fn told(resource: &Value, profiles: &Profiles, at: &str) -> (usize, usize) {
-    let found = examine(resource.as_object().unwrap(), profiles);
+    let found = examine(resource, profiles);
     let here = |severity| {
         let same = |finding: &&validate::Finding| {
             finding.severity == severity && finding.issue.expression.as_deref() == Some(at)

@@ -89,8 +89,7 @@ fn conforms(bundle: &Value, id: &str, kind: &str, status: &str) {
     assert!(asked.ends_with(&format!("Subscription/{id}/$status")), "{asked}");
     is_status(&entries[0]["resource"], id);
     assert_eq!((says(bundle, "type").as_str(), says(bundle, "status").as_str()), (kind, status));
-    let findings =
-        loopgate::fhir::validate::examine(bundle.as_object().unwrap(), loopgate::fhir::profile::Profiles::own());
+    let findings = loopgate::fhir::validate::examine(bundle, loopgate::fhir::profile::Profiles::own());
     let wrong = |one: &&loopgate::fhir::validate::Finding| one.severity == loopgate::fhir::validate::Severity::Error;
     assert_eq!(findings.iter().find(wrong), None, "valid FHIR");
 }

@@ -22,6 +22,7 @@ mod intake;
 mod kit;
 mod mailing;
 mod misbehaving;
+mod mutants;
 mod network;
 mod notifications;
 mod operating;

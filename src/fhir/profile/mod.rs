@@ -7,6 +7,7 @@
 mod additional;
 mod choice;
 pub mod package;
+mod slicing;
 mod structure;
 
 use std::collections::HashMap;
@@ -15,10 +16,11 @@ use std::sync::{Arc, OnceLock};
 use serde_json::{Map, Value};
 
 pub(in crate::fhir) use additional::Additional;
+pub(in crate::fhir) use slicing::{Discriminator, Kind, Slicing, Step};
 pub use structure::Profile;
-pub(in crate::fhir) use structure::{Child, Discriminator, Node, Rule, Slicing, bare};
+pub(in crate::fhir) use structure::{Child, Node, Rule, bare};
 
-use super::definitions;
+use super::definitions::{self, Form};
 use super::published;
 use super::terminology::Terminology;
 use package::Package;
@@ -27,6 +29,11 @@ use package::Package;
 const OWN: &str = "https://loopgate.org/fhir/StructureDefinition/";
 /// R4's own.
 const CORE: &str = "http://hl7.org/fhir/StructureDefinition/";
+/// What comes before the resource's type in the canonicals of guides whose packages need not be loaded.
+const SPEAKING: &[&str] = &[
+    "http://hl7.org/fhir/us/core/StructureDefinition/us-core-",
+    "http://hl7.org/fhir/uv/sdc/StructureDefinition/sdc-",
+];
 /// Our profiles whose faults are refused on a write (design D16b).
 const REFUSING: &[&str] = &["referral-task", "patient-task", "service-request", "procedure"];
 
@@ -149,8 +156,17 @@ impl Profiles {
     pub fn type_of<'a>(&'a self, canonical: &'a str) -> Option<&'a str> {
         let url = bare(canonical);
         let core = url.strip_prefix(CORE).filter(|name| definitions::of(name).is_some());
-        core.or_else(|| Some(self.claimed(url).first()?.type_name.as_str()))
+        let known = || Some(self.claimed(url).first()?.type_name.as_str());
+        core.or_else(known).or_else(|| by_its_name(url))
     }
+}
+
+/// The resource type that a profile of a guide beside ours has in its name: `…/us-core-practitionerrole`,
+/// `…/us-core-observation-lab`.
+fn by_its_name(url: &str) -> Option<&'static str> {
+    let name = SPEAKING.iter().find_map(|base| url.strip_prefix(base))?.split('-').next()?;
+    let mut types = definitions::types().filter(|def| def.form == Form::Resource);
+    types.find(|def| def.name.eq_ignore_ascii_case(name)).map(|def| def.name)
 }
 
 /// `meta.profile`

@@ -10,6 +10,7 @@ use std::sync::OnceLock;
 use serde_json::{Map, Value};
 
 use super::Additional;
+use super::slicing::Slicing;
 use crate::fhir::definitions::{self, Element, Strength, TypeDef};
 use crate::fhir::path::{Expression, Fault};
 
@@ -75,21 +76,6 @@ pub(in crate::fhir) struct Rule {
     pub at: Option<String>,
     pub text: String,
     pub expression: Result<Expression, Fault>,
-}
-
-#[derive(Debug)]
-pub(in crate::fhir) struct Slicing {
-    pub discriminators: Vec<(Discriminator, String)>,
-    pub closed: bool,
-    pub ordered: bool,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::fhir) enum Discriminator {
-    Value,
-    Exists,
-    Type,
-    Profile,
 }
 
 impl Profile {
@@ -237,7 +223,7 @@ impl Node {
         self.types = types(&told["type"], element);
         self.rules = told["constraint"].as_array().into_iter().flatten().filter_map(rule).collect();
         if told["slicing"].is_object() {
-            self.slicing = Some(slicing(&told["slicing"]));
+            self.slicing = Some(Slicing::read(&told["slicing"]));
         }
     }
 
@@ -249,6 +235,12 @@ impl Node {
         if child.fixed.is_none() {
             child.fixed = Some(Value::String(url));
         }
+    }
+
+    /// Whether this is the slice of the extensions with this URL.
+    pub fn is_extension(&self, url: &str) -> bool {
+        let told = self.children.iter().find(|child| child.name == "url").and_then(|child| child.node.fixed.as_ref());
+        told.is_some_and(|told| told == url)
     }
 
     /// Takes out what says nothing.
@@ -353,22 +345,4 @@ fn known_keys() -> &'static HashSet<&'static str> {
             types.flat_map(|def| def.invariants().iter().chain(def.elements().iter().flat_map(|e| &e.invariants)));
         rules.map(|rule| rule.key).chain(["ele-1", "ext-1"]).collect()
     })
-}
-
-fn slicing(told: &Value) -> Slicing {
-    let discriminator = |told: &Value| {
-        let kind = match told["type"].as_str()? {
-            "value" | "pattern" => Discriminator::Value,
-            "exists" => Discriminator::Exists,
-            "type" => Discriminator::Type,
-            "profile" => Discriminator::Profile,
-            _ => return None,
-        };
-        Some((kind, told["path"].as_str()?.to_string()))
-    };
-    Slicing {
-        discriminators: told["discriminator"].as_array().into_iter().flatten().filter_map(discriminator).collect(),
-        closed: told["rules"] == "closed",
-        ordered: told["ordered"] == true,
-    }
 }

@@ -34,7 +34,7 @@ impl Conform<'_> {
         for strength in [Strength::Required, Strength::Extensible] {
             let called: Vec<&str> = all
                 .iter()
-                .filter(|one| one.strength == strength && one.holds_in(root))
+                .filter(|one| one.strength == strength && root.as_object().is_some_and(|root| one.holds_in(root)))
                 .map(|one| one.value_set.as_str())
                 .collect();
             let each = called.iter().map(|set| self.membership(set, occurrence.def.name, value));

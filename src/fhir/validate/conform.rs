@@ -4,8 +4,6 @@
 //! information, never a silent pass and never an error. Slices are told apart in [`super::slicing`].
 //! <https://hl7.org/fhir/R4/profiling.html>
 
-use std::rc::Rc;
-
 use serde_json::{Map, Value};
 
 use super::binding::is_member;
@@ -35,21 +33,14 @@ pub(super) struct Conform<'a> {
     pub profiles: &'a Profiles,
     pub profile: &'a Profile,
     pub source: Source,
-    pub root: &'a Map<String, Value>,
-    /// The resource as one value, made when an expression first needs it.
-    whole: Option<Rc<Value>>,
+    pub root: &'a Value,
     pub findings: Vec<Finding>,
     depth: usize,
 }
 
 impl<'a> Conform<'a> {
-    pub(super) fn new(
-        profiles: &'a Profiles,
-        profile: &'a Profile,
-        source: Source,
-        root: &'a Map<String, Value>,
-    ) -> Self {
-        Conform { profiles, profile, source, root, whole: None, findings: Vec::new(), depth: 0 }
+    pub(super) fn new(profiles: &'a Profiles, profile: &'a Profile, source: Source, root: &'a Value) -> Self {
+        Conform { profiles, profile, source, root, findings: Vec::new(), depth: 0 }
     }
 
     /// Checks the resource itself.
@@ -57,13 +48,10 @@ impl<'a> Conform<'a> {
         if !def.is(&self.profile.type_name) {
             return self.fault("value", place, &format!("this profile is one of {}", self.profile.type_name));
         }
-        let root = self.root;
+        let Value::Object(map) = self.root else { return };
         let node = &self.profile.root;
-        self.children(node, root, def, place);
-        if !node.rules.is_empty() {
-            let whole = self.whole();
-            self.rules(&node.rules, Item::resource(&whole), place);
-        }
+        self.children(node, map, def, place);
+        self.rules(&node.rules, Item::resource(self.root), place);
     }
 
     /// Checks one occurrence, such as an extension against its definition.
@@ -169,11 +157,10 @@ impl<'a> Conform<'a> {
         if rules.is_empty() {
             return;
         }
-        let whole = self.whole();
         let profiles = self.profiles;
         let member = |item: &Item<'_>, value_set: &str| is_member(profiles, item, value_set);
         for rule in rules {
-            let mut context = Context::new(&whole);
+            let mut context = Context::new(self.root);
             context.member_of = Some(&member);
             let truth = match &rule.expression {
                 Ok(expression) => expression.is_true(&context, focus.clone()).map_err(|fault| fault.to_string()),
@@ -195,11 +182,6 @@ impl<'a> Conform<'a> {
                 }
             }
         }
-    }
-
-    fn whole(&mut self) -> Rc<Value> {
-        let root = self.root;
-        Rc::clone(self.whole.get_or_insert_with(|| Rc::new(Value::Object(root.clone()))))
     }
 
     pub(super) fn fault(&mut self, code: &'static str, place: &Place<'_>, text: &str) {

@@ -6,7 +6,7 @@
 
 use serde_json::{Map, Value};
 
-use super::reading::{any, coded, has, items, number, object, text, texts_of};
+use super::reading::{any, coded, each, has, items, number, object, text, texts_of};
 use crate::time::span_of;
 
 /// What a check found.
@@ -26,7 +26,7 @@ const CONDITION_VERIFICATION: &str = "http://terminology.hl7.org/CodeSystem/cond
 const ALLERGY_VERIFICATION: &str = "http://terminology.hl7.org/CodeSystem/allergyintolerance-verification";
 
 /// Checks one rule of this type on one value. `root` is the resource that holds what `#…` refers to.
-pub(super) fn check(type_name: &str, key: &str, map: &Map<String, Value>, root: &Map<String, Value>) -> Verdict {
+pub(super) fn check(type_name: &str, key: &str, map: &Map<String, Value>, root: &Value) -> Verdict {
     match data_type(key, map, root) {
         Unknown => resource(type_name, key, map),
         verdict => verdict,
@@ -37,7 +37,7 @@ fn holds(condition: bool, at: &'static str) -> Verdict {
     if condition { Holds } else { Broken(at) }
 }
 
-fn data_type(key: &str, map: &Map<String, Value>, root: &Map<String, Value>) -> Verdict {
+fn data_type(key: &str, map: &Map<String, Value>, root: &Value) -> Verdict {
     let has = |name| has(map, name);
     let positive = |name| number(map, name).is_none_or(|value| value >= 0.0);
     let ucum = || text(map, "system").is_none_or(|system| system == UCUM);
@@ -255,10 +255,13 @@ fn bundle(key: &str, map: &Map<String, Value>) -> Verdict {
 }
 
 /// Whether what a `#…` reference names is in this resource; `#` alone is the resource itself.
-fn is_contained(reference: &str, root: &Map<String, Value>) -> bool {
+fn is_contained(reference: &str, root: &Value) -> bool {
     match reference.strip_prefix('#') {
         None | Some("") => true,
-        Some(id) => items(root, "contained").any(|contained| text(contained, "id") == Some(id)),
+        Some(id) => {
+            let contained = each(root.get("contained")).filter_map(Value::as_object);
+            contained.into_iter().any(|contained| text(contained, "id") == Some(id))
+        }
     }
 }
 

@@ -7,6 +7,7 @@
 
 mod binding;
 mod conform;
+mod contained;
 mod invariant;
 pub(in crate::fhir) mod narrative;
 mod place;
@@ -15,9 +16,9 @@ mod reading;
 mod slicing;
 mod walk;
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 
-use super::definitions;
+use super::definitions::{self, TypeDef};
 use super::profile::{Profile, Profiles};
 use super::resource::Resource;
 use crate::error::{Error, Issue, Kind};
@@ -90,42 +91,40 @@ impl Finding {
 }
 
 /// Everything there is to say about a resource, of whatever type: R4's rules first, then each profile's.
-pub fn examine(resource: &Map<String, Value>, profiles: &Profiles) -> Vec<Finding> {
+pub fn examine(resource: &Value, profiles: &Profiles) -> Vec<Finding> {
     examine_also(resource, profiles, &[])
 }
 
 /// [`examine`], and these profiles as well.
-fn examine_also(resource: &Map<String, Value>, profiles: &Profiles, also: &[&Profile]) -> Vec<Finding> {
+fn examine_also(resource: &Value, profiles: &Profiles, also: &[&Profile]) -> Vec<Finding> {
     let mut walk = walk::Walk { profiles, findings: Vec::new() };
-    let name =
-        reading::text(resource, "resourceType").and_then(definitions::resource).map_or("Resource", |def| def.name);
-    let place = Place::root(name);
-    walk.resource(resource, resource, &place, walk::Position::Own);
-    let mut findings = walk.findings;
-    conformance(resource, profiles, also, &place, &mut findings);
-    findings
+    let place = Place::root(definition_of(resource).map_or("Resource", |def| def.name));
+    walk.resource(resource, resource, &place, walk::Position::Own(also));
+    walk.findings
 }
 
 /// [`examine`] for JSON that may be no object at all, against one profile more if it is named.
 pub fn examine_value(value: &Value, profiles: &Profiles, also: Option<&str>) -> Result<Vec<Finding>, Error> {
-    let Value::Object(map) = value else { return Err(Error::malformed("A resource is a JSON object.")) };
+    if !value.is_object() {
+        return Err(Error::malformed("A resource is a JSON object."));
+    }
     let named = also.map(|canonical| profiles.claimed(canonical)).unwrap_or_default();
     if also.is_some() && named.is_empty() {
         return Err(Error::new(Kind::NotSupported, "The profile to check against is not known here.").code("not-found"));
     }
-    Ok(examine_also(map, profiles, &named))
+    Ok(examine_also(value, profiles, &named))
 }
 
-/// Checks a resource, and those in a Bundle's entries, against the profiles that they must meet.
+/// Checks a resource against the profiles that it must meet; `findings` holds what R4 has to say about it.
 fn conformance(
-    resource: &Map<String, Value>,
+    resource: &Value,
     profiles: &Profiles,
     also: &[&Profile],
     place: &Place<'_>,
     findings: &mut Vec<Finding>,
 ) {
-    let Some(def) = reading::text(resource, "resourceType").and_then(definitions::resource) else { return };
-    let (mut duties, unknown) = profiles.of(resource);
+    let (Some(def), Some(map)) = (definition_of(resource), resource.as_object()) else { return };
+    let (mut duties, unknown) = profiles.of(map);
     for profile in also {
         profiles.add(&mut duties, profile);
     }
@@ -153,20 +152,12 @@ fn conformance(
         let expression = place.at("meta").at("profile").to_string();
         findings.push(Finding::new(Severity::Information, "informational", text, expression));
     }
-    if def.name == "Bundle" {
-        let entries = place.at("entry");
-        for (index, entry) in reading::each(resource.get("entry")).enumerate() {
-            if let Some(own) = entry.get("resource").and_then(Value::as_object) {
-                conformance(own, profiles, &[], &entries.nth(Some(index)).at("resource"), findings);
-            }
-        }
-    }
 }
 
 /// Checks a resource that a client wants stored; answers what is worth telling all the same.
 pub fn check(resource: &Resource, profiles: &Profiles) -> Result<Vec<Finding>, Error> {
     let (refused, told): (Vec<Finding>, Vec<Finding>) =
-        examine(resource.elements(), profiles).into_iter().partition(Finding::is_refused);
+        examine(resource.value(), profiles).into_iter().partition(Finding::is_refused);
     let malformed = refused.iter().any(|finding| finding.source == Source::Structure);
     let kind = if malformed { Kind::Malformed } else { Kind::Invalid };
     let issues = refused.into_iter().map(|finding| finding.issue).collect();
@@ -180,8 +171,14 @@ pub fn check(resource: &Resource, profiles: &Profiles) -> Result<Vec<Finding>, E
     Ok(worth.map(|finding| Finding { severity: Severity::Warning, ..finding }).collect())
 }
 
+/// The type that a resource says it is of.
+fn definition_of(resource: &Value) -> Option<&'static TypeDef> {
+    resource.get("resourceType").and_then(Value::as_str).and_then(definitions::resource)
+}
+
 /// The type that a reference points at, as far as its text tells; what is contained is looked up in its holder.
-fn target_type<'a>(reference: &'a str, root: &'a Map<String, Value>) -> Option<&'a str> {
+fn target_type<'a>(reference: &'a str, root: &'a Value) -> Option<&'a str> {
+    let root = root.as_object()?;
     if let Some(id) = reference.strip_prefix('#') {
         let mut contained = reading::items(root, "contained");
         let own = if id.is_empty() { Some(root) } else { contained.find(|body| reading::text(body, "id") == Some(id)) };

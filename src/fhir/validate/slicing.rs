@@ -8,9 +8,9 @@ use serde_json::{Map, Value};
 
 use super::conform::{Conform, Occurrence, matches, occurrences};
 use super::place::Place;
-use super::reading::text;
+use super::reading::{each, text};
 use super::{Severity, target_type};
-use crate::fhir::profile::{Child, Discriminator, Node, Slicing};
+use crate::fhir::profile::{Child, Discriminator, Kind, Node, Slicing, Step};
 use crate::fhir::terminology::Membership;
 
 /// Whether an item is of a slice; `None` when that can't be told.
@@ -19,7 +19,7 @@ type Belongs = Option<bool>;
 impl Conform<'_> {
     pub(super) fn slices(&mut self, node: &Node, found: &[Occurrence<'_>], place: &Place<'_>) {
         let by_url =
-            Slicing { discriminators: vec![(Discriminator::Value, "url".into())], closed: false, ordered: false };
+            Slicing { discriminators: vec![Discriminator::new(Kind::Value, "url")], closed: false, ordered: false };
         let slicing = match &node.slicing {
             Some(slicing) => slicing,
             // Extensions are told apart by their URL, said or not.
@@ -72,8 +72,8 @@ impl Conform<'_> {
 
     fn belongs(&self, slice: &Node, item: Occurrence<'_>, slicing: &Slicing) -> Belongs {
         let mut sure = !slicing.discriminators.is_empty();
-        for (kind, path) in &slicing.discriminators {
-            match self.fits(*kind, path, slice, item) {
+        for discriminator in &slicing.discriminators {
+            match self.fits(discriminator, slice, item) {
                 Some(true) => {}
                 Some(false) => return Some(false),
                 None => sure = false,
@@ -82,39 +82,37 @@ impl Conform<'_> {
         sure.then_some(true)
     }
 
-    fn fits(&self, kind: Discriminator, path: &str, slice: &Node, item: Occurrence<'_>) -> Belongs {
-        let (path, resolved) = match path.strip_suffix("resolve()") {
-            Some(path) => (path.trim_end_matches('.'), true),
-            None => (path, false),
-        };
-        let steps: Vec<&str> = path.split('.').filter(|step| !matches!(*step, "$this" | "")).collect();
-        // The definition of an extension that a path asks for by its URL, and other functions, are left open.
-        if steps.iter().any(|step| step.contains('(')) {
-            return None;
-        }
-        let (node, items) = descend(slice, item, &steps)?;
-        if resolved {
-            return match kind {
-                Discriminator::Type | Discriminator::Profile => self.points_at(node?, &items),
-                Discriminator::Value | Discriminator::Exists => None,
+    fn fits(&self, discriminator: &Discriminator, slice: &Node, item: Occurrence<'_>) -> Belongs {
+        let at = descend(slice, item, discriminator.path.as_ref()?);
+        if discriminator.resolved {
+            return match discriminator.kind {
+                Kind::Type | Kind::Profile => self.points_at(at.node?, &at.items),
+                Kind::Value | Kind::Exists => None,
             };
         }
-        match kind {
-            Discriminator::Value => {
-                let node = node?;
-                any(items.iter().map(|item| self.meets(node, *item)))
-            }
-            Discriminator::Exists => match node {
-                Some(node) if node.max == Some(0) => Some(items.is_empty()),
-                Some(node) if node.min > 0 => Some(!items.is_empty()),
+        match discriminator.kind {
+            // A pattern of what it stands in tells, too.
+            Kind::Value => match (at.node.filter(|node| says(node)), at.pattern.as_slice()) {
+                (Some(node), _) => any(at.items.iter().map(|item| self.meets(node, *item))),
+                (None, []) => None,
+                (None, wanted) => {
+                    let held = |wanted: &&Value| {
+                        at.items.iter().any(|item| matches(wanted, item.value.unwrap_or(&Value::Null)))
+                    };
+                    Some(wanted.iter().all(held))
+                }
+            },
+            Kind::Exists => match at.node {
+                Some(node) if node.max == Some(0) => Some(at.items.is_empty()),
+                Some(node) if node.min > 0 => Some(!at.items.is_empty()),
                 _ => None,
             },
-            Discriminator::Type => {
-                let node = node?;
+            Kind::Type => {
+                let node = at.node?;
                 let fits = |item: &Occurrence<'_>| node.types.iter().any(|type_| item.def.is(&type_.code));
-                if node.types.is_empty() { None } else { Some(items.iter().any(fits)) }
+                if node.types.is_empty() { None } else { Some(at.items.iter().any(fits)) }
             }
-            Discriminator::Profile => None,
+            Kind::Profile => None,
         }
     }
 
@@ -186,23 +184,44 @@ impl Conform<'_> {
     }
 }
 
-/// The node and the occurrences at a path below an item. No node where the slice says nothing there.
-fn descend<'n, 'a>(
-    slice: &'n Node,
-    item: Occurrence<'a>,
-    steps: &[&str],
-) -> Option<(Option<&'n Node>, Vec<Occurrence<'a>>)> {
-    let mut node = Some(slice);
-    let mut items = vec![item];
-    for step in steps {
-        let child = node.and_then(|node| node.children.iter().find(|child| child.name == *step));
-        let plain = Child { name: (*step).to_string(), only: None, node: Node::default() };
-        let at = child.unwrap_or(&plain);
-        let found = items.iter().filter_map(|item| Some((item.value?.as_object()?, item.def)));
-        items = found.flat_map(|(map, def)| occurrences(map, def, at)).collect();
-        node = child.map(|child| &child.node);
+/// What is at a path below an item of a slice.
+struct At<'n, 'a> {
+    /// What the slice says there itself.
+    node: Option<&'n Node>,
+    /// What a pattern or fixed value above it says there.
+    pattern: Vec<&'n Value>,
+    items: Vec<Occurrence<'a>>,
+}
+
+fn descend<'n, 'a>(slice: &'n Node, item: Occurrence<'a>, path: &[Step]) -> At<'n, 'a> {
+    let mut at = At { node: Some(slice), pattern: Vec::new(), items: vec![item] };
+    for step in path {
+        let (name, url) = match step {
+            Step::Element(name) => (name.as_str(), None),
+            Step::Extension(url) => ("extension", Some(url.as_str())),
+        };
+        at.pattern.extend(at.node.and_then(|node| node.pattern.as_ref().or(node.fixed.as_ref())));
+        at.pattern =
+            at.pattern.iter().filter_map(|value| value.get(name)).flat_map(|value| each(Some(value))).collect();
+        let child = at.node.and_then(|node| node.children.iter().find(|child| child.name == name));
+        let plain = Child { name: name.to_string(), only: None, node: Node::default() };
+        let found = at.items.iter().filter_map(|item| Some((item.value?.as_object()?, item.def)));
+        at.items = found.flat_map(|(map, def)| occurrences(map, def, child.unwrap_or(&plain))).collect();
+        at.node = child.map(|child| &child.node);
+        if let Some(url) = url {
+            let is = |value: Option<&Value>| value.and_then(|value| value.get("url")?.as_str()) == Some(url);
+            at.items.retain(|item| is(item.value));
+            at.node = at
+                .node
+                .and_then(|node| node.slices.iter().find(|(_, slice)| slice.is_extension(url)).map(|(_, slice)| slice));
+        }
     }
-    Some((node, items))
+    at
+}
+
+/// Whether a slice tells its items apart here.
+fn says(node: &Node) -> bool {
+    node.fixed.is_some() || node.pattern.is_some() || node.binding.is_some() || !node.children.is_empty()
 }
 
 /// Whether one of these is true; false if all are false, or there are none.

@@ -9,11 +9,11 @@ use super::conform::{Conform, Occurrence};
 use super::invariant::{self, Verdict};
 use super::place::Place;
 use super::primitive::{self, Json};
-use super::reading::{any, each, has, items, object, text};
-use super::{Finding, Severity, Source, narrative};
+use super::reading::{any, has, items, text};
+use super::{Finding, Severity, Source, conformance, definition_of, narrative};
 use crate::fhir::definitions::{self, Binding, Element, Form, Strength, TypeDef, TypeRef};
-use crate::fhir::path::{Context, Expression, Item, Truth};
-use crate::fhir::profile::Profiles;
+use crate::fhir::path::{Context, Item, Truth};
+use crate::fhir::profile::{Profile, Profiles};
 
 /// Longest reference, in bytes: what both databases can index.
 const LONGEST_REFERENCE: usize = 1_000;
@@ -21,10 +21,10 @@ const LONGEST_REFERENCE: usize = 1_000;
 const MOST_ELEMENTS: usize = 128;
 
 /// Where a resource stands.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Position {
-    /// On its own, or in a Bundle or Parameters.
-    Own,
+#[derive(Clone, Copy)]
+pub(super) enum Position<'p> {
+    /// On its own, or in a Bundle or Parameters; what it must meet beside the profiles that it calls for.
+    Own(&'p [&'p Profile]),
     /// In `contained`.
     Contained,
 }
@@ -37,31 +37,34 @@ pub(super) struct Walk<'w> {
 
 /// What is looked at: an object, its place, and the resource that its `#…` references look into.
 #[derive(Clone, Copy)]
-struct Spot<'a> {
-    map: &'a Map<String, Value>,
-    place: &'a Place<'a>,
-    root: &'a Map<String, Value>,
+pub(super) struct Spot<'a> {
+    value: &'a Value,
+    pub(super) map: &'a Map<String, Value>,
+    pub(super) place: &'a Place<'a>,
+    root: &'a Value,
 }
 
 impl Walk<'_> {
     /// Walks a resource; `root` holds what it contains.
-    pub(super) fn resource(
-        &mut self,
-        map: &Map<String, Value>,
-        root: &Map<String, Value>,
-        place: &Place<'_>,
-        position: Position,
-    ) {
-        let Some(def) = text(map, "resourceType").and_then(definitions::resource) else {
+    pub(super) fn resource(&mut self, value: &Value, root: &Value, place: &Place<'_>, position: Position) {
+        let (Some(def), Some(map)) = (definition_of(value), value.as_object()) else {
             return self.structure(&place.at("resourceType"), "A resource says its resourceType, one of R4's.");
         };
-        let spot = Spot { map, place, root };
+        let spot = Spot { value, map, place, root };
+        // What is found of this resource alone, so that a Bundle's profiles cost no more the more it holds.
+        let others = std::mem::take(&mut self.findings);
         self.elements(def, spot, true);
         match position {
-            Position::Own if map.contains_key("contained") => self.contained(spot),
-            Position::Own => {}
+            Position::Own(also) => {
+                if map.contains_key("contained") {
+                    self.contained(spot);
+                }
+                conformance(value, self.profiles, also, place, &mut self.findings);
+            }
             Position::Contained => self.as_contained(spot),
         }
+        let own = std::mem::replace(&mut self.findings, others);
+        self.findings.extend(own);
     }
 
     fn elements(&mut self, def: &'static TypeDef, spot: Spot<'_>, resource: bool) {
@@ -160,11 +163,12 @@ impl Walk<'_> {
             return self.structure(spot.place, "This must be an object.");
         };
         if type_.name == "Resource" {
-            let position = if element.name == "contained" { Position::Contained } else { Position::Own };
-            let root = if position == Position::Own { map } else { spot.root };
-            return self.resource(map, root, spot.place, position);
+            return match element.name {
+                "contained" => self.resource(value, spot.root, spot.place, Position::Contained),
+                _ => self.resource(value, value, spot.place, Position::Own(&[])),
+            };
         }
-        let spot = Spot { map, ..spot };
+        let spot = Spot { value, map, ..spot };
         if !map.keys().any(|key| key != "id") {
             return self.rule(
                 "value",
@@ -252,7 +256,7 @@ impl Walk<'_> {
         if map.is_empty() || (!has_value && !map.contains_key("extension")) {
             return self.rule("value", spot.place, "An element has a value or extensions (ele-1); leave it out.");
         }
-        self.elements(type_.def(), Spot { map, ..spot }, false);
+        self.elements(type_.def(), Spot { value, map, ..spot }, false);
     }
 
     fn second_choice(&mut self, element: &'static Element, bare: &str, spot: Spot<'_>) {
@@ -277,7 +281,7 @@ impl Walk<'_> {
             if !says.iter().any(|name| spot.map.contains_key(*name)) {
                 self.rule("value", spot.place, "A Reference has a reference, an identifier or a display.");
             }
-            return;
+            return self.target(text(spot.map, "type"), type_, spot);
         };
         if reference.len() > LONGEST_REFERENCE {
             return self.rule("value", spot.place, "A reference is at most 1,000 bytes long here.");
@@ -287,12 +291,18 @@ impl Walk<'_> {
             return self.rule("value", spot.place, text);
         }
         let target = super::target_type(reference, spot.root).or_else(|| text(spot.map, "type"));
-        let Some(target) = target.filter(|target| definitions::resource(target).is_some()) else { return };
-        if !type_.targets.is_empty() && !type_.targets.contains(&target) {
-            self.rule("value", spot.place, format!("This reference may point at: {}.", type_.targets.join(", ")));
-        }
-        if text(spot.map, "type").is_some_and(|told| told != target && definitions::resource(told).is_some()) {
+        self.target(target, type_, spot);
+        let told = text(spot.map, "type").filter(|told| Some(*told) != target);
+        if target.is_some() && told.is_some_and(|told| definitions::resource(told).is_some()) {
             self.rule("value", &spot.place.at("type"), "The type of a Reference is that of what it points at.");
+        }
+    }
+
+    /// Whether the element may point at this type, as the reference's text or its `type` tells it.
+    fn target(&mut self, target: Option<&str>, type_: &'static TypeRef, spot: Spot<'_>) {
+        let known = target.filter(|target| definitions::resource(target).is_some());
+        if known.is_some_and(|target| !type_.targets.is_empty() && !type_.targets.contains(&target)) {
+            self.rule("value", spot.place, format!("This reference may point at: {}.", type_.targets.join(", ")));
         }
     }
 
@@ -327,53 +337,6 @@ impl Walk<'_> {
         }
     }
 
-    /// dom-2 to dom-5 of what is contained, seen from its holder.
-    fn contained(&mut self, spot: Spot<'_>) {
-        let place = spot.place.at("contained");
-        let list: Vec<&Value> = each(spot.map.get("contained")).collect();
-        for (index, contained) in list.iter().enumerate() {
-            let Some(body) = contained.as_object() else { continue };
-            let place = place.nth(Some(index));
-            let Some(id) = text(body, "id") else {
-                self.rule("required", &place.at("id"), "What is contained has an id to refer to.");
-                continue;
-            };
-            if list.iter().take(index).any(|other| other.get("id").and_then(Value::as_str) == Some(id)) {
-                self.rule("value", &place.at("id"), "Two contained resources have the same id.");
-            }
-            let refers = |value: &Value| mentions(value, &|text| text.strip_prefix('#') == Some(id));
-            if !spot.map.values().any(refers) && !mentions(contained, &|text| text == "#") {
-                self.rule(
-                    "invariant",
-                    &place,
-                    "What is contained is referred to by its holder, or refers to it (dom-3).",
-                );
-            }
-        }
-    }
-
-    /// dom-2, dom-4 and dom-5 in what is contained.
-    fn as_contained(&mut self, spot: Spot<'_>) {
-        if spot.map.contains_key("contained") {
-            let text = "What is contained does not contain resources of its own (dom-2).";
-            self.rule("invariant", &spot.place.at("contained"), text);
-        }
-        let Some(meta) = object(spot.map, "meta") else { return };
-        let place = spot.place.at("meta");
-        for name in ["versionId", "lastUpdated"] {
-            if has(meta, name) {
-                self.rule("invariant", &place.at(name), "What is contained has no version of its own (dom-4).");
-            }
-        }
-        if has(meta, "security") {
-            self.rule(
-                "invariant",
-                &place.at("security"),
-                "What is contained has no security label of its own (dom-5).",
-            );
-        }
-    }
-
     fn unknown(&mut self, def: &'static TypeDef, place: &Place<'_>, key: &str) {
         let shown: String = key.chars().filter(|c| c.is_ascii_alphanumeric() || *c == '_').take(64).collect();
         let name = def.name;
@@ -390,18 +353,17 @@ impl Walk<'_> {
         self.findings.push(Finding::structure(text.to_string(), place.to_string()));
     }
 
-    fn rule(&mut self, code: &'static str, place: &Place<'_>, text: impl Into<String>) {
+    pub(super) fn rule(&mut self, code: &'static str, place: &Place<'_>, text: impl Into<String>) {
         self.findings.push(Finding::new(Severity::Error, code, text.into(), place.to_string()));
     }
 }
 
 /// A rule of a type that we don't hold, by its FHIRPath; what can't be told (who is behind a reference) is not broken.
 fn by_path(type_name: &str, rule: &'static definitions::Invariant, spot: Spot<'_>) -> Verdict {
-    let (Ok(expression), Some(def)) = (Expression::parse(rule.expression), definitions::of(type_name)) else {
+    let (Some(expression), Some(def)) = (rule.parsed(), definitions::of(type_name)) else {
         return Verdict::Unknown;
     };
-    let (own, root) = (Value::Object(spot.map.clone()), Value::Object(spot.root.clone()));
-    match expression.is_true(&Context::new(&root), Item::element(Some(&own), None, def)) {
+    match expression.is_true(&Context::new(spot.root), Item::element(Some(spot.value), None, def)) {
         Ok(Truth::False) => Verdict::Broken(""),
         Ok(Truth::True | Truth::Empty) => Verdict::Holds,
         Err(_) => Verdict::Unknown,
@@ -424,15 +386,6 @@ fn beside_at(map: &Map<String, Value>, key: &str, index: usize) -> bool {
 /// Whether a JSON key's ending names this type: `CodeableConcept`, `String` for string.
 fn ends(type_name: &str, ending: &str) -> bool {
     type_name.len() == ending.len() && type_name.get(1..) == ending.get(1..) && type_name.eq_ignore_ascii_case(ending)
-}
-
-fn mentions(value: &Value, is: &dyn Fn(&str) -> bool) -> bool {
-    match value {
-        Value::String(text) => is(text),
-        Value::Array(list) => list.iter().any(|item| mentions(item, is)),
-        Value::Object(map) => map.values().any(|item| mentions(item, is)),
-        _ => false,
-    }
 }
 
 fn one_of(codes: &definitions::Codes) -> String {
