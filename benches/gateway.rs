@@ -14,6 +14,8 @@
 
 #[path = "gateway/bare.rs"]
 mod bare;
+#[path = "gateway/checks.rs"]
+mod checks;
 #[path = "gateway/client.rs"]
 mod client;
 #[path = "gateway/fsync.rs"]
