@@ -21,6 +21,9 @@ use crate::store::{Access, Entry, Span, Tx};
 const ROWS: i64 = 500;
 const LOOKED_AT: usize = 20_000;
 
+/// What was seen: references, each with its version.
+type References = Vec<(String, i64)>;
+
 impl App {
     /// One event.
     pub(super) async fn audit_event(&self, context: &Context, key: &Key) -> Result<Stored, Error> {
@@ -161,7 +164,7 @@ impl App {
         let patients: HashMap<String, String> = tx.patients_of(&keys).await?.into_iter().collect();
         let mut out = Vec::new();
         for (row, seen) in rows.iter().zip(&seen) {
-            let mut groups: Vec<(Option<String>, Vec<(String, i64)>)> = Vec::new();
+            let mut groups: Vec<(Option<String>, References)> = Vec::new();
             for (key, version) in seen {
                 let patient = match key.kind {
                     ResourceType::PATIENT => Some(key.to_string()),
