@@ -245,7 +245,7 @@ fn several_faults_at_once_and_between_partners() {
             "line 14: partner[1] (hub).roles: must name at least one role",
             "line 16: partner[2] (a).id: must differ from partner[0] (a).id",
             "line 17: partner[2] (a).name: expected a string, found integer",
-            "line 18: partner[2] (a).roles[1]: must be one of [\"source\", \"target\", \"coordinator\", \"operator\"]",
+            "line 18: partner[2] (a).roles[1]: must be one of [\"source\", \"target\", \"coordinator\", \"operator\", \"auditor\"]",
             "line 19: partner[2] (a).fhir.base: must differ from partner[0] (a).fhir.base",
             "line 21: partner[2] (a).services[1].id: must differ from partner[2] (a).services[0].id",
             "line 21: partner[2] (a).services[1].categories[0]: must be one of the guide's SDOH category codes, such as food-insecurity",
