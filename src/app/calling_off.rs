@@ -148,6 +148,40 @@ impl App {
         self.withdraw(tx, &referral, &why).await
     }
 
+    /// The source has deleted what a referral rests on: its request is then revoked, its consent taken back. True where
+    /// that is what it means; anything else that was deleted is for a person to look at.
+    pub(super) async fn deleted_at_source(&self, tx: &mut Tx, referral: &Referral, copy: &Key) -> Result<bool, Error> {
+        match copy.kind {
+            ResourceType::SERVICE_REQUEST => {
+                let text = "The referral source deleted the ServiceRequest.";
+                let reason = concept(STATUS_REASON, "cancelled-by-source", text);
+                self.cancel_source(tx, referral.clone(), reason).await?;
+                Ok(true)
+            }
+            ResourceType::CONSENT => {
+                let reason =
+                    concept(STATUS_REASON, "no-consent", "The consent is not at the referral source any more.");
+                self.end_for_consent(tx, referral, reason).await?;
+                Ok(true)
+            }
+            _ => Ok(false),
+        }
+    }
+
+    /// A referral ends because nobody may know of it any more.
+    async fn end_for_consent(&self, tx: &mut Tx, referral: &Referral, reason: Value) -> Result<(), Error> {
+        let relays = tx.relays(&referral.task).await?;
+        if let Some(referral) = tx.referral(&referral.task).await? {
+            self.cancel_source(tx, referral, reason).await?;
+        }
+        for relay in relays {
+            if let Some(partner) = &relay.partner {
+                tx.end_grants(partner, &relay.task, None).await?;
+            }
+        }
+        Ok(())
+    }
+
     /// A consent that no longer allows: the referrals that rest on it end, and the targets see nothing more (D15c).
     pub(super) async fn consent_changed(&self, tx: &mut Tx, consent: &Key) -> Result<(), Error> {
         let pair = ("supporting-info".to_string(), consent.to_string());
@@ -159,16 +193,8 @@ impl App {
                 continue;
             }
             for referral in tx.referrals_by_request(&hit.key.id).await? {
-                let relays = tx.relays(&referral.task).await?;
                 let reason = concept(STATUS_REASON, "no-consent", "The consent no longer allows this referral.");
-                if let Some(referral) = tx.referral(&referral.task).await? {
-                    self.cancel_source(tx, referral, reason).await?;
-                }
-                for relay in relays {
-                    if let Some(partner) = &relay.partner {
-                        tx.end_grants(partner, &relay.task, None).await?;
-                    }
-                }
+                self.end_for_consent(tx, &referral, reason).await?;
             }
         }
         Ok(())

@@ -5,6 +5,7 @@
 
 use serde_json::json;
 
+use super::conflicts::What;
 use super::{App, Claimed};
 use crate::config::Partner;
 use crate::error::Error;
@@ -23,6 +24,17 @@ pub struct Copy {
     pub mark: Option<String>,
     /// Its content.
     pub resource: Resource,
+}
+
+/// What could not be read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Missing {
+    /// Its URL.
+    pub url: String,
+    /// Why; never health data.
+    pub why: String,
+    /// Its server says that it was there, and was deleted.
+    pub deleted: bool,
 }
 
 impl App {
@@ -100,12 +112,7 @@ impl App {
 
     /// What a source's Task refers to has been read, as far as it could be: `missing` names the URLs that could not,
     /// and why. What the referral can't do without is asked for again, with backoff (design D6).
-    pub async fn fetched(
-        &self,
-        claimed: &Claimed,
-        copies: Vec<Copy>,
-        missing: &[(String, String)],
-    ) -> Result<(), Error> {
+    pub async fn fetched(&self, claimed: &Claimed, copies: Vec<Copy>, missing: &[Missing]) -> Result<(), Error> {
         let mut tx = self.store().begin().await?;
         let Some(referral) = tx.referral(&claimed.subject).await? else { return self.done(tx, claimed).await };
         let key = Key::new(ResourceType::TASK, &referral.task);
@@ -115,13 +122,18 @@ impl App {
         if !tx.holds(claimed).await? || status_of(&task).is_terminal() {
             return self.done(tx, claimed).await;
         }
-        let mut lacking = missing.iter().find(|(url, _)| essential(self, &task, &copies, url));
+        let mut lacking = missing.iter().find(|one| essential(self, &task, &copies, &one.url));
         for one in missing {
             // Once copied it is a reference to us; a change there that is not read would go unheard.
-            let copied = tx.link_from(&partner.id, &one.0).await?;
-            lacking = lacking.or(copied.filter(|link| is_essential(link.key.kind)).map(|_| one));
+            let copied = tx.link_from(&partner.id, &one.url).await?.filter(|link| is_essential(link.key.kind));
+            if let Some(link) = copied.as_ref().filter(|_| one.deleted && referral.fetched)
+                && self.deleted_at_source(&mut tx, &referral, &link.key).await?
+            {
+                return self.done(tx, claimed).await;
+            }
+            lacking = lacking.or(copied.map(|_| one));
         }
-        if let Some((url, why)) = lacking {
+        if let Some(Missing { url, why, .. }) = lacking {
             let kind = reference::split_absolute(url).map_or("resource", |(_, key)| key.kind.name());
             drop(tx);
             return self.failed(claimed, &format!("{kind} could not be read: {why}"), None).await;
@@ -140,6 +152,7 @@ impl App {
             return self.failed(claimed, "the ServiceRequest could not be read", None).await;
         };
         if referral.fetched {
+            self.agreed(&mut tx, &key, &[What::Unread]).await?;
             for key in changed {
                 let resource = self.must(&mut tx, &key).await?.resource()?;
                 self.origin_changed(&mut tx, &key, &resource).await?;
@@ -158,7 +171,8 @@ impl App {
             }
             Err(error) => return Err(error),
         }
-        self.done(tx, claimed).await
+        self.done(tx, claimed).await?;
+        self.hasten(&partner.id).await
     }
 
     /// Records a delivery as done and commits.

@@ -3,6 +3,7 @@
 //! What is sent is planned from the state at the time of sending (see `targets`, `sources`, `polls`, `notifications`), so
 //! nothing stale goes out. A report is one transaction, and counts only while the worker's lease is its own.
 
+use super::conflicts::What;
 use super::rights::Place;
 use super::{App, Claimed};
 use crate::error::Error;
@@ -77,7 +78,8 @@ impl App {
             return self.commit(tx).await;
         }
         // A server that can't be reached is looked at again for as long as it is configured.
-        let looking = matches!(claimed.kind, Owed::Subscribe | Owed::Discover).then_some(&super::peers::DAILY);
+        let looking =
+            matches!(claimed.kind, Owed::Subscribe | Owed::Discover | Owed::Reconcile).then_some(&super::peers::DAILY);
         if let Some(pause) = pauses.get(index).or(looking) {
             if claimed.kind == Owed::Notify {
                 self.stumbled(&mut tx, &claimed.subject, why).await?;
@@ -124,7 +126,14 @@ impl App {
         );
         match (claimed.kind, referral) {
             // What was fetched once is kept; the next round that goes well tries again.
-            (Owed::Fetch, Some((referral, _))) if referral.fetched => {}
+            (Owed::Fetch, Some((referral, _))) if referral.fetched => {
+                let (task, source) = (Key::new(ResourceType::TASK, &referral.task), referral.source.clone());
+                self.conflict(&mut tx, &referral, &task, &source, What::Unread, None, why.to_string()).await?;
+            }
+            (Owed::WriteBack, Some((referral, _))) => {
+                let (task, source) = (Key::new(ResourceType::TASK, &referral.task), referral.source.clone());
+                self.conflict(&mut tx, &referral, &task, &source, What::Refused, None, why.to_string()).await?;
+            }
             (Owed::Fetch, Some((referral, _))) => {
                 let text = format!("What this referral refers to could not be read at the source: {why}.");
                 self.end_source(&mut tx, referral, concept(STATUS_REASON, "not-found", &text)).await?;
@@ -135,6 +144,8 @@ impl App {
                 // A lost answer may have left it there: it is called off there too, when the server can be reached.
                 relay.withdrawn = true;
                 tx.update_relay(&relay).await?;
+                let (task, partner) = (Key::new(ResourceType::TASK, &relay.task), claimed.partner.clone());
+                self.conflict(&mut tx, &referral, &task, &partner, What::Refused, None, why.to_string()).await?;
                 self.aggregate(&mut tx, referral).await?;
             }
             (Owed::Notify, _) => {
@@ -159,7 +170,7 @@ impl App {
                 Place::Relayed(relay, referral) => Some((referral, Some(relay))),
                 Place::Other => None,
             }),
-            Owed::Collect | Owed::Notify | Owed::Poll | Owed::Subscribe | Owed::Discover => Ok(None),
+            Owed::Collect | Owed::Notify | Owed::Poll | Owed::Subscribe | Owed::Discover | Owed::Reconcile => Ok(None),
         }
     }
 

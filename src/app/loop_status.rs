@@ -60,6 +60,7 @@ impl App {
         if let Some(why) = referral.held_why.filter(|_| referral.held) {
             parameters.push(json!({"name": "held", "valueString": why}));
         }
+        parameters.extend(self.conflict_parts(&mut tx, task).await?);
         for step in tx.evidence(task).await? {
             parameters.push(json!({"name": "step", "part": [
                 {"name": "what", "valueCode": step.what},
@@ -95,6 +96,8 @@ impl App {
             let (partner, side, state) = (one.partner, one.side, one.state);
             out.push_str(&format!("loopgate_following{{partner=\"{partner}\",side=\"{side}\",state=\"{state}\"}} 1\n"));
         }
+        let conflicts = tx.conflicts(None).await?.len();
+        out.push_str(&format!("# TYPE loopgate_conflicts gauge\nloopgate_conflicts {conflicts}\n"));
         out.push_str(&self.peer_metrics(&mut tx).await?);
         out.push_str(&self.notification_metrics(&mut tx).await?);
         Ok(out)

@@ -50,17 +50,21 @@ impl App {
         Ok(spread(id, pause, self.config().delivery.jitter))
     }
 
-    /// Something has become open at this partner: its next round comes no later than that wants.
-    pub(super) async fn owe_round(&self, tx: &mut Tx, partner: &str) -> Result<(), Error> {
+    /// Something has become open at this partner: its next round comes no later than that wants. In a transaction of its
+    /// own: a round holds its own row first and owes what it found after, and whoever owes the round does it the other
+    /// way about. Were this lost, the round would come at its old time.
+    pub(super) async fn hasten(&self, partner: &str) -> Result<(), Error> {
         if self.partner(partner).is_none_or(|partner| partner.fhir.is_none()) {
             return Ok(());
         }
-        let due_at = self.now().plus(self.pause(tx, partner).await?);
+        let mut tx = self.store().begin().await?;
+        let due_at = self.now().plus(self.pause(&mut tx, partner).await?);
         if tx.due_of(Owed::Poll, partner).await?.is_some_and(|due| due <= due_at) {
             return Ok(());
         }
         let (subject, partner) = (partner.to_string(), partner.to_string());
-        tx.enqueue(&Delivery { kind: Owed::Poll, subject, partner, due_at }).await
+        tx.enqueue(&Delivery { kind: Owed::Poll, subject, partner, due_at }).await?;
+        self.commit(tx).await
     }
 }
 

@@ -92,9 +92,7 @@ impl App {
                 newest = newest.max(copy.resource.last_updated());
                 self.owe(&mut tx, Owed::Collect, &copy.url, &claimed.partner).await?;
             } else if let Some(link) = link {
-                for task in tx.open_referrals_with(&claimed.partner, &link.key, self.gateway()).await? {
-                    self.owe(&mut tx, Owed::Fetch, &task, &claimed.partner).await?;
-                }
+                self.owe_fetches(&mut tx, &claimed.partner, &link.origin).await?;
             }
         }
         if let Some(changed) = newest {
@@ -102,7 +100,7 @@ impl App {
         }
         let cursor = server_time.map(|time| time.minus(OVERLAP).to_string());
         tx.followed(&claimed.partner, cursor.as_deref()).await?;
-        tx.try_again(&claimed.partner, self.now()).await?;
+        tx.try_again(&claimed.partner, self.now(), false).await?;
         let next = self.now().plus(self.pause(&mut tx, &claimed.partner).await?);
         tx.finish(claimed, &Outcome::Again(next)).await?;
         self.commit(tx).await

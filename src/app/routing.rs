@@ -34,7 +34,6 @@ impl App {
             self.reach(tx, &referral.source, &stored).await?.into_iter().chain([request.clone()]).collect();
         tx.grant(self.gateway(), &reach, &referral.task, Reason::Party).await?;
         tx.update_referral(&referral).await?;
-        self.owe_round(tx, &referral.source).await?;
         // What a coordinator asked for before everything was here.
         let waiting = tx.relays(&referral.task).await?;
         if !waiting.is_empty() {

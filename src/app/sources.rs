@@ -1,6 +1,7 @@
 //! A source's server: what a referral refers to is read from it, Tasks kept there are found and followed, and our status is
 //! written back to them (design D2, D12a).
 
+use super::conflicts::What;
 use super::relaying::{REFERRAL, Reach};
 use super::rights::Place;
 use super::{App, Claimed, Copy};
@@ -89,9 +90,11 @@ impl App {
         copy: Copy,
     ) -> Result<(), Error> {
         let base = partner.fhir.as_ref().map(|fhir| fhir.base.clone()).unwrap_or_default();
+        let theirs = copy.resource.clone();
         let mut sent = copy.resource;
         self.rewrite_copy(tx, partner, &base, &[], &mut sent).await?;
         tx.put_link(&partner.id, &copy.url, key, copy.mark.as_deref()).await?;
+        self.agreed(tx, key, &[What::Gone]).await?;
         let stored = self.must(tx, key).await?;
         let current = stored.resource()?;
         let status = status_of(&current);
@@ -103,6 +106,17 @@ impl App {
             if by_author && wished != status {
                 // Too late: it had ended otherwise here. Both stand, and that is on record.
                 self.note(tx, &referral, key, &partner.id, "ignored", "poll", stored.version).await?;
+                let why = format!("it says {} and we say {}", wished.code(), status.code());
+                self.conflict(tx, &referral, key, &partner.id, What::Status, Some(&theirs), why).await?;
+            } else if wished != status && wished.way_to(status).is_none() {
+                let why = format!("it says {} and we say {}", wished.code(), status.code());
+                self.conflict(tx, &referral, key, &partner.id, What::Status, Some(&theirs), why).await?;
+            } else {
+                self.agreed(tx, key, &[What::Status]).await?;
+                if wished != status {
+                    // It lags behind, as after a backup was restored: the status is ours to write, as the owner's.
+                    self.owe_write_back(tx, &referral).await?;
+                }
             }
             sent.set("status", serde_json::json!(status.code()));
         }
@@ -256,6 +270,7 @@ impl App {
         if let Some(url) = &referral.kept_at {
             let key = Key::new(ResourceType::TASK, &referral.task);
             tx.put_link(&referral.source, url, &key, mark).await?;
+            self.agreed(&mut tx, &key, &[What::Refused, What::Status]).await?;
         }
         self.informed(&mut tx, &referral.task, version, "write-back").await?;
         self.done(tx, claimed).await

@@ -76,6 +76,7 @@ impl App {
             tx.enqueue(&poll).await?;
         }
         self.owe_looks(&mut tx).await?;
+        self.owe_reconciliations(&mut tx).await?;
         self.owe_subscriptions(&mut tx).await?;
         self.commit(tx).await
     }

@@ -1,5 +1,6 @@
 //! A target's server: our Task brought there or called off there, and what its Task says read from there.
 
+use super::conflicts::What;
 use super::relaying::{OUTCOMES, Reach};
 use super::rights::Place;
 use super::{App, Claimed, Copy};
@@ -27,6 +28,8 @@ pub struct DeliverPlan {
     pub part_of: String,
     /// Its URL there, once it is known.
     pub remote: Option<String>,
+    /// It was there once: an earlier one may be there still.
+    pub lost: bool,
     /// It has to be called off, with this reason.
     pub withdrawn: Option<String>,
 }
@@ -83,6 +86,7 @@ impl App {
             task: out,
             identifier: identifier.unwrap_or_default(),
             part_of: format!("{}/Task/{}", self.own(), relay.referral),
+            lost: relay.reached.is_some(),
             remote: relay.remote,
             withdrawn: relay.withdrawn.then(|| why.to_string()),
         }))
@@ -104,6 +108,7 @@ impl App {
         relay.reached = relay.reached.or(Some(tx.stamp()));
         tx.update_relay(&relay).await?;
         tx.put_link(&partner, remote, &key, mark).await?;
+        self.agreed(&mut tx, &key, &[What::Gone, What::Refused]).await?;
         if first {
             let stored = self.must(&mut tx, &key).await?;
             let mut task = stored.resource()?;
@@ -112,13 +117,13 @@ impl App {
                 self.save(&mut tx, &stored, task, self.gateway()).await?;
             }
             self.note(&mut tx, &referral, &key, &partner, "delivered", "delivered", stored.version).await?;
-            self.owe_round(&mut tx, &partner).await?;
         }
         if relay.withdrawn {
             // Called off while it was on its way: the row stays due.
             self.owe(&mut tx, Owed::Deliver, &relay.task, &partner).await?;
         }
-        self.done(tx, claimed).await
+        self.done(tx, claimed).await?;
+        self.hasten(&partner).await
     }
 
     /// The target's server has it as called off; or never had it.
@@ -132,7 +137,9 @@ impl App {
         }
         relay.withdrawn = false;
         tx.update_relay(&relay).await?;
-        let ours = self.must(&mut tx, &Key::new(ResourceType::TASK, &relay.task)).await?.resource()?;
+        let key = Key::new(ResourceType::TASK, &relay.task);
+        self.agreed(&mut tx, &key, &[What::Refused]).await?;
+        let ours = self.must(&mut tx, &key).await?.resource()?;
         if !status_of(&ours).is_terminal() {
             self.call_off(&mut tx, &referral, &relay, "The referral source called it off.").await?;
         }
@@ -187,6 +194,13 @@ impl App {
         if !tx.holds(claimed).await? {
             return Ok(());
         }
+        if let Place::Relayed(relay, _) = &place
+            && !self.is_same(relay, &reported.task.resource)
+        {
+            // Its ids began again, as after a backup was restored: this is another Task.
+            drop(tx);
+            return self.vanished(claimed, false).await;
+        }
         match (place, known) {
             (Place::Relayed(relay, referral), Some(key)) if relay.partner.as_deref() == Some(partner.id.as_str()) => {
                 self.target_reported(&mut tx, &partner, relay, referral, &key, reported).await?;
@@ -200,6 +214,14 @@ impl App {
             _ => {}
         }
         self.done(tx, claimed).await
+    }
+
+    /// Whether a Task at a target's server is the one we posted: by our identifier, or by what it is part of.
+    fn is_same(&self, relay: &Relay, theirs: &Resource) -> bool {
+        let system = format!("{}/Task", self.own());
+        let part_of = format!("{system}/{}", relay.referral);
+        identifiers(theirs).any(|(its, value)| its == system && value == relay.task)
+            || Task(theirs).part_of().any(|part| part == part_of)
     }
 
     /// A Task at a target's server that an answer we never got left there.
@@ -241,6 +263,7 @@ impl App {
         let mut outcomes = reported.outcomes;
         self.base_on_original(&mut outcomes, &relay, &referral);
         self.store_copies(tx, partner, outcomes).await?;
+        let theirs = reported.task.resource.clone();
         let mut remote = reported.task.resource;
         self.rewrite_copy(tx, partner, &base, &[], &mut remote).await?;
         self.drop_foreign_outputs(tx, partner, &mut remote).await?;
@@ -248,6 +271,7 @@ impl App {
         let stored = self.must(tx, key).await?;
         let from = status_of(&stored.resource()?);
         let wished = Task(&remote).status().and_then(Status::parse).unwrap_or(from);
+        let mut differs = false;
         let (end, reason) = match (from.way_to(wished), wished) {
             (Some(_), _) => (wished, remote.at("statusReason").cloned()),
             // A refusal after the acceptance is a withdrawal; the diagram has no other word for it.
@@ -256,9 +280,17 @@ impl App {
                 if wished != from {
                     self.note(tx, &referral, key, &partner.id, "ignored", "poll", stored.version).await?;
                 }
+                differs = wished != from;
                 (from, None)
             }
         };
+        if differs {
+            let why = format!("it says {} and we say {}", wished.code(), from.code());
+            self.conflict(tx, &referral, key, &partner.id, What::Status, Some(&theirs), why).await?;
+            self.agreed(tx, key, &[What::Gone]).await?;
+        } else {
+            self.agreed(tx, key, &[What::Status, What::Gone]).await?;
+        }
         let reason = match reason {
             Some(reason) if reason.get("text").is_some() => Some(reason),
             _ if end.needs_reason() => Some(concept(STATUS_REASON, "other", "The organization gave no reason.")),

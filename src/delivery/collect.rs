@@ -17,6 +17,11 @@ pub(super) async fn run(
 ) -> Result<Result<(), Failure>, Error> {
     let read = match server.read(&plan.url).await {
         Ok(read) => read,
+        Err(failure) if failure.status == Some(410) => return app.vanished(claimed, true).await.map(Ok),
+        // A server that is being set up again may know nothing for a moment.
+        Err(failure) if failure.status == Some(404) && claimed.attempts > PATIENT_TRIES => {
+            return app.vanished(claimed, false).await.map(Ok);
+        }
         Err(failure) => return Ok(Err(failure)),
     };
     let mut outcomes = Vec::new();

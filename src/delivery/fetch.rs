@@ -1,6 +1,6 @@
 //! Reading what a referral refers to: the start URLs, and what those refer to at the same server, a few steps deep.
 
-use crate::app::{App, Claimed, Copy, FetchPlan, Reach};
+use crate::app::{App, Claimed, Copy, FetchPlan, Missing, Reach};
 use crate::error::Error;
 use crate::fhir::Resource;
 use crate::fhir::reference::{Reference, all, lies_under, split_absolute};
@@ -22,7 +22,7 @@ pub(super) async fn run(
     }
 }
 
-type Gathered = (Vec<Copy>, Vec<(String, String)>);
+type Gathered = (Vec<Copy>, Vec<Missing>);
 
 /// Reads URLs and what they refer to below the server's base, as far as the plan says. `strict`: a passing fault ends the round.
 pub(super) async fn read_all(
@@ -33,7 +33,7 @@ pub(super) async fn read_all(
     strict: bool,
 ) -> Result<Gathered, Failure> {
     let mut copies: Vec<Copy> = Vec::new();
-    let mut missing: Vec<(String, String)> = Vec::new();
+    let mut missing: Vec<Missing> = Vec::new();
     let mut seen: Vec<String> = starts.clone();
     let mut level = starts;
     for step in 0..=reach.depth {
@@ -55,7 +55,9 @@ pub(super) async fn read_all(
                     let kind = split_absolute(&url).map_or("a resource", |(_, key)| key.kind.name());
                     return Err(Failure { why: format!("{kind} could not be read: {}", failure.why), ..failure });
                 }
-                Err(failure) => missing.push((url, failure.why)),
+                Err(failure) => {
+                    missing.push(Missing { url, deleted: failure.status == Some(410), why: failure.why });
+                }
             }
         }
         level = next;

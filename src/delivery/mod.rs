@@ -14,6 +14,7 @@ mod key_set;
 mod mail;
 mod notify;
 mod poll;
+mod reconcile;
 mod socket;
 mod subscribe;
 mod task;

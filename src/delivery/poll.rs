@@ -29,15 +29,15 @@ pub(super) async fn run(
     claimed: &Claimed,
     plan: PollPlan,
 ) -> Result<Result<(), Failure>, Error> {
-    let found = if plan.searches.len() > 1 && plan.batch {
-        batch(server, &plan.searches).await
-    } else {
-        one_by_one(server, &plan.searches).await
-    };
-    match found {
+    match ask(server, &plan.searches, plan.batch).await {
         Ok(hits) => app.polled(claimed, hits.copies, hits.time).await.map(Ok),
         Err(failure) => Ok(Err(failure)),
     }
+}
+
+/// Several searches, in one batch where the server takes it.
+pub(super) async fn ask(server: &Server<'_>, searches: &[String], in_batch: bool) -> Result<Hits, Failure> {
+    if searches.len() > 1 && in_batch { batch(server, searches).await } else { one_by_one(server, searches).await }
 }
 
 /// A server's CapabilityStatement.

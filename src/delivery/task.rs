@@ -25,7 +25,7 @@ pub(super) async fn run(
     plan: DeliverPlan,
 ) -> Result<Result<(), Failure>, Error> {
     let mut remote = plan.remote.clone();
-    if remote.is_none() && (claimed.repeated || plan.withdrawn.is_some()) {
+    if remote.is_none() && (claimed.repeated || plan.lost || plan.withdrawn.is_some()) {
         match find(server, &plan).await {
             Ok(found) => remote = found,
             Err(failure) => return Ok(Err(failure)),

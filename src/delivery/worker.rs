@@ -14,7 +14,7 @@ use crate::fhir::json::Bounds;
 
 use super::client::{Failure, Server, Transport};
 use super::token::Tokens;
-use super::{collect, discover, fetch, notify, poll, subscribe, task, write_back};
+use super::{collect, discover, fetch, notify, poll, reconcile, subscribe, task, write_back};
 
 /// Requests in flight that may yet be answered soon, in all, and to one partner.
 const IN_FLIGHT: usize = 64;
@@ -195,7 +195,9 @@ impl Worker {
 
     async fn send(&self, claimed: &Claimed) -> Result<Result<(), Failure>, Error> {
         let app = &self.app;
-        if !matches!(claimed.kind, Owed::Poll | Owed::Discover) && app.partner(&claimed.partner).is_none() {
+        if !matches!(claimed.kind, Owed::Poll | Owed::Discover | Owed::Reconcile)
+            && app.partner(&claimed.partner).is_none()
+        {
             return Ok(Err(Failure::new("the partner is not in the configuration any more")));
         }
         match claimed.kind {
@@ -225,6 +227,10 @@ impl Worker {
             },
             Owed::Poll => match app.poll_plan(claimed).await? {
                 Some(plan) => poll::run(app, &self.server(&plan.partner.clone()), claimed, plan).await,
+                None => app.nothing_owed(claimed).await.map(Ok),
+            },
+            Owed::Reconcile => match app.reconcile_plan(claimed).await? {
+                Some(plan) => reconcile::run(app, &self.server(&plan.partner.clone()), claimed, plan).await,
                 None => app.nothing_owed(claimed).await.map(Ok),
             },
             Owed::Discover => match app.discover_plan(claimed) {

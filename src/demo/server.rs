@@ -91,6 +91,10 @@ struct Store {
     last_id: usize,
 }
 
+/// A copy of what a server stored at some time.
+#[derive(Debug, Clone)]
+pub struct Backup(Store);
+
 #[derive(Debug, Clone)]
 struct Stored {
     type_: String,
@@ -199,6 +203,25 @@ impl FhirServer {
         true
     }
 
+    /// A copy of all that is stored.
+    pub fn backup(&self) -> Backup {
+        Backup(self.store.clone())
+    }
+
+    /// Everything is as it was then; what came later was never there, and ids begin again.
+    pub fn restore(&mut self, backup: &Backup) {
+        self.store = backup.0.clone();
+    }
+
+    /// A local act: a resource is deleted, and reading it answers 410.
+    pub fn erase(&mut self, type_: &str, id: &str) {
+        if let Some(position) = self.store.positions.get(&(type_.to_owned(), id.to_owned()))
+            && let Some(stored) = self.store.resources.get_mut(*position)
+        {
+            stored.versions.clear();
+        }
+    }
+
     /// A resource's versions, oldest first.
     pub fn history(&self, type_: &str, id: &str) -> Vec<&Value> {
         self.store.find(type_, id).map_or_else(Vec::new, |stored| stored.versions.iter().collect())
@@ -283,6 +306,9 @@ impl FhirServer {
 
     fn read(&self, type_: &str, id: &str, wanted: Option<&str>) -> Result<Answer, Answer> {
         let versions = self.store.find(type_, id).map_or(&[][..], |stored| &stored.versions);
+        if versions.is_empty() && self.store.find(type_, id).is_some() {
+            return Err(refusal(410, "deleted", "it was deleted"));
+        }
         let found = match wanted {
             None => versions.last(),
             Some(wanted) => versions.iter().find(|resource| version(resource) == wanted),

@@ -70,6 +70,11 @@ pub(super) async fn answer(
             Ok(answer)
         }
         ("deliveries", id) => Ok(respond::made(&app.subscription_deliveries(context, id).await?)),
+        ("conflicts", None) => Ok(respond::made(&app.conflicts(context).await?)),
+        ("settle", Some(task)) => {
+            let count = app.settle_conflicts(context, task).await?;
+            Ok(respond::made(&outcome::fine(&format!("{count} conflicts are settled."))))
+        }
         ("poll", Some(organization)) => {
             app.poll_of(context, organization).await?;
             Ok(respond::made(&outcome::fine("Its server is asked now.")))

@@ -194,6 +194,11 @@ const fn on_both(kind: &'static str, name: &'static str, definition: &'static st
 pub static OPERATIONS: &[Operation] = &[
     on_instance("Task", "relay", false, "https://loopgate.org/fhir/OperationDefinition/Task-relay"),
     on_instance("Task", "loop-status", true, "https://loopgate.org/fhir/OperationDefinition/Task-loop-status"),
+    Operation {
+        on_instance: false,
+        ..on_both("Task", "conflicts", "https://loopgate.org/fhir/OperationDefinition/Task-conflicts")
+    },
+    on_instance("Task", "settle", false, "https://loopgate.org/fhir/OperationDefinition/Task-settle"),
     on_both("Subscription", "status", backport!("status")),
     on_instance("Subscription", "events", true, backport!("events")),
     on_both("Subscription", "get-ws-binding-token", backport!("get-ws-binding-token")),

@@ -19,6 +19,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("../../migrations/0011_open.sql"),
     include_str!("../../migrations/0012_sockets.sql"),
     include_str!("../../migrations/0013_audit_seals.sql"),
+    include_str!("../../migrations/0014_conflict.sql"),
 ];
 
 /// Runs what has not been run. A second gateway waits for the first.

@@ -14,6 +14,7 @@ macro_rules! args {
 }
 
 mod audit;
+mod conflicts;
 mod grants;
 mod history;
 mod lanes;
@@ -43,6 +44,7 @@ mod versions;
 mod writer;
 
 pub use audit::{Access, Entry, Evidence, Recorder};
+pub use conflicts::Conflict;
 pub use grants::{Reason, Viewer};
 pub use history::Position;
 pub use links::Link;

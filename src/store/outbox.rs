@@ -33,6 +33,8 @@ pub enum Kind {
     Subscribe,
     /// Find out what a partner's server offers. Subject: the partner's id.
     Discover,
+    /// Compare everything that is open with what a partner's server says. Subject: the partner's id.
+    Reconcile,
 }
 
 impl Kind {
@@ -47,10 +49,11 @@ impl Kind {
             Kind::Poll => "poll",
             Kind::Subscribe => "subscribe",
             Kind::Discover => "discover",
+            Kind::Reconcile => "reconcile",
         }
     }
     fn parse(code: &str) -> Result<Kind, Error> {
-        const ALL: [Kind; 8] = [
+        const ALL: [Kind; 9] = [
             Kind::Fetch,
             Kind::Deliver,
             Kind::Collect,
@@ -59,6 +62,7 @@ impl Kind {
             Kind::Poll,
             Kind::Subscribe,
             Kind::Discover,
+            Kind::Reconcile,
         ];
         ALL.into_iter()
             .find(|kind| kind.code() == code)
@@ -301,12 +305,13 @@ impl Tx {
     }
 
     /// A partner's server answers again: what was given up there is due once more. Its tries stay counted, so that one
-    /// more failure gives it up again.
-    pub async fn try_again(&mut self, partner: &str, now: Timestamp) -> Result<(), Error> {
+    /// more failure gives it up again. What it said no to is offered again only where `refused` says so.
+    pub async fn try_again(&mut self, partner: &str, now: Timestamp, refused: bool) -> Result<(), Error> {
         self.run(
             "update delivery set state = 'due', due_at = $1
-             where partner = $2 and state = 'exhausted' and kind not in ('notify', 'poll')",
-            args![now, partner],
+             where partner = $2 and state = 'exhausted' and kind not in ('notify', 'poll')
+             and ($3 = 1 or kind <> 'write-back' or last_error not like 'answered 4%')",
+            args![now, partner, refused],
         )
         .await?;
         Ok(())

@@ -325,6 +325,22 @@ impl Tx {
         row.map_or(Ok((0, 0)), |row| Ok((row.int(0)?, row.int(1)?)))
     }
 
+    /// The Tasks at a partner's server that belong to open referrals: those it keeps for us, those we gave it.
+    pub async fn open_tasks(&mut self, partner: &str) -> Result<Vec<Key>, Error> {
+        let text = "select kept_at from referral where source = $1 and closing is null and kept_at is not null
+             union select t.remote from relay t join referral r on r.task = t.referral
+                 where t.partner = $1 and t.remote is not null and r.closing is null limit 5000";
+        let rows = self.all(text, args![partner]).await?;
+        let urls: Result<Vec<String>, Error> = rows.iter().map(|row| row.text(0)).collect();
+        Ok(urls?.iter().filter_map(|url| split_absolute(url)).map(|(_, key)| key).collect())
+    }
+
+    /// The open referrals of a source.
+    pub async fn open_referrals_of(&mut self, source: &str) -> Result<Vec<String>, Error> {
+        let text = "select task from referral where source = $1 and closing is null order by task limit 5000";
+        self.all(text, args![source]).await?.iter().map(|row| row.text(0)).collect()
+    }
+
     /// The ids at a target's server of the Tasks there that belong to open referrals.
     pub async fn open_remotes(&mut self, partner: &str) -> Result<Vec<String>, Error> {
         let text = "select t.remote from relay t join referral r on r.task = t.referral

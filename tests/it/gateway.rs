@@ -136,6 +136,7 @@ impl World {
     pub fn heal(&self) {
         let mut places = self.lock();
         places.faults.clear();
+        places.always.clear();
         places.down.clear();
     }
     /// Sets everybody's clock.

@@ -33,6 +33,7 @@ mod permissions;
 mod program;
 mod public_clients;
 mod pushed;
+mod reconciling;
 mod relaying;
 mod rest;
 mod routing;

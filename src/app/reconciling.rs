@@ -1,0 +1,145 @@
+//! Reconciling: once a day a partner's server is asked for everything we share with it that is open, whatever its clock
+//! and its notifications have told, and what differs is looked at.
+//!
+//! A round compares marks (version and time), so agreement costs no more than the question. What differs is read by the
+//! same paths that follow changes: a legal step is taken over, what we owe is written again, a Task that was lost there is
+//! posted again once, and the rest is a conflict on record ([`super::conflicts`]).
+
+use std::sync::Arc;
+
+use super::conflicts::What;
+use super::peers::{DAILY, Known};
+use super::rights::Place;
+use super::{App, Claimed, Copy};
+use crate::config::Partner;
+use crate::error::Error;
+use crate::fhir::reference::split_absolute;
+use crate::fhir::{Key, ResourceType};
+use crate::referral::decide::status_of;
+use crate::store::{Delivery, Kind as Owed, Outcome, Tx};
+
+/// Ids in one search.
+const IDS: usize = 40;
+
+/// Ask a partner's server for everything that is open.
+#[derive(Debug, Clone)]
+pub struct ReconcilePlan {
+    /// Whose server.
+    pub partner: Arc<Partner>,
+    /// Searches by id below its base.
+    pub searches: Vec<String>,
+    /// The URLs that they ask for.
+    pub asked: Vec<String>,
+    /// Whether it takes them all in one batch.
+    pub batch: bool,
+}
+
+impl App {
+    /// Owes each server a round a day; one that is owed already stays where it is, however often we start.
+    pub(super) async fn owe_reconciliations(&self, tx: &mut Tx) -> Result<(), Error> {
+        for partner in self.partners().iter().filter(|partner| partner.fhir.is_some()) {
+            let (subject, partner, due_at) = (partner.id.clone(), partner.id.clone(), self.now().plus(DAILY));
+            tx.enqueue(&Delivery { kind: Owed::Reconcile, subject, partner, due_at }).await?;
+        }
+        Ok(())
+    }
+
+    /// What to ask for; without anything open the day's round is done.
+    pub async fn reconcile_plan(&self, claimed: &Claimed) -> Result<Option<ReconcilePlan>, Error> {
+        let Some(partner) = self.partner(&claimed.partner).cloned() else { return Ok(None) };
+        let Some(fhir) = &partner.fhir else { return Ok(None) };
+        let mut tx = self.store().read().await?;
+        let known = self.known(&mut tx, &partner.id).await?.unwrap_or_else(Known::nothing);
+        let mut keys: Vec<Key> = tx.open_tasks(&partner.id).await?;
+        if known.copies {
+            keys.extend(tx.open_copies(&partner.id, self.gateway()).await?);
+        }
+        keys.sort_by(|one, other| (one.kind.name(), &one.id).cmp(&(other.kind.name(), &other.id)));
+        keys.dedup();
+        let of_a_kind = keys.chunk_by(|one, other| one.kind == other.kind);
+        let searches = of_a_kind.flat_map(|same| same.chunks(IDS)).filter_map(|some| {
+            let ids: Vec<&str> = some.iter().map(|key| key.id.as_str()).collect();
+            Some(format!("{}?_id={}&_count={IDS}", some.first()?.kind, ids.join(",")))
+        });
+        let searches = searches.collect();
+        let asked = keys.iter().map(|key| format!("{}/{key}", fhir.base)).collect();
+        Ok(Some(ReconcilePlan { partner, searches, asked, batch: known.batch }))
+    }
+
+    /// What a round found. What was asked for and is not there, or differs, is looked at.
+    pub async fn reconciled(&self, claimed: &Claimed, plan: &ReconcilePlan, found: &[Copy]) -> Result<(), Error> {
+        let mut tx = self.store().begin().await?;
+        if !tx.holds(claimed).await? {
+            return Ok(());
+        }
+        let mut differ = 0_usize;
+        for url in &plan.asked {
+            let there = found.iter().find(|copy| copy.url == *url);
+            let link = tx.link_from(&claimed.partner, url).await?;
+            let same = |copy: &Copy| copy.mark.is_some() && link.as_ref().is_some_and(|link| link.mark == copy.mark);
+            if there.is_some_and(same) {
+                continue;
+            }
+            differ += 1;
+            match split_absolute(url) {
+                Some((_, key)) if key.kind == ResourceType::TASK => {
+                    self.owe(&mut tx, Owed::Collect, url, &claimed.partner).await?;
+                }
+                _ => self.owe_fetches(&mut tx, &claimed.partner, url).await?,
+            }
+        }
+        if !self.known(&mut tx, &claimed.partner).await?.is_none_or(|known| known.copies) {
+            // It can't be asked for what it has changed: all of it is read again.
+            for task in tx.open_referrals_of(&claimed.partner).await? {
+                self.owe(&mut tx, Owed::Fetch, &task, &claimed.partner).await?;
+            }
+        }
+        // What it did not take is offered once more a day.
+        tx.try_again(&claimed.partner, self.now(), true).await?;
+        tracing::info!(partner = claimed.partner, shared = plan.asked.len(), differ, "reconciled");
+        tx.finish(claimed, &Outcome::Again(self.now().plus(DAILY))).await?;
+        self.commit(tx).await
+    }
+
+    /// The open referrals that rest on this copy are to be read again.
+    pub(super) async fn owe_fetches(&self, tx: &mut Tx, partner: &str, url: &str) -> Result<(), Error> {
+        let Some(link) = tx.link_from(partner, url).await? else { return Ok(()) };
+        for task in tx.open_referrals_with(partner, &link.key, self.gateway()).await? {
+            self.owe(tx, Owed::Fetch, &task, partner).await?;
+        }
+        Ok(())
+    }
+
+    /// A Task of ours is not at a partner's server any more. One that a target never heard of, as after a backup was
+    /// restored, is posted again, once; one that was deleted, or is gone again, is for a person to decide.
+    pub async fn vanished(&self, claimed: &Claimed, deleted: bool) -> Result<(), Error> {
+        let mut tx = self.store().begin().await?;
+        let Some(link) = tx.link_from(&claimed.partner, &claimed.subject).await? else {
+            return self.done(tx, claimed).await;
+        };
+        let place = self.place(&mut tx, &link.key).await?;
+        if !tx.holds(claimed).await? {
+            return Ok(());
+        }
+        let ended = status_of(&self.must(&mut tx, &link.key).await?.resource()?).is_terminal();
+        let why = if deleted { "its Task was deleted there" } else { "its Task is not there" };
+        match place {
+            Place::Relayed(mut relay, referral) if !ended => {
+                let before = tx.conflict(&link.key.id, What::Gone.code()).await?;
+                let (task, partner) = (&link.key, &claimed.partner);
+                self.conflict(&mut tx, &referral, task, partner, What::Gone, None, why.to_string()).await?;
+                if before.is_none() && !deleted && relay.remote.as_ref() == Some(&claimed.subject) {
+                    relay.remote = None;
+                    tx.update_relay(&relay).await?;
+                    self.owe_afresh(&mut tx, Owed::Deliver, &relay.task, partner).await?;
+                }
+            }
+            Place::Source(referral) if !ended && referral.kept_at.as_ref() == Some(&claimed.subject) => {
+                let (task, partner) = (&link.key, &claimed.partner);
+                self.conflict(&mut tx, &referral, task, partner, What::Gone, None, why.to_string()).await?;
+            }
+            Place::Relayed(..) | Place::Source(_) | Place::Other => {}
+        }
+        self.done(tx, claimed).await
+    }
+}
