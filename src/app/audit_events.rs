@@ -41,6 +41,7 @@ impl App {
             key: key.clone(),
             version: 1,
             updated: row.at,
+            created: row.at,
             author: self.gateway().to_string(),
             deleted: false,
             method: "POST".into(),

@@ -113,7 +113,9 @@ impl App {
             criteria.map(|criteria| format!("{kind}?{:?}", criteria.pairs())).into_iter().collect();
         if kind == ResourceType::TASK {
             texts.extend(identifiers(resource).map(|(system, value)| format!("Task {system}|{value}")));
-            texts.extend(Task(resource).focus().map(|focus| format!("focus {focus}")));
+            // An entry of the same Bundle is new: nobody else can send it.
+            let focus = Task(resource).focus().filter(|focus| !focus.starts_with("urn:"));
+            texts.extend(focus.map(|focus| format!("focus {focus}")));
         }
         texts
     }

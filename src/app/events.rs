@@ -10,12 +10,13 @@ use crate::fhir::search::{self, satisfies};
 use crate::fhir::subscription::{self, Change, News, Subject, Topic, answers_to, criteria_code, topics_of};
 use crate::fhir::views::capacity;
 use crate::fhir::{Resource, ResourceType, search_index};
-use crate::store::{Changed, Kind as Owed, Subscription, Tx};
+use crate::store::{self, Changed, Kind as Owed, Subscription, Tx};
 
 impl App {
     /// Numbers the events of what this transaction changed, and owes the notifications.
     pub(super) async fn number_events(&self, tx: &mut Tx) -> Result<(), Error> {
         let mut told: Vec<(Subscription, Changed)> = Vec::new();
+        let (mut list, mut asked) = (Vec::new(), Vec::new());
         for mut changed in tx.take_changes() {
             let topics = topics(&changed);
             if topics.is_empty() {
@@ -28,7 +29,14 @@ impl App {
                 changed.rows = last.map(|last| search_index::rows(&last, self.own())).unwrap_or_default();
             }
             let terms = answers_to(&changed.key, &changed.rows);
-            for one in tx.subscribers(&changed.key, &topics, &terms).await? {
+            asked.push(store::News { focus: changed.key.clone(), topics, terms });
+            list.push(changed);
+        }
+        if asked.is_empty() {
+            return Ok(());
+        }
+        for (changed, followers) in list.into_iter().zip(tx.subscribers(&asked).await?) {
+            for one in followers {
                 if self.concerns(tx, &one, &changed).await? {
                     told.push((one, changed.clone()));
                 }

@@ -18,6 +18,7 @@ impl App {
             key: key.clone(),
             version: found.version().unwrap_or(1),
             updated: published::changed(),
+            created: published::changed(),
             author: self.gateway().to_string(),
             deleted: false,
             method: "PUT".into(),

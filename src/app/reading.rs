@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
+use super::relaying::REFERRAL;
 use super::{App, Context, Stored};
+use crate::config::Role;
 use crate::error::{Error, Kind};
 use crate::fhir::bundle::Hit;
 use crate::fhir::reference::Reference;
@@ -312,6 +314,32 @@ impl App {
         let mut texts = crate::fhir::reference::all(after);
         texts.retain(|text| !known.contains(text));
         self.check_texts(tx, viewer, after, texts).await
+    }
+
+    /// Reads ahead what these resources refer to, and for a referral what that refers to in turn: rules that look at one
+    /// after the other then find them all there.
+    pub(super) async fn look_ahead(&self, tx: &mut Tx, context: &Context, sent: &[&Resource]) -> Result<(), Error> {
+        if !tx.is_remote() {
+            return Ok(());
+        }
+        let mut grantees = vec![context.partner.id.clone()];
+        if context.is(Role::Coordinator) {
+            grantees.push(self.gateway().to_string());
+        }
+        let named = |resource: &Resource| -> Vec<Key> {
+            let texts = crate::fhir::reference::all(resource);
+            texts.iter().filter_map(|text| self.local(text)).filter(|key| key.kind != ResourceType::TASK).collect()
+        };
+        let refers = sent.iter().any(|resource| resource.kind() == ResourceType::TASK && Task(resource).is_referral());
+        let mut level: Vec<Key> = sent.iter().flat_map(|resource| named(resource)).collect();
+        for _ in 0..=REFERRAL.depth {
+            level.truncate(REFERRAL.most);
+            let found = tx.look_ahead(std::mem::take(&mut level), &grantees).await?;
+            for stored in found.iter().filter(|stored| refers && !stored.deleted && !stored.key.kind.is_directory()) {
+                level.extend(named(&stored.resource()?));
+            }
+        }
+        Ok(())
     }
 
     async fn check_texts(

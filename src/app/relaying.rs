@@ -51,6 +51,7 @@ impl App {
     ) -> Result<Stored, Error> {
         let original = self.must(tx, &Key::new(ResourceType::TASK, &referral.task)).await?.resource()?;
         let (id, request) = (crate::id::new(), crate::id::new());
+        tx.unused(&Key::new(ResourceType::SERVICE_REQUEST, &request));
         let system = format!("{}/Task", self.own());
         let parts = Parts {
             original: &original,

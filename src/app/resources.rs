@@ -40,6 +40,7 @@ impl App {
         let warnings = self.check(&resource)?;
         let mut tx = self.store().begin().await?;
         tx.take_turns(&self.turns(&resource, if_none_exist)).await?;
+        self.look_ahead(&mut tx, context, &[&resource]).await?;
         let answer = self.create_in(&mut tx, context, resource, if_none_exist).await?;
         self.commit(tx).await?;
         Ok(Answer { warnings, ..answer })

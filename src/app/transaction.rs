@@ -129,6 +129,12 @@ impl App {
         });
         let turns: Vec<String> = conditions.flatten().collect();
         tx.take_turns(&turns).await?;
+        let sent = steps.iter().filter_map(|step| match &step.ask {
+            Ask::Create(resource, _) | Ask::Update(_, resource, _) => Some(resource),
+            Ask::Patch(..) | Ask::Delete(..) | Ask::Read(_) | Ask::Version(..) | Ask::Search(_) => None,
+        });
+        let sent: Vec<&Resource> = sent.collect();
+        self.look_ahead(&mut tx, context, &sent).await?;
 
         let mut reads = Vec::new();
         let mut rest = Vec::new();

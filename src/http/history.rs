@@ -124,6 +124,7 @@ mod tests {
             key: Key::new(ResourceType::TASK, "t1"),
             version,
             updated: Timestamp(version * 1_000_000),
+            created: Timestamp(1_000_000),
             author: "a".into(),
             deleted: method == "DELETE",
             method: method.into(),

@@ -238,6 +238,7 @@ mod tests {
             key,
             version: 3,
             updated: Timestamp(0),
+            created: Timestamp(0),
             author,
             deleted: false,
             method,

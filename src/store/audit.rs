@@ -131,8 +131,9 @@ const AUDIT: Shape = Shape::new(
         "id", "at", "partner", "action", "type", "resource", "version", "request", "detail", "outcome", "token",
         "address", "query",
     ],
+    1,
 );
-const EVIDENCE: Shape = Shape::new("evidence", &["id", "referral", "task", "at", "who", "what", "how", "version"]);
+const EVIDENCE: Shape = Shape::new("evidence", &["id", "referral", "task", "at", "who", "what", "how", "version"], 1);
 
 impl Tx {
     /// Records accesses: a row for each, which stands by the resource where there is one alone, and lists them where a

@@ -35,7 +35,7 @@ impl Tx {
         let few = self.sees_few(kind, viewer).await?;
         let (sql, args) = asked(kind, viewer, before, since, most, few);
         let rows = self.all_aside(sql, args).await?;
-        rows.iter().map(|row| stored_of(&Key::new(kind, row.text(5)?), row)).collect()
+        rows.iter().map(|row| stored_of(&Key::new(kind, row.text(6)?), row)).collect()
     }
 
     /// How the database goes about it, in its own words.

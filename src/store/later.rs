@@ -1,10 +1,14 @@
 //! What a transaction has still to tell PostgreSQL. Rows and changes whose counts nobody waits for go there together, in
-//! one statement each, at the end or before the first statement that names one of their tables. SQLite needs none of it:
-//! there a statement has no way to go.
+//! one statement, at the end or before the first statement that names one of their tables. What a transaction writes
+//! twice is told once, as it stands last. SQLite needs none of it: there a statement has no way to go.
+//!
+//! The parts of that statement do not see each other's rows. So a row that is outstanding is amended here, and what is
+//! told never touches one row twice.
 
 use crate::store::Arg;
 
-/// A table and its columns. The first `key` of them tell a row that may be there already, and `or` says what becomes of it.
+/// A table and its columns. The first `key` of them name a row, or the rows that belong together, and `or` says what
+/// becomes of a row that is there already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Shape {
     pub(super) table: &'static str,
@@ -15,42 +19,60 @@ pub(super) struct Shape {
 
 impl Shape {
     /// Rows that nobody has stored before.
-    pub(super) const fn new(table: &'static str, columns: &'static [&'static str]) -> Shape {
-        Shape { table, columns, key: 0, or: "" }
+    pub(super) const fn new(table: &'static str, columns: &'static [&'static str], key: usize) -> Shape {
+        Shape { table, columns, key, or: "" }
+    }
+
+    pub(super) fn names(&self) -> &'static [&'static str] {
+        self.columns.get(..self.key).unwrap_or(self.columns)
     }
 }
 
-/// A change of one row, or of one resource's rows.
+/// New values of columns, by their names.
+pub(super) type Values = Vec<(&'static str, Arg)>;
+
+/// New values of the rows with this key.
 #[derive(Debug)]
-struct Change {
-    table: &'static str,
-    key: String,
-    text: &'static str,
-    args: Vec<Arg>,
+struct Set {
+    shape: Shape,
+    key: Vec<Arg>,
+    values: Values,
 }
 
 /// See the module.
 #[derive(Debug, Default)]
 pub(super) struct Later {
     rows: Vec<(Shape, Vec<Vec<Arg>>)>,
-    changes: Vec<Change>,
+    sets: Vec<Set>,
+    gone: Vec<(Shape, Vec<Vec<Arg>>)>,
 }
 
 impl Later {
     pub(super) fn is_empty(&self) -> bool {
-        self.rows.is_empty() && self.changes.is_empty()
+        self.rows.is_empty() && self.sets.is_empty() && self.gone.is_empty()
     }
 
     /// Whether a statement names a table of which something is outstanding.
     pub(super) fn concerns(&self, text: &str) -> bool {
-        let tables = self.rows.iter().map(|(shape, _)| shape.table);
-        tables.chain(self.changes.iter().map(|change| change.table)).any(|table| names(text, table))
+        let rows = self.rows.iter().chain(&self.gone).map(|(shape, _)| shape.table);
+        rows.chain(self.sets.iter().map(|set| set.shape.table)).any(|table| names(text, table))
     }
 
-    /// Whether one of these rows is outstanding already: one statement can't store it twice.
+    /// Whether something is outstanding of what this key names.
+    pub(super) fn touches(&self, shape: Shape, key: &[Arg]) -> bool {
+        let rows = self.rows.iter().chain(&self.gone).filter(|(its, _)| its.table == shape.table);
+        rows.flat_map(|(_, list)| list).any(|row| row.starts_with(key))
+            || self.sets.iter().any(|set| set.shape.table == shape.table && set.key.starts_with(key))
+    }
+
+    /// Whether one of these rows is outstanding already: one statement can't both store it and replace it.
     pub(super) fn has(&self, shape: Shape, rows: &[Vec<Arg>]) -> bool {
-        let same = |one: &Vec<Arg>| rows.iter().any(|row| row.iter().zip(one).take(shape.key).all(|(a, b)| a == b));
-        shape.key > 0 && self.rows.iter().any(|(its, list)| its.table == shape.table && list.iter().any(same))
+        let same = |one: &Vec<Arg>| rows.iter().any(|row| one.get(..shape.key).is_some_and(|key| row.starts_with(key)));
+        !shape.or.is_empty() && self.of(shape).is_some_and(|list| list.iter().any(same))
+    }
+
+    fn of(&self, shape: Shape) -> Option<&Vec<Vec<Arg>>> {
+        self.rows.iter().find(|(its, _)| *its == shape).map(|(_, list)| list)
     }
 
     pub(super) fn insert(&mut self, shape: Shape, rows: Vec<Vec<Arg>>) {
@@ -61,59 +83,106 @@ impl Later {
         }
     }
 
-    /// Whether another kind of change to this table is outstanding: which of two came last would be anybody's guess.
-    pub(super) fn is_crossed(&self, table: &str, text: &str) -> bool {
-        self.changes.iter().any(|change| change.table == table && change.text != text)
+    /// Changes the rows of a key: those that are outstanding, or else those that are stored.
+    pub(super) fn set(&mut self, shape: Shape, key: Vec<Arg>, values: Values) {
+        let mut amended = false;
+        for (_, list) in self.rows.iter_mut().filter(|(its, _)| *its == shape) {
+            for row in list.iter_mut().filter(|row| row.starts_with(&key)) {
+                for (name, value) in &values {
+                    let place = shape.columns.iter().position(|column| column == name);
+                    if let Some(old) = place.and_then(|place| row.get_mut(place)) {
+                        old.clone_from(value);
+                    }
+                }
+                amended = true;
+            }
+        }
+        if amended {
+            return;
+        }
+        match self.sets.iter_mut().find(|set| set.shape == shape && set.key == key) {
+            Some(set) => {
+                set.values.retain(|(name, _)| values.iter().all(|(newer, _)| newer != name));
+                set.values.extend(values);
+            }
+            None => self.sets.push(Set { shape, key, values }),
+        }
     }
 
-    /// Changes a row; an earlier change of the same kind is overtaken.
-    pub(super) fn change(&mut self, table: &'static str, key: String, text: &'static str, args: Vec<Arg>) {
-        self.changes.retain(|change| change.text != text || change.key != key);
-        self.changes.push(Change { table, key, text, args });
+    /// Removes the rows of a key: all of them are outstanding, or none.
+    pub(super) fn remove(&mut self, shape: Shape, key: Vec<Arg>) {
+        self.sets.retain(|set| set.shape != shape || set.key != key);
+        let mut dropped = false;
+        for (_, list) in self.rows.iter_mut().filter(|(its, _)| *its == shape) {
+            let before = list.len();
+            list.retain(|row| !row.starts_with(&key));
+            dropped |= list.len() < before;
+        }
+        self.rows.retain(|(_, list)| !list.is_empty());
+        if dropped {
+            return;
+        }
+        match self.gone.iter_mut().find(|(its, _)| *its == shape) {
+            Some((_, list)) if list.contains(&key) => {}
+            Some((_, list)) => list.push(key),
+            None => self.gone.push((shape, vec![key])),
+        }
     }
 
-    /// Everything as statements, in this order: the rows, then what changes some of them.
-    pub(super) fn take(&mut self) -> Vec<(String, Vec<Arg>)> {
+    /// Everything as one statement. Its text depends on what is done to which tables, not on how often, so it is planned
+    /// once.
+    pub(super) fn take(&mut self) -> Option<(String, Vec<Arg>)> {
         let (mut parts, mut args) = (Vec::new(), Vec::new());
+        // One order, whatever was written first.
+        self.rows.sort_by_key(|(shape, _)| shape.table);
         for (shape, rows) in self.rows.drain(..) {
-            let lists = Arg::lists(rows);
-            let marks: Vec<String> =
-                lists.iter().enumerate().map(|(index, list)| list.list_type(args.len() + index + 1)).collect();
             let (table, columns, or) = (shape.table, shape.columns.join(", "), shape.or);
-            parts.push(format!("insert into {table} ({columns}) select * from unnest({}){or}", marks.join(", ")));
-            args.extend(lists);
+            let lists = lists(rows, &mut args);
+            parts.push(format!("insert into {table} ({columns}) select * from unnest({lists}){or}"));
         }
-        let rows = (together(parts), args);
-        let (mut parts, mut args) = (Vec::new(), Vec::new());
-        for change in self.changes.drain(..) {
-            parts.push(renumbered(change.text, args.len()));
-            args.extend(change.args);
+        let mut sets: Vec<(Shape, Vec<&'static str>, Vec<Vec<Arg>>)> = Vec::new();
+        for Set { shape, mut key, values } in self.sets.drain(..) {
+            let (names, values): (Vec<&'static str>, Vec<Arg>) = values.into_iter().unzip();
+            key.extend(values);
+            match sets.iter_mut().find(|(its, known, _)| *its == shape && *known == names) {
+                Some((_, _, list)) => list.push(key),
+                None => sets.push((shape, names, vec![key])),
+            }
         }
-        let changes = (together(parts), args);
-        [rows, changes].into_iter().filter(|(text, _)| !text.is_empty()).collect()
+        for (shape, names, rows) in sets {
+            let (table, key) = (shape.table, shape.names());
+            let columns = key.iter().chain(&names).copied().collect::<Vec<_>>().join(", ");
+            let values = listed(&names, ", ", |name| format!("{name} = new.{name}"));
+            let same = listed(key, " and ", |name| format!("{table}.{name} = new.{name}"));
+            let lists = lists(rows, &mut args);
+            parts.push(format!("update {table} set {values} from unnest({lists}) as new ({columns}) where {same}"));
+        }
+        for (shape, keys) in self.gone.drain(..) {
+            let (table, columns) = (shape.table, shape.names().join(", "));
+            let lists = lists(keys, &mut args);
+            parts.push(format!("delete from {table} where ({columns}) in (select * from unnest({lists}))"));
+        }
+        if parts.len() < 2 {
+            return parts.pop().map(|text| (text, args));
+        }
+        let parts: Vec<String> =
+            parts.iter().enumerate().map(|(index, part)| format!("w{index} as ({part})")).collect();
+        Some((format!("with {} select 1", parts.join(", ")), args))
     }
 }
 
-/// Several writes as one statement.
-fn together(mut parts: Vec<String>) -> String {
-    if parts.len() < 2 {
-        return parts.pop().unwrap_or_default();
-    }
-    let parts: Vec<String> = parts.iter().enumerate().map(|(index, part)| format!("w{index} as ({part})")).collect();
-    format!("with {} select 1", parts.join(", "))
+/// Rows as columns, appended to the arguments; their placeholders.
+fn lists(rows: Vec<Vec<Arg>>, args: &mut Vec<Arg>) -> String {
+    let lists = Arg::lists(rows);
+    let marks: Vec<String> =
+        lists.iter().enumerate().map(|(index, list)| list.list_type(args.len() + index + 1)).collect();
+    args.extend(lists);
+    marks.join(", ")
 }
 
-/// The text with its placeholders moved up.
-fn renumbered(text: &str, by: usize) -> String {
-    let mut out = String::with_capacity(text.len() + 8);
-    let mut rest = text.split('$');
-    out.push_str(rest.next().unwrap_or_default());
-    for part in rest {
-        let digits = part.len() - part.trim_start_matches(|one: char| one.is_ascii_digit()).len();
-        let (number, after) = part.split_at(digits);
-        out.push_str(&format!("${}{after}", number.parse::<usize>().unwrap_or_default() + by));
-    }
-    out
+/// A list of names, each written so.
+pub(super) fn listed(names: &[&str], between: &str, mut write: impl FnMut(&str) -> String) -> String {
+    names.iter().map(|name| write(name)).collect::<Vec<_>>().join(between)
 }
 
 /// Whether a text has this word.
@@ -130,48 +199,63 @@ mod tests {
     use super::*;
 
     const GRANT: Shape = Shape { table: "t", columns: &["a", "b", "c"], key: 2, or: " on conflict (a, b) do nothing" };
+    const INDEX: Shape = Shape::new("i", &["k", "p", "v", "u"], 2);
 
     #[test]
-    fn rows_of_one_shape_go_together_and_changes_after_them() {
+    fn rows_of_one_shape_go_together_and_everything_in_one_statement() {
         let mut later = Later::default();
         later.insert(GRANT, vec![args!["x", 1, "c"]]);
-        later.insert(Shape::new("u", &["a"]), vec![args![None::<&str>]]);
+        later.insert(Shape::new("u", &["a"], 1), vec![args![None::<&str>]]);
         later.insert(GRANT, vec![args!["x", 2, None::<String>]]);
-        later.change("v", "k".into(), "update v set a = $1 where b = $2", args![1, "k"]);
-        later.change("v", "l".into(), "update v set a = $1 where b = $2", args![2, "l"]);
-        later.change("v", "k".into(), "update v set a = $1 where b = $2", args![3, "k"]);
-        let told = later.take();
-        assert!(later.is_empty());
-        let (text, args) = &told[0];
+        for (key, value) in [("k", 1), ("l", 2), ("k", 3)] {
+            later.set(INDEX, args![key, "p"], vec![("u", value.into())]);
+        }
+        later.remove(INDEX, args!["k", "q"]);
+        let (text, args) = later.take().unwrap();
+        assert!(later.is_empty() && later.take().is_none());
         assert_eq!(
             text,
             "with w0 as (insert into t (a, b, c) select * from unnest($1::text[], $2::bigint[], $3::text[]) \
-             on conflict (a, b) do nothing), w1 as (insert into u (a) select * from unnest($4::text[])) select 1"
+             on conflict (a, b) do nothing), w1 as (insert into u (a) select * from unnest($4::text[])), \
+             w2 as (update i set u = new.u from unnest($5::text[], $6::text[], $7::bigint[]) as new (k, p, u) \
+             where i.k = new.k and i.p = new.p), \
+             w3 as (delete from i where (k, p) in (select * from unnest($8::text[], $9::text[]))) select 1"
         );
         assert_eq!(args[1], Arg::Ints(vec![Some(1), Some(2)]));
         assert_eq!(args[2], Arg::Texts(vec![Some("c".into()), None]));
-        let (text, args) = &told[1];
-        assert_eq!(
-            text,
-            "with w0 as (update v set a = $1 where b = $2), w1 as (update v set a = $3 where b = $4) select 1"
-        );
-        assert_eq!(*args, args![2, "l", 3, "k"]);
+        assert_eq!(args[6], Arg::Ints(vec![Some(3), Some(2)]));
     }
 
     #[test]
-    fn a_row_twice_and_a_change_across_are_seen() {
+    fn what_is_outstanding_is_amended_and_no_row_is_told_twice() {
         let mut later = Later::default();
         later.insert(GRANT, vec![args!["x", 1, "c"]]);
         assert!(later.has(GRANT, &[args!["x", 1, "d"]]) && !later.has(GRANT, &[args!["x", 2, "c"]]));
-        later.change("v", "k".into(), "update v set a = $1", args![1]);
-        assert!(later.is_crossed("v", "update v set b = $1") && !later.is_crossed("v", "update v set a = $1"));
-        assert!(!later.is_crossed("w", "update w set b = $1"));
+        assert!(later.touches(GRANT, &args!["x"]) && !later.touches(GRANT, &args!["y"]));
+
+        later.insert(INDEX, vec![args!["k", "p", "old", 1], args!["k", "q", "stays", 1]]);
+        later.remove(INDEX, args!["k", "p"]);
+        later.insert(INDEX, vec![args!["k", "p", "new", 2]]);
+        later.set(INDEX, args!["k", "q"], vec![("u", 2.into())]);
+        // Stored already, changed in two ways, and then removed.
+        later.set(INDEX, args!["m", "p"], vec![("u", 1.into())]);
+        later.set(INDEX, args!["m", "p"], vec![("v", "v".into())]);
+        later.set(INDEX, args!["n", "p"], vec![("u", 1.into())]);
+        later.remove(INDEX, args!["n", "p"]);
+        assert!(later.touches(INDEX, &args!["n"]));
+        let (text, args) = later.take().unwrap();
+        assert_eq!(text.matches("update i set").count(), 1, "{text}");
+        assert!(text.contains("update i set u = new.u, v = new.v from"), "{text}");
+        assert_eq!(args[2], Arg::Texts(vec![Some("stays".into()), Some("new".into())]));
+        assert_eq!(args[3], Arg::Ints(vec![Some(2), Some(2)]));
+        assert_eq!(args[7], Arg::Texts(vec![Some("m".into())]));
+        assert_eq!(args[11], Arg::Texts(vec![Some("n".into())]));
     }
 
     #[test]
     fn a_statement_concerns_what_it_names() {
         let mut later = Later::default();
-        later.insert(Shape::new("resource", &["a"]), vec![args!["x"]]);
+        later.insert(Shape::new("resource", &["a"], 1), vec![args!["x"]]);
         for (text, concerned) in [
             ("select 1 from resource r", true),
             ("select 1 from resource", true),

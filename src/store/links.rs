@@ -53,13 +53,23 @@ impl Tx {
 
     /// Where a resource here came from, or was sent to.
     pub async fn links_of(&mut self, key: &Key) -> Result<Vec<Link>, Error> {
+        if let Some(links) = self.met.links.get(key) {
+            return Ok(links.clone());
+        }
         let text = format!("select {COLUMNS} from link where type = $1 and id = $2 order by partner");
-        self.all(text, args![key.kind.name(), &key.id]).await?.iter().map(link_of).collect()
+        let rows = self.all(text, args![key.kind.name(), &key.id]).await?;
+        let links = rows.iter().map(link_of).collect::<Result<Vec<Link>, Error>>()?;
+        if self.is_writing() {
+            self.met.links.insert(key.clone(), links.clone());
+        }
+        Ok(links)
     }
 
     /// Remembers or refreshes a link.
     pub async fn put_link(&mut self, partner: &str, origin: &str, key: &Key, mark: Option<&str>) -> Result<(), Error> {
         let stamp = self.stamp();
+        self.met.links.clear();
+        self.met.linked = true;
         let row = args![partner, origin, key.kind.name(), &key.id, mark, stamp];
         self.insert(LINK, vec![row]).await
     }

@@ -2,8 +2,10 @@
 
 use std::collections::{HashMap, HashSet};
 
-use crate::fhir::Key;
-use crate::store::{Referral, Relay, Stored, Viewer};
+use crate::error::Error;
+use crate::fhir::{Key, ResourceType};
+use crate::store::resources::{COLUMNS, RESOURCE, stored_of};
+use crate::store::{Arg, Link, Referral, Relay, Stored, Tx, Viewer};
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -16,6 +18,14 @@ pub(super) struct Met {
     pub(super) referrals: HashMap<String, Referral>,
     /// All relays of a referral whose row is ours.
     pub(super) relays: HashMap<String, Vec<Relay>>,
+    /// Where resources came from, or were sent to.
+    pub(super) links: HashMap<Key, Vec<Link>>,
+    /// A link was made: what has none yet may have one.
+    pub(super) linked: bool,
+    /// Ids that were just made up: nobody has them yet.
+    pub(super) unused: HashSet<Key>,
+    /// Made in this transaction: whoever may see them was granted it here.
+    pub(super) born: HashSet<Key>,
     /// Who may see what, one grantee at a time.
     grants: HashSet<(String, Key)>,
 }
@@ -31,9 +41,20 @@ impl Met {
         self.grants.insert((grantee.to_string(), key.clone()));
     }
 
+    /// Somebody was waited for, who may have taken back a consent: it counts as it is now.
+    pub(super) fn waited(&mut self) {
+        self.seen.retain(|key, _| key.kind != ResourceType::CONSENT);
+    }
+
+    /// Who is certain to see it.
+    pub(super) fn grantees<'a>(&'a self, key: &'a Key) -> impl Iterator<Item = &'a String> {
+        self.grants.iter().filter(move |(_, its)| its == key).map(|(grantee, _)| grantee)
+    }
+
     /// Somebody has lost a grant: asked again, everybody's are looked up.
     pub(super) fn narrowed(&mut self) {
         self.grants.clear();
+        self.born.clear();
     }
 
     /// Whether it is certain that the viewer may see it.
@@ -52,5 +73,59 @@ impl Met {
                 None => list.push(relay.clone()),
             }
         }
+    }
+}
+
+impl Tx {
+    /// Whether a question has a way to go, so that it pays to ask several at once.
+    pub fn is_remote(&self) -> bool {
+        self.is_postgres()
+    }
+
+    /// An id that was just made up: nobody has to look whether it is taken.
+    pub fn unused(&mut self, key: &Key) {
+        self.met.unused.insert(key.clone());
+    }
+
+    /// Reads the current versions of these resources ahead, and whether one of these grantees may see each, all at once.
+    /// Answers those that were not met before.
+    pub async fn look_ahead(&mut self, mut keys: Vec<Key>, grantees: &[String]) -> Result<Vec<Stored>, Error> {
+        if !self.is_remote() || !self.is_writing() {
+            return Ok(Vec::new());
+        }
+        keys.sort_unstable();
+        keys.dedup();
+        keys.retain(|key| {
+            let met = self.met.resource(key).is_some() || self.met.unused.contains(key);
+            !met && !self.later.touches(RESOURCE, &args![key.kind.name(), &key.id])
+        });
+        if keys.is_empty() {
+            return Ok(Vec::new());
+        }
+        // What is outstanding is none of theirs.
+        let text = format!(
+            "select {COLUMNS}, r.type, r.id, (select min(g.partner) from resource_grant g where g.type = r.type
+             and g.id = r.id and g.partner = any($3::text[]) and g.ended is null)
+             from unnest($1::text[], $2::text[]) as asked (type, id)
+             join resource r on r.type = asked.type and r.id = asked.id
+             join resource_version v on v.type = r.type and v.id = r.id and v.version = r.version"
+        );
+        let list = |texts: Vec<&str>| Arg::Texts(texts.into_iter().map(|text| Some(text.to_string())).collect());
+        let kinds = list(keys.iter().map(|key| key.kind.name()).collect());
+        let ids = list(keys.iter().map(|key| key.id.as_str()).collect());
+        let grantees = list(grantees.iter().map(String::as_str).collect());
+        let mut found = Vec::with_capacity(keys.len());
+        for row in self.ask_now(text, vec![kinds, ids, grantees]).await? {
+            let kind = row.text(6)?;
+            let kind = ResourceType::parse(&kind).ok_or_else(|| Error::internal(format!("unknown type {kind}")))?;
+            let key = Key::new(kind, row.text(7)?);
+            let stored = stored_of(&key, &row)?;
+            if let Some(grantee) = row.text_or_null(8)? {
+                self.met.granted(&grantee, &key);
+            }
+            self.met.seen.insert(key, stored.clone());
+            found.push(stored);
+        }
+        Ok(found)
     }
 }

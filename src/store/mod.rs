@@ -58,5 +58,5 @@ pub use search::Page;
 pub use sockets::Binding;
 pub use sql::{Store, Tx};
 pub use subscribed::Subscribed;
-pub use subscriptions::{Subscription, Terms, Underway};
+pub use subscriptions::{News, Subscription, Terms, Underway};
 pub use values::{Arg, Row};

@@ -170,7 +170,7 @@ const DELIVERY: Shape = Shape {
 /// One more try. That a worker was lost is not what the other side did, so its try is not counted twice however often that
 /// happens; but it was one, whose outcome nobody knows.
 const TRY: &str = "case when lease is null then attempts + 1 when attempts > 1 then attempts else 2 end";
-const ATTEMPT: Shape = Shape::new("attempt", &["id", "delivery", "at", "outcome", "detail"]);
+const ATTEMPT: Shape = Shape::new("attempt", &["id", "delivery", "at", "outcome", "detail"], 1);
 
 impl Tx {
     /// Owes a delivery. If it is owed already, it becomes due (no later than it was) and newer; but a pause after a failed

@@ -91,7 +91,7 @@ pub struct Relay {
     pub created: Timestamp,
 }
 
-const NEW_REFERRAL: Shape = Shape::new(
+const REFERRALS: Shape = Shape::new(
     "referral",
     &[
         "task",
@@ -110,10 +110,12 @@ const NEW_REFERRAL: Shape = Shape::new(
         "informed_how",
         "created",
     ],
+    1,
 );
-const NEW_RELAY: Shape = Shape::new(
+const RELAYS: Shape = Shape::new(
     "relay",
     &["task", "referral", "partner", "service", "channel", "request", "remote", "withdrawn", "reached", "created"],
+    1,
 );
 const REFERRAL: &str = "task, source, focus, performer, service, kept_at, request, patient, fetched, held, held_why,
     closing, informed_at, informed_how, created";
@@ -177,31 +179,27 @@ impl Tx {
         ];
         self.met.referrals.insert(referral.task.clone(), referral.clone());
         self.met.relays.insert(referral.task.clone(), Vec::new());
-        self.insert(NEW_REFERRAL, vec![row]).await
+        self.insert(REFERRALS, vec![row]).await
     }
 
     /// Stores what changed of a referral.
     pub async fn update_referral(&mut self, referral: &Referral) -> Result<(), Error> {
         let one = referral.clone();
         self.met.referrals.insert(referral.task.clone(), referral.clone());
-        let text =
-            "update referral set focus = $1, performer = $2, service = $3, request = $4, patient = $5, fetched = $6,
-             held = $7, held_why = $8, closing = $9, informed_at = $10, informed_how = $11 where task = $12";
-        let args = args![
-            one.focus,
-            one.performer,
-            one.service,
-            one.request,
-            one.patient,
-            one.fetched,
-            one.held,
-            one.held_why,
-            one.closing,
-            one.informed_at,
-            one.informed_how,
-            one.task,
+        let values = vec![
+            ("focus", one.focus.into()),
+            ("performer", one.performer.into()),
+            ("service", one.service.into()),
+            ("request", one.request.into()),
+            ("patient", one.patient.into()),
+            ("fetched", one.fetched.into()),
+            ("held", one.held.into()),
+            ("held_why", one.held_why.into()),
+            ("closing", one.closing.into()),
+            ("informed_at", one.informed_at.into()),
+            ("informed_how", one.informed_how.into()),
         ];
-        self.change("referral", referral.task.clone(), text, args).await
+        self.set(REFERRALS, args![one.task], values).await
     }
 
     /// The referral of a source's Task, locked for this transaction where several gateways may write.
@@ -260,18 +258,22 @@ impl Tx {
             one.created,
         ];
         self.met.relay(relay);
-        self.insert(NEW_RELAY, vec![row]).await
+        self.insert(RELAYS, vec![row]).await
     }
 
     /// Stores what changed of a relay.
     pub async fn update_relay(&mut self, relay: &Relay) -> Result<(), Error> {
         let one = relay.clone();
         self.met.relay(relay);
-        let text =
-            "update relay set partner = $1, service = $2, channel = $3, remote = $4, withdrawn = $5, reached = $6
-             where task = $7";
-        let args = args![one.partner, one.service, one.channel, one.remote, one.withdrawn, one.reached, one.task];
-        self.change("relay", relay.task.clone(), text, args).await
+        let values = vec![
+            ("partner", one.partner.into()),
+            ("service", one.service.into()),
+            ("channel", one.channel.into()),
+            ("remote", one.remote.into()),
+            ("withdrawn", one.withdrawn.into()),
+            ("reached", one.reached.into()),
+        ];
+        self.set(RELAYS, args![one.task], values).await
     }
 
     /// The relay of one of our Tasks.

@@ -38,7 +38,7 @@ impl Store {
                 };
                 let rows = rows(&stored.resource()?, own);
                 tx.run("delete from search_index where type = $1 and id = $2", args![key.kind.name(), &key.id]).await?;
-                tx.index(&key, &rows, None).await?;
+                tx.index(&key, &rows, stored.created).await?;
                 // The rows are new, the resource is not: polls go by its own time.
                 let text = "update search_index set updated = $1 where type = $2 and id = $3";
                 tx.run(text, args![stored.updated, key.kind.name(), &key.id]).await?;

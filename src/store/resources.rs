@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::error::Error;
 use crate::fhir::search_index::{Row as IndexRow, is_ordered};
 use crate::fhir::subscription::Change;
-use crate::fhir::{Key, Resource, ResourceType};
+use crate::fhir::{Key, Resource};
 use crate::store::grants::visible;
 use crate::store::later::Shape;
 use crate::store::{Arg, Tx, Viewer};
@@ -20,6 +20,8 @@ pub struct Stored {
     pub version: i64,
     /// When this version was made.
     pub updated: Timestamp,
+    /// When the resource was.
+    pub created: Timestamp,
     /// The partner that created the resource.
     pub author: String,
     /// Whether this version deleted it.
@@ -71,14 +73,18 @@ pub(super) fn indexable(value: &str) -> &str {
     value.get(..value.floor_char_boundary(INDEXABLE)).unwrap_or(value)
 }
 
+pub(super) const RESOURCE: Shape =
+    Shape::new("resource", &["type", "id", "version", "updated", "created", "author", "deleted"], 2);
 const VERSION: Shape =
-    Shape::new("resource_version", &["type", "id", "version", "updated", "method", "author", "content"]);
+    Shape::new("resource_version", &["type", "id", "version", "updated", "method", "author", "content"], 3);
+/// The rows of a parameter belong together.
 const INDEX: Shape = Shape::new(
     "search_index",
     &["type", "id", "parameter", "value", "system", "text", "low", "high", "updated", "created"],
+    3,
 );
 
-pub(super) const COLUMNS: &str = "v.version, v.updated, r.author, v.method, v.content";
+pub(super) const COLUMNS: &str = "v.version, v.updated, r.author, v.method, v.content, r.created";
 
 impl Tx {
     /// What this transaction changed and has told nobody of yet, in order; it is told once.
@@ -91,12 +97,14 @@ impl Tx {
         if let Some(stored) = self.met.resource(key) {
             return Ok(Some(stored.clone()));
         }
+        if self.met.unused.contains(key) {
+            return Ok(None);
+        }
         let stored = self.current(key).await?;
         let found = stored.clone().map(|stored| (key.clone(), stored));
         if self.is_alone() {
             self.met.known.extend(found);
-        } else if self.is_writing() && key.kind != ResourceType::CONSENT {
-            // A consent counts as it is when it is asked about.
+        } else if self.is_writing() {
             self.met.seen.extend(found);
         }
         Ok(stored)
@@ -107,7 +115,9 @@ impl Tx {
             "select {COLUMNS} from resource r join resource_version v
              on v.type = r.type and v.id = r.id and v.version = r.version where r.type = $1 and r.id = $2"
         );
-        self.stored(key, &text, args![key.kind.name(), &key.id]).await
+        let place = args![key.kind.name(), &key.id];
+        let row = self.one_named(RESOURCE, &place, text, place.clone()).await?;
+        row.map(|row| stored_of(key, &row)).transpose()
     }
 
     /// The current version, also when it is a deletion, and whether the viewer may see it.
@@ -130,7 +140,8 @@ impl Tx {
             return self.resource(key).await;
         }
         let text = format!("select version from resource where type = $1 and id = $2{lock}");
-        let row = self.one(text, args![key.kind.name(), &key.id]).await?;
+        let place = args![key.kind.name(), &key.id];
+        let row = self.one_named(RESOURCE, &place, text, place.clone()).await?;
         let version = row.map(|row| row.int(0)).transpose()?;
         // A version never changes: what was read before the lock is good if it is still the current one.
         let seen = self.met.seen.remove(key).filter(|seen| Some(seen.version) == version);
@@ -174,10 +185,10 @@ impl Tx {
         rows.iter().map(|row| stored_of(key, row)).collect()
     }
 
-    /// Stores the first version of a resource. An id that is taken is a conflict.
+    /// Stores the first version of a resource. An id that is taken is a conflict, at the commit at the latest.
     pub async fn insert_resource(
         &mut self,
-        mut resource: Resource,
+        resource: Resource,
         id: &str,
         author: &str,
         method: &str,
@@ -185,84 +196,80 @@ impl Tx {
     ) -> Result<Written, Error> {
         let key = Key::new(resource.kind(), id);
         let stamp = self.stamp();
-        resource.stamp(id, 1, stamp);
-        self.run(
-            "insert into resource (type, id, version, updated, created, author, deleted)
-             values ($1, $2, 1, $3, $3, $4, 0)",
-            args![key.kind.name(), id, stamp, author],
-        )
-        .await?;
-        self.version(key, 1, resource, author, author, (method, Some(Vec::new())), own).await
+        self.insert(RESOURCE, vec![args![key.kind.name(), id, 1, stamp, stamp, author, false]]).await?;
+        self.met.unused.remove(&key);
+        self.met.born.insert(key.clone());
+        if !self.met.linked {
+            self.met.links.insert(key.clone(), Vec::new());
+        }
+        let (author, method, content) = (author.to_string(), method.to_string(), "".into());
+        let first = Stored { key, version: 1, updated: stamp, created: stamp, author, deleted: false, method, content };
+        let by = first.author.clone();
+        self.version(first, resource, &by, Some(Vec::new()), own).await
     }
 
     /// Stores a new version on top of `current`; somebody who was faster makes it a conflict.
     pub async fn update_resource(
         &mut self,
         current: &Stored,
-        mut resource: Resource,
+        resource: Resource,
         by: &str,
         own: &str,
     ) -> Result<Written, Error> {
-        let key = current.key.clone();
-        let version = current.version + 1;
-        let stamp = self.stamp();
-        resource.stamp(&key.id, version, stamp);
-        self.move_version(&key, current.version, version, stamp, false).await?;
+        let (version, stamp) = (current.version + 1, self.stamp());
+        self.move_version(current, version, stamp, false).await?;
         let before = match current.deleted {
             true => None,
             false => Some(crate::fhir::search_index::rows(&current.resource()?, own)),
         };
-        self.version(key, version, resource, &current.author, by, ("PUT", before), own).await
+        let method = "PUT".to_string();
+        let next = Stored { version, updated: stamp, deleted: false, method, content: "".into(), ..current.clone() };
+        self.version(next, resource, by, before, own).await
     }
 
     /// Takes out of the index what a new version changes; answers what has to be put in. Most of a Task stays the same
-    /// from step to step: only the time of its references is renewed, which polls go by.
+    /// from step to step: only the time of its ordered rows is renewed, which polls go by.
     async fn unindex(&mut self, key: &Key, before: &[IndexRow], rows: &[IndexRow]) -> Result<Vec<IndexRow>, Error> {
         fn of<'a>(list: &'a [IndexRow], name: &str) -> Vec<&'a IndexRow> {
             list.iter().filter(|row| row.parameter == name).collect()
         }
         let stamp = self.stamp();
-        let mut names: Vec<&'static str> = before.iter().chain(rows).map(|row| row.parameter).collect();
+        let mut names: Vec<&'static str> = before.iter().map(|row| row.parameter).collect();
         names.sort_unstable();
         names.dedup();
-        names.retain(|name| of(before, name) != of(rows, name));
-        if !names.is_empty() {
-            let mut args = args![key.kind.name(), &key.id];
-            let marks: Vec<String> = names
-                .iter()
-                .map(|name| {
-                    args.push((*name).into());
-                    format!("${}", args.len())
-                })
-                .collect();
-            let marks = marks.join(", ");
-            let text = format!("delete from search_index where type = $1 and id = $2 and parameter in ({marks})");
-            self.run(text, args).await?;
+        let (stays, goes): (Vec<&'static str>, Vec<_>) =
+            names.into_iter().partition(|name| of(before, name) == of(rows, name));
+        let place = |name: &str| args![key.kind.name(), &key.id, name];
+        self.remove(INDEX, goes.into_iter().map(place).collect()).await?;
+        for name in stays.iter().filter(|name| is_ordered(key.kind, name)) {
+            self.set(INDEX, place(name), vec![("updated", stamp.into())]).await?;
         }
-        // Ordered rows alone have a `created`; said so that no planner takes the index of all of them.
-        let text = "update search_index set updated = $1 where type = $2 and id = $3 and coalesce(created, 0) <> 0";
-        self.change("search_index", key.to_string(), text, args![stamp, key.kind.name(), &key.id]).await?;
-        Ok(rows.iter().filter(|row| names.contains(&row.parameter)).cloned().collect())
+        Ok(rows.iter().filter(|row| !stays.contains(&row.parameter)).cloned().collect())
     }
 
     /// Stores a deletion on top of `current`. Its index rows stay until it is made anew: searches look at what is there,
     /// but a page may go on from its place (`Cursor`).
     pub async fn delete_resource(&mut self, current: &Stored, by: &str) -> Result<(), Error> {
         let (key, version, stamp) = (&current.key, current.version + 1, self.stamp());
-        self.move_version(key, current.version, version, stamp, true).await?;
+        self.move_version(current, version, stamp, true).await?;
         self.insert(VERSION, vec![args![key.kind.name(), &key.id, version, stamp, "DELETE", by, ""]]).await?;
         let (key, change) = (key.clone(), Change::Deleted);
         self.changes.push(Changed { key, version, change, at: stamp, rows: Vec::new() });
         Ok(())
     }
 
-    async fn move_version(&mut self, key: &Key, from: i64, to: i64, at: Timestamp, deleted: bool) -> Result<(), Error> {
-        let changed = self
-            .run(
-                "update resource set version = $1, updated = $2, deleted = $3 where type = $4 and id = $5 and version = $6",
-                args![to, at, deleted, key.kind.name(), &key.id, from],
-            )
-            .await?;
+    async fn move_version(&mut self, current: &Stored, to: i64, at: Timestamp, deleted: bool) -> Result<(), Error> {
+        let key = &current.key;
+        let place = args![key.kind.name(), &key.id];
+        let mut moved = true;
+        if self.met.known.get(key).is_some_and(|known| known.version == current.version) {
+            let values = vec![("version", to.into()), ("updated", at.into()), ("deleted", deleted.into())];
+            self.set(RESOURCE, place, values).await?;
+        } else {
+            let text = "update resource set version = $3, updated = $4, deleted = $5 where type = $1 and id = $2 and version = $6";
+            let args = [place, args![to, at, deleted, current.version]].concat();
+            moved = self.run(text, args).await? > 0;
+        }
         self.met.known.remove(key);
         self.met.seen.remove(key);
         if self.marks.are_kept() {
@@ -270,79 +277,52 @@ impl Tx {
                 self.marks.changed_for(&grantee, key.kind, at);
             }
         }
-        if changed == 0 {
+        if !moved {
             return Err(Error::conflict(format!("{key} has just changed. Read it again and decide again.")));
         }
         Ok(())
     }
 
-    #[expect(clippy::too_many_arguments, reason = "the columns of one row")]
+    /// Stores what a new version says; what is `before` in the index is none where it was deleted.
     async fn version(
         &mut self,
-        key: Key,
-        version: i64,
-        resource: Resource,
-        author: &str,
+        mut stored: Stored,
+        mut resource: Resource,
         by: &str,
-        (method, before): (&str, Option<Vec<IndexRow>>),
+        before: Option<Vec<IndexRow>>,
         own: &str,
     ) -> Result<Written, Error> {
-        let stamp = self.stamp();
-        let content = resource.to_text();
-        let row = args![key.kind.name(), &key.id, version, stamp, method, by, content.as_str()];
+        let (key, version, stamp) = (stored.key.clone(), stored.version, self.stamp());
+        resource.stamp(&key.id, version, stamp);
+        stored.content = resource.to_text().into();
+        let row = args![key.kind.name(), &key.id, version, stamp, &stored.method, by, &*stored.content];
         self.insert(VERSION, vec![row]).await?;
         let rows = crate::fhir::search_index::rows(&resource, own);
         let change = if version > 1 && before.is_some() { Change::Updated } else { Change::Created };
         self.changes.push(Changed { key: key.clone(), version, change, at: stamp, rows: rows.clone() });
-        match before {
-            Some(before) if version > 1 => {
-                let new = self.unindex(&key, &before, &rows).await?;
-                self.index(&key, &new, None).await?;
-            }
-            Some(_) => self.index(&key, &rows, Some(stamp)).await?,
+        let new = match before {
+            Some(before) => self.unindex(&key, &before, &rows).await?,
             // Made anew after a deletion: what stood last goes.
             None => {
                 let text = "delete from search_index where type = $1 and id = $2";
                 self.run(text, args![key.kind.name(), &key.id]).await?;
-                self.index(&key, &rows, None).await?;
+                rows.clone()
             }
-        }
-        let stored = Stored {
-            key,
-            version,
-            updated: stamp,
-            author: author.to_string(),
-            deleted: false,
-            method: method.to_string(),
-            content: content.into(),
         };
-        self.met.known.insert(stored.key.clone(), stored.clone());
-        self.marks.changed(stored.key.kind, stamp);
+        self.index(&key, &new, stored.created).await?;
+        self.marks.changed(key.kind, stamp);
+        self.met.known.insert(key, stored.clone());
         Ok(Written { stored, resource, rows })
     }
 
     /// Puts rows into the index; an ordered one carries the time its resource was created.
-    pub(super) async fn index(
-        &mut self,
-        key: &Key,
-        rows: &[IndexRow],
-        created: Option<Timestamp>,
-    ) -> Result<(), Error> {
+    pub(super) async fn index(&mut self, key: &Key, rows: &[IndexRow], created: Timestamp) -> Result<(), Error> {
         let updated = self.stamp();
-        let ordered = |row: &IndexRow| is_ordered(key.kind, row.parameter);
-        let created = match created {
-            None if rows.iter().any(ordered) => {
-                let text = "select created from resource where type = $1 and id = $2";
-                let row = self.one(text, args![key.kind.name(), &key.id]).await?;
-                row.map(|row| row.time(0)).transpose()?
-            }
-            known => known,
-        };
         let list = rows
             .iter()
             .map(|row| {
                 let (value, system) = (indexable(&row.value), indexable(&row.system));
-                let created = created.filter(|_| ordered(row));
+                let created = is_ordered(key.kind, row.parameter).then_some(created);
                 let text = row.text.as_str();
                 args![key.kind.name(), &key.id, row.parameter, value, system, text, row.low, row.high, updated, created]
             })
@@ -361,5 +341,6 @@ pub(super) fn stored_of(key: &Key, row: &crate::store::Row) -> Result<Stored, Er
         deleted: method == "DELETE",
         method,
         content: row.str(4)?.into(),
+        created: row.time(5)?,
     })
 }

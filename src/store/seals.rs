@@ -39,7 +39,7 @@ pub struct Span<'a> {
 /// Most resources asked about in one statement.
 const CHUNK: usize = 200;
 
-const SEAL: Shape = Shape::new("audit_seal", &["number", "till", "held", "hash", "signed"]);
+const SEAL: Shape = Shape::new("audit_seal", &["number", "till", "held", "hash", "signed"], 1);
 
 impl Tx {
     /// The newest seal.

@@ -15,7 +15,7 @@ use sqlx::{AssertSqlSafe, PgPool, Postgres};
 
 use crate::error::Error;
 use crate::fhir::Key;
-use crate::store::later::{Later, Shape};
+use crate::store::later::{Later, Shape, Values, listed};
 use crate::store::marks::Marks;
 use crate::store::met::Met;
 use crate::store::migrations;
@@ -201,7 +201,7 @@ pub struct Tx {
     stamped: Option<Stamped>,
     state: State,
     clock: Clock,
-    later: Later,
+    pub(super) later: Later,
     pub(super) met: Met,
     /// What this transaction changed and has told no subscriber yet.
     pub(super) changes: Vec<Changed>,
@@ -297,7 +297,30 @@ impl Tx {
     pub async fn all(&mut self, text: impl Into<String>, args: Vec<Arg>) -> Result<Vec<Row>, Error> {
         let text = text.into();
         self.before(&text).await?;
+        self.ask_now(text, args).await
+    }
+
+    /// The first row of a statement about what this key names: what is outstanding of others does not concern it.
+    pub(super) async fn one_named(
+        &mut self,
+        shape: Shape,
+        key: &[Arg],
+        text: impl Into<String>,
+        args: Vec<Arg>,
+    ) -> Result<Option<Row>, Error> {
+        let text = text.into();
+        if self.later.touches(shape, key) {
+            self.before(&text).await?;
+        }
+        Ok(self.ask_now(text, args).await?.into_iter().next())
+    }
+
+    /// The same of a statement that was told what is outstanding.
+    pub(super) async fn ask_now(&mut self, text: String, args: Vec<Arg>) -> Result<Vec<Row>, Error> {
         self.check()?;
+        if !text.starts_with("select") || text.ends_with(" for update") {
+            self.met.waited();
+        }
         let rows = match &mut self.connection {
             Connected::Writer(held) => held.writer().and_then(|writer| sqlite::all(&writer.connection, &text, &args)),
             Connected::Reader(Some(reader)) => reader.all(&text, &args),
@@ -316,17 +339,18 @@ impl Tx {
     }
 
     /// Tells PostgreSQL what is outstanding. Given up in the middle, it spoils the transaction.
-    async fn tell(&mut self) -> Result<(), Error> {
+    pub(super) async fn tell(&mut self) -> Result<(), Error> {
         if self.later.is_empty() {
             return Ok(());
         }
         self.check()?;
-        let mut told = Ok(());
-        for (text, args) in self.later.take() {
-            if let (Connected::Postgres(connection), Ok(())) = (&mut self.connection, &told) {
-                told = bound(text, args).execute(&mut **connection).await.map(|_| ()).map_err(failed);
+        self.met.waited();
+        let told = match (&mut self.connection, self.later.take()) {
+            (Connected::Postgres(connection), Some((text, args))) => {
+                bound(text, args).execute(&mut **connection).await.map(|_| ()).map_err(failed)
             }
-        }
+            _ => Ok(()),
+        };
         self.checked(told)
     }
 
@@ -358,6 +382,7 @@ impl Tx {
         let text = text.into();
         self.before(&text).await?;
         self.check()?;
+        self.met.waited();
         let changed = match &mut self.connection {
             Connected::Writer(held) => held.writer().and_then(|writer| sqlite::run(&writer.connection, &text, &args)),
             Connected::Postgres(connection) => {
@@ -369,16 +394,26 @@ impl Tx {
         self.checked(changed)
     }
 
+    /// Whether rows wait to be told; when not, a statement has no way to go.
+    fn waits(&mut self) -> Result<bool, Error> {
+        let waits = matches!(self.connection, Connected::Postgres(_));
+        if waits {
+            self.check()?;
+            self.checked(Ok(()))?;
+        }
+        Ok(waits)
+    }
+
     /// Inserts rows. SQLite takes them one by one with one prepared statement, PostgreSQL hears of them later and all at
-    /// once: either way the text is the same for any number.
+    /// once: either way the text is the same for any number. A row that is there already is a conflict, now or when it is
+    /// told.
     pub(super) async fn insert(&mut self, shape: Shape, rows: Vec<Vec<Arg>>) -> Result<(), Error> {
-        if let Connected::Postgres(_) = self.connection {
+        if self.waits()? {
             if self.later.has(shape, &rows) {
                 self.tell().await?;
             }
-            self.check()?;
             self.later.insert(shape, rows);
-            return self.checked(Ok(()));
+            return Ok(());
         }
         let marks: Vec<String> = (1..=shape.columns.len()).map(|number| format!("${number}")).collect();
         let (table, columns, or) = (shape.table, shape.columns.join(", "), shape.or);
@@ -389,23 +424,40 @@ impl Tx {
         Ok(())
     }
 
-    /// Changes what this key names, where nobody asks whether it was there. PostgreSQL hears of it later.
-    pub(super) async fn change(
-        &mut self,
-        table: &'static str,
-        key: String,
-        text: &'static str,
-        args: Vec<Arg>,
-    ) -> Result<(), Error> {
-        if let Connected::Postgres(_) = self.connection {
-            if self.later.is_crossed(table, text) {
-                self.tell().await?;
-            }
-            self.check()?;
-            self.later.change(table, key, text, args);
-            return self.checked(Ok(()));
+    /// Changes the rows that this key names, where nobody asks whether they were there. PostgreSQL hears of it later.
+    pub(super) async fn set(&mut self, shape: Shape, key: Vec<Arg>, values: Values) -> Result<(), Error> {
+        if self.waits()? {
+            self.later.set(shape, key, values);
+            return Ok(());
         }
-        self.run(text, args).await.map(|_| ())
+        let (names, mut args): (Vec<&str>, Vec<Arg>) = values.into_iter().unzip();
+        args.extend(key);
+        let mut number = 0;
+        let mut mark = |name: &str| {
+            number += 1;
+            format!("{name} = ${number}")
+        };
+        let values = listed(&names, ", ", &mut mark);
+        let same = listed(shape.names(), " and ", &mut mark);
+        self.run(format!("update {} set {values} where {same}", shape.table), args).await.map(|_| ())
+    }
+
+    /// Removes the rows that these keys name: of each all that there are. PostgreSQL hears of it later.
+    pub(super) async fn remove(&mut self, shape: Shape, keys: Vec<Vec<Arg>>) -> Result<(), Error> {
+        let waits = self.waits()?;
+        for key in keys {
+            if waits {
+                self.later.remove(shape, key);
+                continue;
+            }
+            let mut number = 0;
+            let same = listed(shape.names(), " and ", |name| {
+                number += 1;
+                format!("{name} = ${number}")
+            });
+            self.run(format!("delete from {} where {same}", shape.table), key).await?;
+        }
+        Ok(())
     }
 
     /// Runs several statements without arguments.

@@ -4,11 +4,13 @@
 //! concern one subscriber follow each other and a rolled-back one leaves no gap. A change finds its subscribers by
 //! terms (`subscription_term`): what is looked at does not grow with the subscriptions that it does not concern.
 
+use std::collections::{BTreeSet, HashMap};
+
 use crate::error::Error;
 use crate::fhir::subscription::{Change, Event};
 use crate::fhir::{Key, ResourceType};
 use crate::store::grants::marks;
-use crate::store::{Row, Tx};
+use crate::store::{Arg, Row, Tx};
 use crate::time::Timestamp;
 
 /// Terms written in one statement: four placeholders each.
@@ -99,6 +101,17 @@ pub struct Terms<'a> {
     /// Whether its resources need no grant.
     pub open: bool,
     /// `parameter=value`, or empty.
+    pub terms: Vec<String>,
+}
+
+/// A change, as its followers are looked for.
+#[derive(Debug, Clone)]
+pub struct News {
+    /// What changed.
+    pub focus: Key,
+    /// What subscriptions to it are about.
+    pub topics: Vec<String>,
+    /// What they may be found by.
     pub terms: Vec<String>,
 }
 
@@ -204,28 +217,76 @@ impl Tx {
         row.map_or(Ok(0), |row| row.int(0))
     }
 
-    /// The begun subscriptions that a change of this resource may concern: of one of these topics, found by one of these
+    /// For each of these changes the begun subscriptions that it may concern: of one of its topics, found by one of its
     /// terms, and whose holders may see it. In the order in which their rows must be locked.
-    pub async fn subscribers(
-        &mut self,
-        focus: &Key,
-        topics: &[String],
-        terms: &[String],
-    ) -> Result<Vec<Subscription>, Error> {
-        let (text, args) = subscribers(focus, topics, terms);
-        self.all(text, args).await?.iter().map(subscription_of).collect()
+    pub async fn subscribers(&mut self, list: &[News]) -> Result<Vec<Vec<Subscription>>, Error> {
+        let viewers = self.viewers(list).await?;
+        let (text, args) = followers(list, &viewers);
+        let mut found: Vec<BTreeSet<String>> = vec![BTreeSet::new(); list.len()];
+        for row in self.all(text, args).await? {
+            let (topic, viewer, term, id) = (row.text(0)?, row.text(1)?, row.text(2)?, row.text(3)?);
+            for ((news, viewers), ids) in list.iter().zip(&viewers).zip(&mut found) {
+                if news.topics.contains(&topic) && viewers.contains(&viewer) && news.terms.contains(&term) {
+                    ids.insert(id.clone());
+                }
+            }
+        }
+        let all: Vec<String> = found.iter().flatten().collect::<BTreeSet<_>>().into_iter().cloned().collect();
+        let mut known: HashMap<String, Subscription> = HashMap::new();
+        for ids in all.chunks(CHUNK) {
+            let mut args = args![];
+            let marks = marks(ids, &mut args);
+            let text =
+                format!("select {COLUMNS} from subscription where id in ({marks}) and begun = 1 and status <> 'off'");
+            for row in self.all(text, args).await? {
+                let one = subscription_of(&row)?;
+                known.insert(one.id.clone(), one);
+            }
+        }
+        Ok(found.iter().map(|ids| ids.iter().filter_map(|id| known.get(id).cloned()).collect()).collect())
     }
 
     /// How the database would look for them.
-    pub async fn subscribers_plan(
-        &mut self,
-        focus: &Key,
-        topics: &[String],
-        terms: &[String],
-    ) -> Result<Vec<String>, Error> {
-        let (text, args) = subscribers(focus, topics, terms);
-        let (word, column) = if self.is_postgres() { ("explain", 0) } else { ("explain query plan", 3) };
+    pub async fn subscribers_plan(&mut self, list: &[News]) -> Result<Vec<String>, Error> {
+        let viewers = self.viewers(list).await?;
+        let (text, args) = followers(list, &viewers);
+        let (word, column) = self.explain();
         self.all(format!("{word} {text}"), args).await?.iter().map(|row| row.text(column)).collect()
+    }
+
+    /// Who may see each of these, and who sees all. What was made in this transaction was granted in it.
+    async fn viewers(&mut self, list: &[News]) -> Result<Vec<BTreeSet<String>>, Error> {
+        let mut viewers: Vec<BTreeSet<String>> = Vec::with_capacity(list.len());
+        for news in list {
+            let granted = self.met.grantees(&news.focus).cloned();
+            viewers.push(granted.chain(["*".to_string()]).collect());
+        }
+        let older: BTreeSet<&Key> =
+            list.iter().map(|news| &news.focus).filter(|focus| !self.met.born.contains(*focus)).collect();
+        let older: Vec<&Key> = older.into_iter().collect();
+        for keys in older.chunks(CHUNK) {
+            let mut args = args![];
+            let places: Vec<String> = padded(keys)
+                .map(|key| {
+                    args.extend(args![key.kind.name(), &key.id]);
+                    format!("(${}, ${})", args.len() - 1, args.len())
+                })
+                .collect();
+            let text = format!(
+                "select type, id, partner from resource_grant where (type, id) in (values {}) and ended is null",
+                places.join(", ")
+            );
+            // Those that are outstanding were met.
+            for row in self.ask_now(text, args).await? {
+                let (kind, id, partner) = (row.text(0)?, row.text(1)?, row.text(2)?);
+                for (news, viewers) in list.iter().zip(&mut viewers) {
+                    if news.focus.kind.name() == kind && news.focus.id == id {
+                        viewers.insert(partner.clone());
+                    }
+                }
+            }
+        }
+        Ok(viewers)
     }
 
     /// A partner's subscriptions, or everybody's.
@@ -355,16 +416,42 @@ impl Tx {
     }
 }
 
-fn subscribers(focus: &Key, topics: &[String], terms: &[String]) -> (String, Vec<crate::store::Arg>) {
-    let mut args = args![focus.kind.name(), &focus.id];
-    let topics = marks(topics, &mut args);
-    let terms = marks(terms, &mut args);
-    let text = format!(
-        "select {COLUMNS} from subscription where id in (
-         select t.subscription from subscription_term t where t.topic in ({topics})
-         and t.viewer in (select '*' union all
-         select g.partner from resource_grant g where g.type = $1 and g.id = $2 and g.ended is null)
-         and t.term in ({terms})) and begun = 1 and status <> 'off' order by id"
-    );
-    (text, args)
+/// What changes are found by: of one topic and viewer at once, or the terms of all would be tried with the topics of all.
+fn followers(list: &[News], viewers: &[BTreeSet<String>]) -> (String, Vec<Arg>) {
+    type Together<'a> = (&'a [String], BTreeSet<&'a String>, BTreeSet<&'a String>);
+    let mut together: Vec<Together<'_>> = Vec::new();
+    for (news, viewers) in list.iter().zip(viewers) {
+        let place = together.iter().position(|(topics, ..)| *topics == news.topics).unwrap_or(together.len());
+        if place == together.len() {
+            together.push((&news.topics, BTreeSet::new(), BTreeSet::new()));
+        }
+        if let Some((_, all, terms)) = together.get_mut(place) {
+            all.extend(viewers);
+            terms.extend(&news.terms);
+        }
+    }
+    let mut args = args![];
+    let mut listed = |list: Vec<&String>| {
+        let list: Vec<String> = padded(&list).map(|one| (*one).clone()).collect();
+        marks(&list, &mut args)
+    };
+    let parts: Vec<String> = together
+        .into_iter()
+        .map(|(topics, viewers, terms)| {
+            let topics = listed(topics.iter().collect());
+            let viewers = listed(viewers.into_iter().collect());
+            let terms = listed(terms.into_iter().collect());
+            format!(
+                "select topic, viewer, term, subscription from subscription_term
+                 where topic in ({topics}) and viewer in ({viewers}) and term in ({terms})"
+            )
+        })
+        .collect();
+    (parts.join(" union all "), args)
+}
+
+/// A list made longer by repeating its last, so that there are few lengths, and few statements to plan.
+fn padded<T>(list: &[T]) -> impl Iterator<Item = &T> {
+    let length = list.len().next_power_of_two();
+    list.iter().chain(std::iter::repeat(list.last()).flatten()).take(if list.is_empty() { 0 } else { length })
 }

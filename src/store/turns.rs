@@ -8,9 +8,17 @@ use std::collections::BTreeSet;
 
 use crate::error::Error;
 use crate::store::Tx;
+use crate::store::later::Shape;
 
 /// Rows that turns are spread over: enough that strangers seldom wait for each other.
 const TURNS: u64 = 256;
+
+const TURN: Shape = Shape {
+    table: "turn",
+    columns: &["number", "taken"],
+    key: 1,
+    or: " on conflict (number) do update set taken = excluded.taken",
+};
 
 impl Tx {
     /// Takes the turns of these texts, all at once and in order, so that nobody waits in a circle: once a transaction,
@@ -19,16 +27,9 @@ impl Tx {
         if self.is_alone() {
             return Ok(());
         }
-        let numbers: BTreeSet<i64> = texts.iter().map(|text| number(text)).collect();
-        for number in numbers {
-            let stamp = self.stamp();
-            self.run(
-                "insert into turn (number, taken) values ($1, $2) on conflict (number) do update set taken = excluded.taken",
-                args![number, stamp],
-            )
-            .await?;
-        }
-        Ok(())
+        let (numbers, stamp): (BTreeSet<i64>, _) = (texts.iter().map(|text| number(text)).collect(), self.stamp());
+        self.insert(TURN, numbers.into_iter().map(|number| args![number, stamp]).collect()).await?;
+        self.tell().await
     }
 }
 

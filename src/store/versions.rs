@@ -100,7 +100,7 @@ impl Tx {
                     pairs.join(", ")
                 );
                 for row in self.all(sql, text.args).await? {
-                    let stored = Arc::new(stored_of(&Key::new(kind, row.text(5)?), &row)?);
+                    let stored = Arc::new(stored_of(&Key::new(kind, row.text(6)?), &row)?);
                     if !self.is_writing() {
                         self.versions.put(&stored);
                     }
@@ -126,6 +126,7 @@ mod tests {
             key: Key::new(ResourceType::TASK, id),
             version,
             updated: Timestamp(0),
+            created: Timestamp(0),
             author: String::new(),
             deleted: false,
             method: "PUT".into(),

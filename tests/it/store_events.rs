@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use loopgate::fhir::Key;
 use loopgate::fhir::subscription::Change;
-use loopgate::store::{Access, Evidence, Reason, Recorder, Store, Subscription, Terms, Tx};
+use loopgate::store::{Access, Evidence, News, Reason, Recorder, Store, Subscription, Terms, Tx};
 use tokio::task::JoinSet;
 
 use crate::databases::Place;
@@ -32,7 +32,8 @@ fn by() -> Terms<'static> {
 
 /// Those that a change of this resource finds, when nothing narrows them.
 async fn subscribers(tx: &mut Tx, key: &Key, topic: &str) -> Vec<Subscription> {
-    tx.subscribers(key, &[topic.to_string()], &[String::new()]).await.unwrap()
+    let news = News { focus: key.clone(), topics: vec![topic.to_string()], terms: vec![String::new()] };
+    tx.subscribers(&[news]).await.unwrap().remove(0)
 }
 
 /// A subscription whose handshake has succeeded.
@@ -272,11 +273,15 @@ on_both!(a_change_finds_its_subscribers_by_terms, async |place: Place| {
     let key = task_key("t1");
     tx.grant("clinic", std::slice::from_ref(&key), "t1", Reason::Party).await.unwrap();
     tx.run("analyze", vec![]).await.unwrap();
-    let topics = [TOPIC.to_string(), "Task?".to_string()];
-    let terms = ["".to_string(), "_id=t1".to_string(), "owner=Organization/o77".to_string()];
-    let found = tx.subscribers(&key, &topics, &terms).await.unwrap();
+    let topics = vec![TOPIC.to_string(), "Task?".to_string()];
+    let terms = vec!["".to_string(), "_id=t1".to_string(), "owner=Organization/o77".to_string()];
+    // Another change beside it, which somebody else may see.
+    let mine = News { focus: key, topics: topics.clone(), terms };
+    let other = News { focus: task_key("t2"), topics, terms: vec!["owner=Organization/o78".to_string()] };
+    let news = [other, mine];
+    let found = tx.subscribers(&news).await.unwrap().remove(1);
     assert_eq!(found.iter().map(|one| one.id.as_str()).collect::<Vec<_>>(), ["s77"]);
-    let plan = tx.subscribers_plan(&key, &topics, &terms).await.unwrap().join("\n");
+    let plan = tx.subscribers_plan(&news).await.unwrap().join("\n");
     let scans = ["Seq Scan on subscription", "SCAN subscription", "SCAN t"];
     assert!(!scans.iter().any(|scan| plan.contains(scan)), "{plan}");
     let by = if place.is_sqlite() { "topic=? AND viewer=? AND term=?" } else { "subscription_term_pkey" };
@@ -284,7 +289,7 @@ on_both!(a_change_finds_its_subscribers_by_terms, async |place: Place| {
     // Switched off, it is found no more.
     let off = Subscription { status: "off".into(), ..found[0].clone() };
     tx.put_subscription(&off, &by_owner(77)).await.unwrap();
-    assert!(tx.subscribers(&key, &topics, &terms).await.unwrap().is_empty());
+    assert!(tx.subscribers(&news).await.unwrap().iter().all(Vec::is_empty));
 });
 
 fn by_owner(number: usize) -> Terms<'static> {
