@@ -259,6 +259,7 @@ mod tests {
     }
 
     //
+    //
     #[test]
     fn slashes_are_forgiven_and_nothing_else() {
         for path in ["/fhir/metadata", "/fhir//metadata", "//fhir/metadata/", "/fhir/metadata//"] {

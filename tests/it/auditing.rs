@@ -152,7 +152,7 @@ async fn referred() -> (TestGateway, String) {
     (county, task)
 }
 
-// the record is for auditors and operators, nobody writes it, and looking at it is on record.
+// the record is for auditors and operators, nobody writes it, and looking at it is on record.
 #[tokio::test]
 async fn the_record_is_read_by_auditors_alone_and_written_by_nobody() {
     let (county, task) = referred().await;

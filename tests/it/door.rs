@@ -301,6 +301,7 @@ async fn a_partner_that_left_the_configuration_is_nobody() {
 
 // R4 http.html#transaction: a batch's entries stand alone; a transaction is one.
 // G-003, R-071
+//
 #[tokio::test]
 async fn a_batch_is_many_and_a_transaction_is_one() {
     let county = TestGateway::county().await;

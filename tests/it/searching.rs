@@ -143,6 +143,7 @@ on_both!(a_chain_over_many_finds_the_same, async |place: Place| {
 });
 
 // G-139, G-150
+//
 on_both!(includes_bring_what_the_viewer_may_see, async |place: Place| {
     let store = place.store().await;
     people(&store, "Zimmer").await;

@@ -178,7 +178,7 @@ async fn an_assertion_gets_a_token_that_opens_what_it_says() {
     assert_eq!(token(&county, &rsa, "system/*.cruds").await.status, 200);
 }
 
-/// A-010…A-013, A-015, A-017: every row of the invalid matrix, each with its OAuth error and without a token.
+/// A-010, A-011, A-012, A-013, A-015, A-017: every row of the invalid matrix, each with its OAuth error and without a token.
 #[tokio::test]
 async fn whatever_is_wrong_with_an_assertion_gets_no_token() {
     let (county, app, portal) = with_clients(Place::sqlite()).await;

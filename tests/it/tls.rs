@@ -73,6 +73,7 @@ fn hello(version: u8) -> Vec<u8> {
 }
 
 /// G-180: whoever speaks TLS 1.1 at most gets an alert where TLS 1.2 gets a ServerHello.
+///
 #[tokio::test(flavor = "multi_thread")]
 async fn older_versions_of_tls_are_refused() {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -91,6 +92,7 @@ async fn older_versions_of_tls_are_refused() {
 }
 
 // G-182
+//
 #[tokio::test(flavor = "multi_thread")]
 async fn with_a_client_ca_only_its_certificates_get_in() {
     let place = Place::sqlite();
