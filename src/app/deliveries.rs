@@ -18,7 +18,7 @@ use std::time::Duration;
 const SHORTEST_PAUSE: Duration = Duration::from_secs(1);
 
 impl App {
-    /// Claims deliveries that are due now, none of these partners'.
+    /// Claims deliveries that are due now, to none of these partners and over none of these lanes.
     pub async fn claim(&self, most: usize, busy: &[String]) -> Result<Vec<Claimed>, Error> {
         let mut tx = self.store().begin().await?;
         let lease = self.config().delivery.timeout * 2;
@@ -27,9 +27,9 @@ impl App {
         Ok(claimed)
     }
 
-    /// When the next delivery is due, if any is owed.
-    pub async fn next_due(&self) -> Result<Option<Timestamp>, Error> {
-        self.store().read().await?.next_due(self.0.sockets.gateway()).await
+    /// When the next delivery is due, if any is owed that may be claimed then.
+    pub async fn next_due(&self, busy: &[String]) -> Result<Option<Timestamp>, Error> {
+        self.store().read().await?.next_due(self.0.sockets.gateway(), busy).await
     }
 
     /// The lease of a delivery that takes long, made anew. False when somebody else has it.
@@ -44,20 +44,23 @@ impl App {
     /// Gives back what was being sent when the gateway was told to stop: it is due at once, and whether it arrived is
     /// unknown.
     pub async fn let_go(&self, claimed: &[Claimed]) -> Result<(), Error> {
-        let mut tx = self.store().begin().await?;
+        // One by one, here and below: whoever locks several rows must do so in everybody's order.
         for one in claimed {
+            let mut tx = self.store().begin().await?;
             tx.let_go(one).await?;
+            tx.commit().await?;
         }
-        tx.commit().await
+        Ok(())
     }
 
     /// Gives claimed deliveries back, unsent.
     pub async fn hand_back(&self, claimed: &[Claimed]) -> Result<(), Error> {
-        let mut tx = self.store().begin().await?;
         for one in claimed {
+            let mut tx = self.store().begin().await?;
             tx.hand_back(one).await?;
+            tx.commit().await?;
         }
-        tx.commit().await
+        Ok(())
     }
 
     /// A try failed. It is tried again after the configured pause, or the one the partner asked for, until the pauses

@@ -10,7 +10,7 @@ use crate::fhir::search::{self, satisfies};
 use crate::fhir::subscription::{self, Change, News, Subject, Topic, answers_to, criteria_code, topics_of};
 use crate::fhir::views::capacity;
 use crate::fhir::{Resource, ResourceType, search_index};
-use crate::store::{self, Changed, Kind as Owed, Subscription, Tx};
+use crate::store::{self, Changed, Subscription, Tx};
 
 impl App {
     /// Numbers the events of what this transaction changed, and owes the notifications.
@@ -48,7 +48,7 @@ impl App {
             let Changed { key, version, change, .. } = changed;
             let counted = tx.insert_event(&one.id, &key, version, change).await?;
             if counted.is_some_and(|(_, sends)| sends) {
-                self.owe(tx, Owed::Notify, &one.id, &one.partner).await?;
+                self.owe_notice(tx, &one, self.now()).await?;
             }
         }
         Ok(())

@@ -78,7 +78,8 @@ impl App {
 
     async fn owe_look(&self, tx: &mut Tx, one: &Subscribed, due_at: Timestamp) -> Result<(), Error> {
         let subject = format!("{}/{}", one.partner, one.side);
-        tx.enqueue(&Delivery { kind: Owed::Subscribe, subject, partner: one.partner.clone(), due_at }).await
+        let (partner, lane) = (one.partner.clone(), super::lane_to(&one.partner));
+        tx.enqueue(&Delivery { kind: Owed::Subscribe, subject, partner, lane, due_at }).await
     }
 
     /// What to do at a partner's server; none when it is not followed so any more.

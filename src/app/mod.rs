@@ -286,3 +286,8 @@ impl App {
         Key::new(ResourceType::ORGANIZATION, id)
     }
 }
+
+/// The lane of what goes to a partner's own server.
+fn lane_to(partner: &str) -> String {
+    format!("fhir:{partner}")
+}

@@ -101,14 +101,15 @@ impl App {
             "requested" => {
                 let standing = Standing { count: one.events, ..standing(&one, &asked) };
                 let body = self.said_to(&asked, standing, Notice::Handshake, &[]);
-                return Ok(Some(self.plan(&asked, body, Said::Handshake(one.events), Vec::new())));
+                let plan = self.plan(&asked, body, Said::Handshake(one.events), Vec::new());
+                return Ok(Some(NotifyPlan { lane: one.lane, ..plan }));
             }
             // A classic one is tried on in spite of its error (S-206).
             "active" => self.events_plan(tx, &one, asked).await?,
             "error" if asked.subject.is_classic() => self.events_plan(tx, &one, asked).await?,
             _ => None,
         };
-        Ok(plan.map(|plan| NotifyPlan { rests, line, ..plan }))
+        Ok(plan.map(|plan| NotifyPlan { rests, line, lane: one.lane, ..plan }))
     }
 
     async fn events_plan(&self, mut tx: Tx, one: &Subscription, asked: Asked) -> Result<Option<NotifyPlan>, Error> {
@@ -183,7 +184,7 @@ impl App {
             endpoint: asked.endpoint.clone(),
             headers: media.chain(asked.headers.clone()).collect(),
             body: Some(body),
-            lane: asked.server(),
+            lane: String::new(),
             rests: false,
             line: None,
             timeout: asked.timeout.map_or(limit, |seconds| Duration::from_secs(seconds.into())),
@@ -303,7 +304,7 @@ impl App {
             heartbeat.into_iter().chain(end).min()
         };
         if let Some(at) = next {
-            self.owe_at(&mut tx, &one.id, &one.partner, at).await?;
+            self.owe_notice(&mut tx, one, at).await?;
         }
         self.commit(tx).await
     }

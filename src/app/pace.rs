@@ -63,7 +63,8 @@ impl App {
             return Ok(());
         }
         let (subject, partner) = (partner.to_string(), partner.to_string());
-        tx.enqueue(&Delivery { kind: Owed::Poll, subject, partner, due_at }).await?;
+        let lane = super::lane_to(&partner);
+        tx.enqueue(&Delivery { kind: Owed::Poll, subject, partner, lane, due_at }).await?;
         self.commit(tx).await
     }
 }

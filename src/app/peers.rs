@@ -187,7 +187,8 @@ impl App {
             let known = tx.peer(&partner.id).await?;
             let due_at = known.map_or(self.now(), |peer| peer.known_at.plus(DAILY).max(self.now()));
             let (subject, partner) = (partner.id.clone(), partner.id.clone());
-            tx.enqueue(&Delivery { kind: Owed::Discover, subject, partner, due_at }).await?;
+            let lane = super::lane_to(&partner);
+            tx.enqueue(&Delivery { kind: Owed::Discover, subject, partner, lane, due_at }).await?;
         }
         Ok(())
     }

@@ -39,7 +39,8 @@ impl App {
     pub(super) async fn owe_reconciliations(&self, tx: &mut Tx) -> Result<(), Error> {
         for partner in self.partners().iter().filter(|partner| partner.fhir.is_some()) {
             let (subject, partner, due_at) = (partner.id.clone(), partner.id.clone(), self.now().plus(DAILY));
-            tx.enqueue(&Delivery { kind: Owed::Reconcile, subject, partner, due_at }).await?;
+            let lane = super::lane_to(&partner);
+            tx.enqueue(&Delivery { kind: Owed::Reconcile, subject, partner, lane, due_at }).await?;
         }
         Ok(())
     }

@@ -5,7 +5,7 @@
 
 use super::intake::Meant;
 use super::rights::Place;
-use super::{Answer, App, Context};
+use super::{Answer, App, Context, lane_to};
 use crate::error::{Error, Kind};
 use crate::fhir::precondition::Precondition;
 use crate::fhir::views::{BUSINESS_STATUS, Task, concept};
@@ -225,7 +225,8 @@ impl App {
     /// Owes something now.
     pub(super) async fn owe(&self, tx: &mut Tx, kind: Owed, subject: &str, partner: &str) -> Result<(), Error> {
         let due_at = self.now();
-        tx.enqueue(&Delivery { kind, subject: subject.to_string(), partner: partner.to_string(), due_at }).await
+        let (subject, lane) = (subject.to_string(), lane_to(partner));
+        tx.enqueue(&Delivery { kind, subject, partner: partner.to_string(), lane, due_at }).await
     }
 
     /// The same now, whatever went wrong before: somebody has asked for it.

@@ -18,7 +18,7 @@ use super::notifications::standing;
 use super::{App, Context};
 use crate::error::{Error, Kind};
 use crate::fhir::subscription::{Channel, Notice, websocket_url};
-use crate::store::{Binding, Kind as Owed, Subscription, Tx};
+use crate::store::{Binding, Subscription, Tx};
 use crate::time::Timestamp;
 
 /// How long a token, and what it bound, lasts.
@@ -212,7 +212,7 @@ impl App {
             handshakes.push(self.said_to(&asked, standing(&one, &asked), Notice::Handshake, &[]));
             one.said = Some(self.now());
             tx.update_subscription(&one).await?;
-            self.owe_afresh(&mut tx, Owed::Notify, &id, &partner).await?;
+            self.owe_notice_afresh(&mut tx, &one).await?;
             tx.bind(&id, &socket.line.socket, sockets.gateway(), till).await?;
             bound.push(id);
         }

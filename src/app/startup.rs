@@ -71,6 +71,7 @@ impl App {
                 kind: Kind::Poll,
                 subject: partner.id.clone(),
                 partner: partner.id.clone(),
+                lane: super::lane_to(&partner.id),
                 due_at: next.unwrap_or(self.now()).max(self.now()),
             };
             tx.enqueue(&poll).await?;

@@ -104,7 +104,7 @@ impl App {
         }
         one.again = Some((from, to));
         tx.update_subscription(&one).await?;
-        self.owe_afresh(&mut tx, Owed::Notify, id, &one.partner).await?;
+        self.owe_notice_afresh(&mut tx, &one).await?;
         self.done_to(&mut tx, context, "resend", &one).await?;
         self.commit(tx).await?;
         Ok(to - from + 1)
@@ -120,7 +120,7 @@ impl App {
         one.held = held;
         tx.update_subscription(&one).await?;
         if !held && one.status != "off" {
-            self.owe_afresh(&mut tx, Owed::Notify, id, &one.partner).await?;
+            self.owe_notice_afresh(&mut tx, &one).await?;
         }
         self.done_to(&mut tx, context, if held { "pause" } else { "resume" }, &one).await?;
         self.commit(tx).await

@@ -13,6 +13,7 @@ use crate::error::Error;
 use crate::fhir::subscription::{self, Asked, Channel, Content};
 use crate::fhir::{Key, Resource, ResourceType};
 use crate::store::{Delivery, Kind as Owed, Reason, Store, Subscription, Terms, Tx};
+use crate::time::Timestamp;
 use std::time::Duration;
 
 /// The handshake follows the answer to the create: small clients learn the id from that answer (S-050).
@@ -38,9 +39,8 @@ impl App {
         let written = self.insert(tx, without_headers(&resource), &context.partner.id).await?;
         tx.grant(&context.partner.id, std::slice::from_ref(&written.stored.key), "", Reason::Author).await?;
         let id = written.stored.key.id.clone();
-        self.stand(tx, context, &id, &secret, &asked, status).await?;
-        let due_at = self.now().plus(HANDSHAKE_AFTER);
-        self.owe_at(tx, &id, &context.partner.id, due_at).await?;
+        let one = self.stand(tx, context, &id, &secret, &asked, status).await?;
+        self.owe_notice(tx, &one, self.now().plus(HANDSHAKE_AFTER)).await?;
         // The creator sees the headers it sent, this once.
         let mut shown = secret;
         shown.stamp(&id, written.stored.version, written.stored.updated);
@@ -85,12 +85,12 @@ impl App {
         resource.set("status", json!(status));
         resource.set("error", Value::Null);
         let written = self.save(tx, stored, without_headers(&resource), &context.partner.id).await?;
-        self.stand(tx, context, &id, &resource, &asked, status).await?;
+        let one = self.stand(tx, context, &id, &resource, &asked, status).await?;
         if before.is_some_and(|before| before.socket.is_some()) && asked.channel != Channel::Websocket {
             tx.keep_for_nobody(&id).await?;
         }
         if !asked.off {
-            self.owe_afresh(tx, Owed::Notify, &id, &context.partner.id).await?;
+            self.owe_notice_afresh(tx, &one).await?;
         }
         Ok(Answer::new(written.stored, false))
     }
@@ -128,7 +128,7 @@ impl App {
         resource: &Resource,
         asked: &Asked,
         status: &str,
-    ) -> Result<(), Error> {
+    ) -> Result<Subscription, Error> {
         let sees = if context.is(Role::Operator) {
             "*"
         } else if context.is(Role::Coordinator) {
@@ -142,7 +142,7 @@ impl App {
             sees: sees.to_string(),
             status: status.to_string(),
             endpoint: asked.endpoint.clone(),
-            lane: asked.server(),
+            lane: asked.server(id),
             resource: without_headers(resource).to_text(),
             headers: self.sealed_headers(id, resource)?,
             ends: asked.end,
@@ -153,7 +153,8 @@ impl App {
         let topic = asked.subject.code();
         let open = asked.subject.kind().is_directory();
         let by = Terms { topic: &topic, open, terms: subscription::terms(&asked.filters) };
-        tx.put_subscription(&one, &by).await
+        tx.put_subscription(&one, &by).await?;
+        Ok(one)
     }
 
     /// The keys that headers are sealed with.
@@ -228,7 +229,7 @@ impl App {
         }
         if let (true, Some(end)) = (status == "error", one.ends) {
             // Nothing is sent any more, but the end still comes.
-            self.owe_at(tx, &one.id, &one.partner, end).await?;
+            self.owe_notice(tx, one, end).await?;
         }
         let key = Key::new(ResourceType::SUBSCRIPTION, &one.id);
         let Some(stored) = tx.resource_for_update(&key).await?.filter(|stored| !stored.deleted) else { return Ok(()) };
@@ -240,15 +241,15 @@ impl App {
     }
 
     /// Owes a subscriber what is due then.
-    pub(super) async fn owe_at(
-        &self,
-        tx: &mut Tx,
-        id: &str,
-        partner: &str,
-        due_at: crate::time::Timestamp,
-    ) -> Result<(), Error> {
-        let (subject, partner) = (id.to_string(), partner.to_string());
-        tx.enqueue(&Delivery { kind: Owed::Notify, subject, partner, due_at }).await
+    pub(super) async fn owe_notice(&self, tx: &mut Tx, one: &Subscription, due_at: Timestamp) -> Result<(), Error> {
+        let (subject, partner, lane) = (one.id.clone(), one.partner.clone(), one.lane.clone());
+        tx.enqueue(&Delivery { kind: Owed::Notify, subject, partner, lane, due_at }).await
+    }
+
+    /// The same now, whatever went wrong before.
+    pub(super) async fn owe_notice_afresh(&self, tx: &mut Tx, one: &Subscription) -> Result<(), Error> {
+        self.owe_notice(tx, one, self.now()).await?;
+        tx.make_due(Owed::Notify, &one.id, self.now()).await
     }
 }
 

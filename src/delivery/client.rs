@@ -86,8 +86,8 @@ pub trait Transport: Send + Sync {
     /// Sends one request.
     fn send(&self, request: Request) -> Sending;
     /// Sends one of whose answer the status and the headers are all that matters: whoever has answered 2xx has taken it,
-    /// whatever comes behind.
-    fn tell(&self, request: Request) -> Sending {
+    /// whatever comes behind. The receiver has its own time for it, which may be longer than everybody else's.
+    fn tell(&self, request: Request, _limit: Duration) -> Sending {
         self.send(request)
     }
 }
@@ -121,7 +121,7 @@ impl Network {
 
 impl Network {
     /// Sends a request; the head of its answer.
-    async fn head(self, request: Request) -> Result<reqwest::Response, SendError> {
+    async fn head(self, request: Request, limit: Option<Duration>) -> Result<reqwest::Response, SendError> {
         let url = reqwest::Url::parse(&request.url).map_err(|_| SendError("the URL is no URL".into()))?;
         if !self.private && !guard::may_dial(&url) {
             return Err(SendError("the address is not public".into()));
@@ -134,6 +134,9 @@ impl Network {
         let mut building = self.client.request(method, url);
         for (name, value) in &request.headers {
             building = building.header(name, value);
+        }
+        if let Some(limit) = limit {
+            building = building.timeout(limit);
         }
         if let Some(body) = request.body {
             building = building.body(body);
@@ -153,7 +156,7 @@ impl Transport for Network {
     fn send(&self, request: Request) -> Sending {
         let (network, most) = (self.clone(), self.most);
         Box::pin(async move {
-            let mut answer = network.head(request).await?;
+            let mut answer = network.head(request, None).await?;
             let mut response = opened(&answer);
             while let Some(chunk) = answer.chunk().await.map_err(|error| SendError(kind_of(&error).into()))? {
                 if response.body.len() + chunk.len() > most {
@@ -165,10 +168,10 @@ impl Transport for Network {
         })
     }
 
-    fn tell(&self, request: Request) -> Sending {
+    fn tell(&self, request: Request, limit: Duration) -> Sending {
         let network = self.clone();
         Box::pin(async move {
-            let mut answer = network.head(request).await?;
+            let mut answer = network.head(request, Some(limit)).await?;
             let response = opened(&answer);
             // A little more is read, so that the connection can be used again; what says more than that is left.
             let rest = async {

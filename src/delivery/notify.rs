@@ -48,12 +48,13 @@ pub(super) async fn run(
 
 async fn request(transport: &dyn Transport, plan: &NotifyPlan) -> Result<(), Failure> {
     let (url, headers, body) = (plan.endpoint.clone(), plan.headers.clone(), plan.body.clone());
-    within(plan.timeout, transport, Request { method: plan.method, url, headers, body }).await
+    let request = Request { method: plan.method, url, headers, body };
+    within(plan.timeout, transport, request).await
 }
 
 /// One try, which is over when the subscriber's time for it is (S-103).
 async fn within(limit: Duration, transport: &dyn Transport, request: Request) -> Result<(), Failure> {
-    let answer = tokio::time::timeout(limit, transport.tell(request)).await;
+    let answer = tokio::time::timeout(limit, transport.tell(request, limit)).await;
     match answer.unwrap_or_else(|_| Err(SendError("no answer in time".into()))) {
         Ok(response) if response.is_success() => Ok(()),
         Ok(response) => Err(Failure::answered(&response)),

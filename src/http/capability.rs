@@ -299,6 +299,8 @@ mod tests {
     #[test]
     fn subscriptions_are_advertised() {
         let resource = of("Subscription");
+        let guides = statement(OWN)["implementationGuide"].to_string();
+        assert!(guides.contains("/ImplementationGuide/hl7.fhir.uv.subscriptions-backport"), "S-004");
         // S-002, G-116, G-118: byte for byte what a subscriber writes.
         assert_eq!(
             names(&resource["extension"], "valueCanonical"),

@@ -20,6 +20,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("../../migrations/0012_sockets.sql"),
     include_str!("../../migrations/0013_audit_seals.sql"),
     include_str!("../../migrations/0014_conflict.sql"),
+    include_str!("../../migrations/0015_delivery_lanes.sql"),
 ];
 
 /// Runs what has not been run. A second gateway waits for the first.

@@ -10,8 +10,9 @@ use std::time::Duration;
 
 use crate::error::Error;
 use crate::id;
+use crate::store::grants::marks;
 use crate::store::later::Shape;
-use crate::store::{Row, Tx};
+use crate::store::{Arg, Row, Tx};
 use crate::time::Timestamp;
 
 /// What is owed.
@@ -79,6 +80,8 @@ pub struct Delivery {
     pub subject: String,
     /// To whom.
     pub partner: String,
+    /// Over which server, so that a slow one is asked little at a time: `fhir:` and the partner for its own.
+    pub lane: String,
     /// From when on it may be sent.
     pub due_at: Timestamp,
 }
@@ -94,6 +97,8 @@ pub struct Claimed {
     pub subject: String,
     /// To whom.
     pub partner: String,
+    /// Over which server.
+    pub lane: String,
     /// Tries since the last success, this one included.
     pub attempts: i64,
     /// An earlier try may have reached the other side though nobody recorded so (design D8): it failed, for good
@@ -107,12 +112,13 @@ pub struct Claimed {
 #[cfg(test)]
 impl Claimed {
     /// One that nobody has claimed.
-    pub fn for_test(id: &str, partner: &str) -> Claimed {
+    pub fn for_test(id: &str, partner: &str, lane: &str) -> Claimed {
         Claimed {
             id: id.into(),
             kind: Kind::Notify,
             subject: id.into(),
             partner: partner.into(),
+            lane: lane.into(),
             attempts: 1,
             repeated: false,
             lease: String::new(),
@@ -152,6 +158,7 @@ const DELIVERY: Shape = Shape {
         "subject",
         "id",
         "partner",
+        "lane",
         "generation",
         "due_at",
         "attempts",
@@ -161,6 +168,7 @@ const DELIVERY: Shape = Shape {
     ],
     key: 2,
     or: " on conflict (kind, subject) do update set generation = delivery.generation + 1, partner = excluded.partner,
+         lane = excluded.lane,
          due_at = case when delivery.state = 'due' and (delivery.due_at < excluded.due_at or delivery.attempts > 0)
          then delivery.due_at
          else excluded.due_at end,
@@ -172,18 +180,29 @@ const DELIVERY: Shape = Shape {
 const TRY: &str = "case when lease is null then attempts + 1 when attempts > 1 then attempts else 2 end";
 const ATTEMPT: Shape = Shape::new("attempt", &["id", "delivery", "at", "outcome", "detail"], 1);
 
+/// A condition that leaves these partners and lanes out.
+fn not_of(busy: &[String], args: &mut Vec<Arg>) -> String {
+    if busy.is_empty() {
+        return String::new();
+    }
+    let list = marks(busy, args);
+    format!(" and partner not in ({list}) and lane not in ({list})")
+}
+
 impl Tx {
     /// Owes a delivery. If it is owed already, it becomes due (no later than it was) and newer; but a pause after a failed
     /// try is kept, because it is the endpoint that needs it.
     pub async fn enqueue(&mut self, delivery: &Delivery) -> Result<(), Error> {
         let stamp = self.stamp();
         self.owes = true;
-        let (kind, subject, partner) = (delivery.kind.code(), &delivery.subject, &delivery.partner);
-        let row = args![kind, subject, id::new(), partner, 1, delivery.due_at, 0, "due", 0, stamp];
+        let Delivery { subject, partner, lane, .. } = delivery;
+        let row =
+            args![delivery.kind.code(), subject, id::new(), partner, lane, 1, delivery.due_at, 0, "due", 0, stamp];
         self.insert(DELIVERY, vec![row]).await
     }
 
-    /// Claims deliveries that are due, oldest first, none of these partners' and none that another gateway alone can send.
+    /// Claims deliveries that are due, oldest first: none of these partners' and over none of these lanes (a partner's id
+    /// has no colon, a lane's name has one), and none that another gateway alone can send.
     pub async fn claim(
         &mut self,
         gateway: &str,
@@ -195,15 +214,7 @@ impl Tx {
         let token = id::new();
         let till = now.plus(lease);
         let mut args = args![&token, till, now, i64::try_from(most).unwrap_or(i64::MAX), gateway];
-        let mut others = String::new();
-        for partner in busy {
-            args.push(partner.into());
-            others.push_str(if others.is_empty() { " and partner not in ($" } else { ", $" });
-            others.push_str(&args.len().to_string());
-        }
-        if !others.is_empty() {
-            others.push(')');
-        }
+        let others = not_of(busy, &mut args);
         // Materialized: inside `in (…)` PostgreSQL may ask more than once, and then more than `most` are claimed.
         let text = format!(
             "with next as materialized (
@@ -212,7 +223,7 @@ impl Tx {
              order by due_at limit $4{})
              update delivery set lease = $1, leased_till = $2, attempts = {TRY}
              where id in (select id from next)
-             returning id, kind, subject, partner, attempts, generation, last_error",
+             returning id, kind, subject, partner, attempts, generation, last_error, lane",
             self.skip_locked()
         );
         let rows = self.all(text, args).await?;
@@ -224,6 +235,7 @@ impl Tx {
                 partner: row.text(3)?,
                 attempts: row.int(4)?,
                 repeated: row.int(4)? > 1 || row.text_or_null(6)?.is_some(),
+                lane: row.text(7)?,
                 lease: token.clone(),
                 generation: row.int(5)?,
             })
@@ -327,14 +339,18 @@ impl Tx {
         Ok(())
     }
 
-    /// When the next delivery is due or its lease ends, of those that this gateway may send.
-    pub async fn next_due(&mut self, gateway: &str) -> Result<Option<Timestamp>, Error> {
+    /// When the next delivery is due or its lease ends, of those that this gateway may send, to none of these.
+    pub async fn next_due(&mut self, gateway: &str, busy: &[String]) -> Result<Option<Timestamp>, Error> {
         // Those under way stand first and are few; a backlog behind them need not be looked through.
         let now = self.stamp();
-        let text = "select min(case when leased_till > due_at then leased_till else due_at end) from
+        let mut args = args![now, gateway];
+        let others = not_of(busy, &mut args);
+        let text = format!(
+            "select min(case when leased_till > due_at then leased_till else due_at end) from
              (select due_at, leased_till from delivery where state = 'due' and (gateway_till <= $1 or gateway = $2)
-             order by due_at limit 256) as first";
-        let row = self.one(text, args![now, gateway]).await?;
+             {others} order by due_at limit 256) as first"
+        );
+        let row = self.one(text, args).await?;
         row.map_or(Ok(None), |row| row.time_or_null(0))
     }
 

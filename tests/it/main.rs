@@ -20,6 +20,7 @@ mod gateway;
 mod history;
 mod intake;
 mod kit;
+mod lanes;
 mod mailing;
 mod misbehaving;
 mod mutants;

@@ -52,6 +52,19 @@ async fn an_answer_without_end_is_cut_off() {
     assert_eq!(ask(server.uri(), TESTS).await, Ok(200));
 }
 
+// S-103: a subscriber may ask for more time than everybody else has, and for less.
+#[tokio::test]
+async fn a_request_may_take_as_long_as_was_asked_for() {
+    let server = answering(ResponseTemplate::new(200).set_delay(Duration::from_millis(1_500))).await;
+    let network = Network::new(&config("", TESTS, "sqlite://unused")).unwrap();
+    let asked = async |limit: u64| {
+        let request = Request { method: "POST", url: server.uri(), headers: vec![], body: None };
+        network.tell(request, Duration::from_millis(limit)).await.map(|response| response.status)
+    };
+    assert_eq!(asked(20_000).await, Ok(200), "delivery.timeout is a second");
+    assert_eq!(asked(100).await, Err(SendError("no answer in time".into())));
+}
+
 // S-165
 #[tokio::test]
 async fn a_redirect_is_an_answer_and_no_way_to_go() {

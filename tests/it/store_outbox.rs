@@ -15,7 +15,13 @@ const MINUTE: Duration = Duration::from_secs(60);
 
 async fn owe(store: &Store, subject: &str, partner: &str, due_at: Timestamp) {
     let mut tx = store.begin().await.unwrap();
-    let delivery = Delivery { kind: Kind::Deliver, subject: subject.into(), partner: partner.into(), due_at };
+    let delivery = Delivery {
+        kind: Kind::Deliver,
+        subject: subject.into(),
+        partner: partner.into(),
+        lane: format!("fhir:{partner}"),
+        due_at,
+    };
     tx.enqueue(&delivery).await.unwrap();
     tx.commit().await.unwrap();
 }
@@ -41,7 +47,7 @@ async fn finish(store: &Store, claimed: &Claimed, outcome: &Outcome) -> bool {
 }
 
 async fn next_due(store: &Store) -> Option<Timestamp> {
-    store.read().await.unwrap().next_due("here").await.unwrap()
+    store.read().await.unwrap().next_due("here", &[]).await.unwrap()
 }
 
 on_both!(eight_workers_claim_two_hundred_deliveries_without_a_double, async |place: Place| {
@@ -50,7 +56,15 @@ on_both!(eight_workers_claim_two_hundred_deliveries_without_a_double, async |pla
     let mut tx = store.begin().await.unwrap();
     for number in 0..200 {
         let subject = format!("t{number}");
-        tx.enqueue(&Delivery { kind: Kind::Deliver, subject, partner: "pantry".into(), due_at: now }).await.unwrap();
+        tx.enqueue(&Delivery {
+            kind: Kind::Deliver,
+            subject,
+            partner: "pantry".into(),
+            lane: "fhir:pantry".into(),
+            due_at: now,
+        })
+        .await
+        .unwrap();
     }
     tx.commit().await.unwrap();
     let mut workers = JoinSet::new();
@@ -236,8 +250,13 @@ on_both!(old_tries_are_forgotten_and_what_is_owed_stays, async |place: Place| {
 on_both!(what_a_rolled_back_transaction_owed_is_not_owed, async |place: Place| {
     let store = place.store().await;
     let mut tx = store.begin().await.unwrap();
-    let delivery =
-        Delivery { kind: Kind::Poll, subject: "clinic".into(), partner: "clinic".into(), due_at: place.clock.now() };
+    let delivery = Delivery {
+        kind: Kind::Poll,
+        subject: "clinic".into(),
+        partner: "clinic".into(),
+        lane: "fhir:clinic".into(),
+        due_at: place.clock.now(),
+    };
     tx.enqueue(&delivery).await.unwrap();
     drop(tx);
     assert_eq!(claim_one(&place, &store).await, None);

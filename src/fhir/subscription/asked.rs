@@ -115,8 +115,8 @@ pub struct Asked {
 }
 
 impl Asked {
-    /// The server behind the endpoint.
-    pub fn server(&self) -> String {
+    /// The server behind the endpoint of the Subscription with this id: scheme, host and port.
+    pub fn server(&self, id: &str) -> String {
         match self.channel {
             Channel::RestHook => {
                 let (scheme, rest) = self.endpoint.split_once("://").unwrap_or(("", &self.endpoint));
@@ -125,7 +125,7 @@ impl Asked {
             }
             // Ours, which all mails go through.
             Channel::Email => "mailto:".to_string(),
-            Channel::Websocket => "websocket:".to_string(),
+            Channel::Websocket => format!("websocket:{id}"),
         }
     }
 }
