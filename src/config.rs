@@ -44,6 +44,8 @@ pub struct Config {
     pub limits: Limits,
     /// Outgoing mail; without it e-mail Subscriptions are refused.
     pub email: Option<Email>,
+    /// Where text messages are sent from; without it Subscriptions by sms are refused.
+    pub sms: Option<Sms>,
     /// The consent rule.
     pub consent: Consent,
     /// Access tokens.
@@ -144,6 +146,15 @@ pub struct Email {
     pub smtp: Secret,
     /// The sender's mail address.
     pub from: String,
+}
+
+/// `[sms]`
+#[derive(Debug, Clone)]
+pub struct Sms {
+    /// The address of the HTTP gateway that sends them.
+    pub url: String,
+    /// The value of the Authorization header there.
+    pub authorization: Option<Secret>,
 }
 
 /// `[consent]`

@@ -29,7 +29,7 @@ pub struct NotifyPlan {
     pub endpoint: String,
     /// With these headers.
     pub headers: Vec<(String, String)>,
-    /// The Bundle, or a mail's text; nothing where the subscriber wants none.
+    /// The Bundle, or the text of a mail or message; nothing where the subscriber wants none.
     pub body: Option<String>,
     /// The server it goes to.
     lane: String,
@@ -95,7 +95,7 @@ impl App {
                 tx = self.store().read().await?;
                 Some(line)
             }
-            Channel::RestHook | Channel::Email => None,
+            Channel::RestHook | Channel::Email | Channel::Sms => None,
         };
         let plan = match one.status.as_str() {
             "requested" => {
@@ -149,8 +149,8 @@ impl App {
                 let named = shown.iter().filter(|shown| shown.named && shown.event.focus.kind == ResourceType::TASK);
                 named.map(|shown| (shown.event.focus.id.clone(), shown.event.version)).collect()
             }
-            // That a mail server took a mail, or a socket a frame, is no evidence that anybody knows.
-            Channel::Email | Channel::Websocket => Vec::new(),
+            // That somebody took a mail or message on its way, or a socket a frame, is no evidence that anybody knows.
+            Channel::Email | Channel::Sms | Channel::Websocket => Vec::new(),
         };
         if asked.subject.is_classic() {
             return Ok(self.classic_plan(one, &asked, shown.pop(), said, tasks));
@@ -168,6 +168,7 @@ impl App {
             Channel::RestHook | Channel::Websocket => {
                 written(asked, &notification(self.own(), standing, notice, shown, self.now()))
             }
+            Channel::Sms => subscription::sms(&self.config().gateway.name, standing.id, !shown.is_empty()),
             Channel::Email => {
                 let house = &self.config().gateway.name;
                 subscription::mail(house, self.own(), standing.id, asked.content, shown)

@@ -304,7 +304,7 @@ fn may_be_bound(one: &Subscription) -> bool {
 pub(super) fn unbound(channel: Channel) -> Option<String> {
     match channel {
         Channel::Websocket => Some(String::new()),
-        Channel::RestHook | Channel::Email => None,
+        Channel::RestHook | Channel::Email | Channel::Sms => None,
     }
 }
 

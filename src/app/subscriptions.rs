@@ -103,6 +103,10 @@ impl App {
             let text = "This gateway has no mail server; use rest-hook.";
             return Err(Error::invalid("Subscription.channel.type", text).code("not-supported"));
         }
+        if asked.channel == Channel::Sms && self.config().sms.is_none() && !asked.off {
+            let text = "This gateway sends no text messages; use rest-hook.";
+            return Err(Error::invalid("Subscription.channel.type", text).code("not-supported"));
+        }
         let tests = self.config().delivery.partner_addresses == PartnerAddresses::AllowPrivateForTestsOnly;
         if asked.channel == Channel::RestHook && asked.endpoint.starts_with("http://") && !tests {
             return Err(Error::invalid(
@@ -253,13 +257,13 @@ impl App {
     }
 }
 
-/// A topic's Subscription shakes hands first, by mail too (S-051, S-151, S-205). One by websocket counts from now on, so
+/// A topic's Subscription shakes hands first, by mail and message too (S-051, S-151, S-205). One by websocket counts from now on, so
 /// that nothing is missed until a socket is bound, and each binding has its handshake (S-057).
 fn first_status(asked: &Asked) -> &'static str {
     match asked.channel {
         Channel::RestHook if asked.subject.is_classic() => "active",
         Channel::Websocket => "active",
-        Channel::RestHook | Channel::Email => "requested",
+        Channel::RestHook | Channel::Email | Channel::Sms => "requested",
     }
 }
 

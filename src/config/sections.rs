@@ -56,6 +56,8 @@ pub(super) fn config(root: &Section<'_, '_>) -> Option<Config> {
         bases: BTreeMap::new(),
         tokens: BTreeMap::new(),
     };
+    let sms = root.table("sms");
+    let sms = sms.map(|s| (s.read("url", |t| partner_url(t, around.private_allowed)), s.read("authorization", header)));
     if let Some(id) = &id {
         gateway.unique(&mut around.ids, "id", id.clone());
     }
@@ -72,6 +74,10 @@ pub(super) fn config(root: &Section<'_, '_>) -> Option<Config> {
         Some((smtp, from)) => Some(Email { smtp: smtp?, from: from? }),
         None => None,
     };
+    let sms = match sms {
+        Some((url, authorization)) => Some(Sms { url: url?, authorization }),
+        None => None,
+    };
     Some(Config {
         server: server?,
         gateway: Organization { id: id?, name: name? },
@@ -79,6 +85,7 @@ pub(super) fn config(root: &Section<'_, '_>) -> Option<Config> {
         delivery: delivery?,
         limits: limits?,
         email,
+        sms,
         consent: Consent { required: required? },
         auth: Auth { token_lifetime: token_lifetime? },
         subscriptions: Subscriptions {

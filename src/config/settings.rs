@@ -40,6 +40,8 @@ pub const SETTINGS: &[Setting] = &[
     row("limits.needs_per_request", "5", "most needs sent together"),
     row("email.smtp", "required", "mail server for Subscriptions by mail (refused without this table): smtp://HOST:PORT or smtps://USER:PASSWORD@HOST"),
     row("email.from", "required", "sender's mail address"),
+    row("sms.url", "required", "HTTP gateway for Subscriptions by sms (refused without this table): POST of {id, to, text} as JSON, any 2xx is taken"),
+    row("sms.authorization", "none", "value of the Authorization header there, such as Bearer and a token"),
     row("consent.required", "true", "whether a referral needs a Consent"),
     row("auth.token_lifetime", "\"5m\"", "how long an access token is good for, 1s to 24h"),
     row("subscriptions.per_partner", "100", "most Subscriptions of one partner"),

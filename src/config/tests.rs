@@ -32,6 +32,9 @@ requests_per_minute = 6_00
 [email]
 smtp = "smtp://u:s3cret-mail@127.0.0.1:25"
 from = "no-reply@hub.example.org"
+[sms]
+url = "https://sms.example/send"
+authorization = "Bearer s3cret-sms"
 [consent]
 required = true
 [auth]
@@ -158,6 +161,9 @@ fn one_general_fault() {
             ("[delivery]\npartner_addresses = \"all\"", "line 6: delivery.partner_addresses: must be one of [\"public_only\", \"allow_private_for_tests_only\"]"),
             ("[subscriptions]\nkeep_events = \"1h\"", "line 6: subscriptions.keep_events: must be at least the sum of delivery.backoff"),
             ("[auth]\ntoken_lifetime = \"25h\"", "line 6: auth.token_lifetime: must be between 1s and 24h"),
+            ("[sms]\nauthorization = \"x\"", "line 5: sms.url: is required"),
+            ("[sms]\nurl = \"http://sms.example/\"", "line 6: sms.url: must be https (http needs delivery.partner_addresses = \"allow_private_for_tests_only\")"),
+            ("[sms]\nurl = \"https://sms.example/\"\nauthorization = \" x\"", "line 7: sms.authorization: must be visible ASCII, not empty, without spaces at its ends"),
             ("[email]\nfrom = \"a@b\"", "line 5: email.smtp: is required"),
             ("[email]\nsmtp = \"smtp://h\"\nfrom = \"a@b, c@d\"", "line 7: email.from: must be a mail address"),
             ("[limits]\nbody = { env = \"LOOPGATE_UNSET\" }", "line 6: limits.body: environment variable LOOPGATE_UNSET is not set"),

@@ -80,6 +80,14 @@ pub(super) fn visible(text: &str) -> Result<String, String> {
     }
 }
 
+/// A header's whole value: visible ASCII, and spaces between.
+pub(super) fn header(text: &str) -> Result<Secret, String> {
+    match text == text.trim() && !text.is_empty() && text.bytes().all(|b| b.is_ascii_graphic() || b == b' ') {
+        true => Ok(Secret(text.to_owned())),
+        false => fault("must be visible ASCII, not empty, without spaces at its ends"),
+    }
+}
+
 pub(super) fn fhir_id(text: &str) -> Result<String, String> {
     let fits = text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'.');
     match fits && (1..=64).contains(&text.len()) {

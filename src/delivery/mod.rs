@@ -15,6 +15,7 @@ mod mail;
 mod notify;
 mod poll;
 mod reconcile;
+mod sms;
 mod socket;
 mod subscribe;
 mod task;

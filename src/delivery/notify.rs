@@ -1,4 +1,4 @@
-//! A notification to a subscriber: a request to its rest-hook, a frame on its socket, or a mail.
+//! A notification to a subscriber: a request to its rest-hook, a frame on its socket, a mail or a text message.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use crate::error::Error;
 use crate::fhir::subscription::Channel;
 
 use super::client::{Failure, Request, SendError, Transport};
-use super::{mail, socket};
+use super::{mail, sms, socket};
 
 pub(super) async fn run(
     app: &App,
@@ -23,6 +23,10 @@ pub(super) async fn run(
         Channel::Email => {
             mail::send(app.config(), &plan.endpoint, plan.body.as_deref().unwrap_or_default(), plan.timeout).await
         }
+        Channel::Sms => match sms::request(app.config(), &claimed.subject, &plan) {
+            Some(request) => within(plan.timeout, transport, request).await,
+            None => Err(Failure::new("there is no [sms] in the configuration any more")),
+        },
         Channel::Websocket => socket::send(app, &claimed.subject, &plan).await?,
     };
     let Err(failure) = sent else { return app.notified(claimed, &plan).await.map(Ok) };
@@ -36,6 +40,8 @@ pub(super) async fn run(
         // The mail server is our own: what it has to say to a mail is about that mail, and its absence is not the
         // subscriber's doing, so that a first mail is tried again too.
         Channel::Email => (failure.status.is_none(), false),
+        // So is the gateway of messages, which may have trouble of its own.
+        Channel::Sms => (failure.status.is_none_or(|status| status >= 500), false),
         // It is not bound any more, and so not tried until it is.
         Channel::Websocket => (false, false),
     };

@@ -54,6 +54,7 @@ mod store_outbox;
 mod store_search;
 mod subscribing;
 mod terminology;
+mod texting;
 mod tls;
 mod validation;
 mod xml;

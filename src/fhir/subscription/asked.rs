@@ -123,8 +123,9 @@ impl Asked {
                 let server = rest.split(['/', '?', '#']).next().unwrap_or(rest);
                 format!("{scheme}://{server}").to_ascii_lowercase()
             }
-            // Ours, which all mails go through.
+            // Ours, which all mails or messages go through.
             Channel::Email => "mailto:".to_string(),
+            Channel::Sms => "tel:".to_string(),
             Channel::Websocket => format!("websocket:{id}"),
         }
     }

@@ -4,7 +4,7 @@
 use serde_json::Value;
 
 use super::asked::{Content, LONGEST, MOST, Subject, extensions, fault, known_extensions};
-use super::mail;
+use super::{mail, sms};
 use crate::error::Error;
 
 /// Headers a subscriber may not set: they belong to the transport (S-112).
@@ -31,6 +31,8 @@ pub enum Channel {
     Email,
     /// A frame on the socket that the subscriber has opened here and bound.
     Websocket,
+    /// A text message to the number.
+    Sms,
 }
 
 /// How what is sent is written.
@@ -55,7 +57,8 @@ pub(super) fn way(channel: &Value) -> Result<Channel, Error> {
         Some("rest-hook") => Channel::RestHook,
         Some("email") => Channel::Email,
         Some("websocket") => Channel::Websocket,
-        _ => return fault("channel.type", "The channels served here are rest-hook, websocket and email."),
+        Some("sms") => Channel::Sms,
+        _ => return fault("channel.type", "The channels served here are rest-hook, websocket, email and sms."),
     };
     known_extensions("channel.type", channel.get("_type"), &["backport-channel-type"])?;
     for item in extensions(channel.get("_type"), "backport-channel-type") {
@@ -78,14 +81,18 @@ pub(super) fn endpoint(channel: &Value, way: Channel) -> Result<String, Error> {
         }
         Channel::Email => mail::address(endpoint).is_some(),
         Channel::Websocket => channel.get("endpoint").is_none(),
+        Channel::Sms => sms::number(endpoint).is_some(),
     };
     if fits {
-        return Ok(endpoint.to_string());
+        // A number without what only helps the eye.
+        let number = if way == Channel::Sms { sms::number(endpoint) } else { None };
+        return Ok(number.unwrap_or_else(|| endpoint.to_string()));
     }
     match way {
         Channel::RestHook => fault("channel.endpoint", "A rest-hook has an http(s) endpoint without a user in it."),
         Channel::Email => fault("channel.endpoint", "A mail goes to one plain address: mailto:someone@example.org."),
         Channel::Websocket => fault("channel.endpoint", "It is you who connects; $get-ws-binding-token says where."),
+        Channel::Sms => fault("channel.endpoint", "A message goes to one number with its country: tel:+15551234567."),
     }
 }
 
@@ -102,6 +109,13 @@ pub(super) fn payload(channel: &Value, subject: Subject, way: Channel) -> Result
         return match sent.map(|text| text.to_ascii_lowercase().replace(' ', "")).as_deref() {
             Some("text/plain" | "text/plain;charset=utf-8") => Ok(None),
             _ => fault("channel.payload", "A mail is text/plain, without attachments."),
+        };
+    }
+    if way == Channel::Sms {
+        // The guide has no type for it (G-124), its profile wants one.
+        return match sent {
+            None | Some("text/plain") => Ok(None),
+            Some(_) => fault("channel.payload", "A message is text/plain; it carries no Bundle."),
         };
     }
     let Some(text) = sent else {
@@ -141,22 +155,26 @@ pub(super) fn fits(
     }
     match way {
         Channel::RestHook => Ok(()),
-        Channel::Email if subject.is_classic() => {
-            fault("criteria", "Mails are sent about topics; classic criteria have a rest-hook.")
+        Channel::Email | Channel::Sms if subject.is_classic() => {
+            fault("criteria", "Mails and messages are sent about topics; classic criteria have a rest-hook.")
         }
         Channel::Email if content == Content::FullResource => {
             fault("channel.payload.extension", "A mail lies open on its way; its content is empty or id-only.")
         }
-        Channel::Email if heartbeat.is_some() => {
-            fault("channel.extension", "There are no heartbeats by mail; leave backport-heartbeat-period out.")
+        Channel::Sms if content != Content::Empty => {
+            fault("channel.payload.extension", "A message says that something has changed; its content is empty.")
         }
-        Channel::Email if !headers.is_empty() => {
-            fault("channel.header", "A mail takes no headers from outside; leave them out.")
+        Channel::Email | Channel::Sms if heartbeat.is_some() => fault(
+            "channel.extension",
+            "There are no heartbeats by mail or message; leave backport-heartbeat-period out.",
+        ),
+        Channel::Email | Channel::Sms if !headers.is_empty() => {
+            fault("channel.header", "A mail or message takes no headers from outside; leave them out.")
         }
         Channel::Websocket if !headers.is_empty() => {
             fault("channel.header", "A socket has no headers; leave them out.")
         }
-        Channel::Email | Channel::Websocket => Ok(()),
+        Channel::Email | Channel::Sms | Channel::Websocket => Ok(()),
     }
 }
 
