@@ -14,7 +14,7 @@ const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 const OPEN: &[(&str, char, usize)] = &[
     ("gravity", 'G', 12),
     ("rest", 'R', 2),
-    ("subscriptions", 'S', 6),
+    ("subscriptions", 'S', 0),
     ("subscription-kit", 'K', 0),
     ("security", 'A', 11),
 ];

@@ -153,7 +153,12 @@ impl App {
             Channel::Email | Channel::Sms | Channel::Websocket => Vec::new(),
         };
         if asked.subject.is_classic() {
-            return Ok(self.classic_plan(one, &asked, shown.pop(), said, tasks));
+            let plan = self.classic_plan(one, &asked, shown.pop(), said, tasks);
+            if plan.is_none() {
+                // It would be due for ever, and nothing after it would be told.
+                self.passed_over(&one.id, last).await?;
+            }
+            return Ok(plan);
         }
         let count = if one.again.is_some() { one.events } else { last };
         let standing = Standing { count, status: "active", ..standing(one, &asked) };
@@ -364,6 +369,16 @@ impl App {
         let mut tx = self.store().begin().await?;
         if let Some(mut one) = tx.subscription(id).await?.filter(|one| self.has_ended(one)) {
             self.subscription_becomes(&mut tx, &mut one, "off", None).await?;
+        }
+        self.commit(tx).await
+    }
+
+    /// Nothing can be told of this event.
+    async fn passed_over(&self, id: &str, number: i64) -> Result<(), Error> {
+        let mut tx = self.store().begin().await?;
+        if let Some(mut one) = tx.subscription(id).await? {
+            one.sent = one.sent.max(number);
+            tx.update_subscription(&one).await?;
         }
         self.commit(tx).await
     }

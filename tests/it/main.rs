@@ -40,6 +40,7 @@ mod rest;
 mod routing;
 mod running;
 mod searching;
+mod seeing;
 mod simulation;
 mod simulation_checks;
 mod smart;
