@@ -30,6 +30,8 @@ mod product;
 mod runner;
 #[path = "gateway/scale.rs"]
 mod scale;
+#[path = "gateway/subscribers.rs"]
+mod subscribers;
 #[path = "gateway/world.rs"]
 mod world;
 

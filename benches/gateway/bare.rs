@@ -2,6 +2,7 @@
 //! validation, no decisions. Each runs in a process of its own (this program again), so that its CPU time is its own.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use axum::Router;
@@ -59,10 +60,19 @@ pub async fn serve(what: &str, file: &str) {
     axum::serve(listener, router).await.unwrap();
 }
 
+/// What the sink has swallowed.
+static SUNK: AtomicUsize = AtomicUsize::new(0);
+
 fn hello() -> Router {
     Router::new()
         .route("/hello", get(|| async { "hello" }))
-        .route("/sink", post(|_: Bytes| async { StatusCode::OK }))
+        .route(
+            "/sink",
+            post(async |_: Bytes| {
+                SUNK.fetch_add(1, Ordering::SeqCst);
+            }),
+        )
+        .route("/count", get(async || SUNK.load(Ordering::SeqCst).to_string()))
         .route(
             "/echo",
             post(|body: Bytes| async move {

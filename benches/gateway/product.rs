@@ -31,7 +31,14 @@ pub type Environment = Vec<(String, String)>;
 impl Product {
     /// Starts on a database that is new, and puts the patient's context there.
     pub async fn fresh(url: &str, folder: &Path, world: &str, environment: &Environment) -> Product {
-        let mut product = Product::start(url, folder, world, environment, Vec::new()).await;
+        let mut product = Product::start(url, folder, world, environment, Vec::new(), 0).await;
+        product.introduce().await;
+        product
+    }
+
+    /// The same, and so many programs of operators more, `s0`, `s1` …, who may subscribe to all.
+    pub async fn with_subscribers(url: &str, folder: &Path, world: &str, subscribers: usize) -> Product {
+        let mut product = Product::start(url, folder, world, &Vec::new(), Vec::new(), subscribers).await;
         product.introduce().await;
         product
     }
@@ -43,11 +50,12 @@ impl Product {
         world: &str,
         environment: &Environment,
         places: Vec<(String, String)>,
+        subscribers: usize,
     ) -> Product {
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let address = format!("127.0.0.1:{port}");
         let file = folder.join(format!("config-{port}.toml"));
-        std::fs::write(&file, config(&address, url, world)).unwrap();
+        std::fs::write(&file, config(&address, url, world, subscribers)).unwrap();
         let began = Instant::now();
         let child = Command::new(env!("CARGO_BIN_EXE_loopgate"))
             .args(["serve", "--config"])
@@ -76,7 +84,7 @@ impl Product {
     pub async fn restart(self) -> Product {
         let Product { server, url, world, folder, places, .. } = self;
         drop(server);
-        Product::start(&url, &folder, &world, &Vec::new(), places).await
+        Product::start(&url, &folder, &world, &Vec::new(), places, 0).await
     }
 
     /// One request that has to succeed.
@@ -232,7 +240,7 @@ fn partner(id: &str, role: &str, more: &str) -> String {
 }
 
 /// A partner's token is its id.
-fn config(address: &str, url: &str, world: &str) -> String {
+fn config(address: &str, url: &str, world: &str, subscribers: usize) -> String {
     let agency = "channel = \"light\"\nservices = [{ id = \"agency-food\", name = \"Agency\", categories = [\"food-insecurity\"] }]";
     let pantry = format!(
         "channel = \"fhir\"\nfhir = {{ base = \"http://{world}/fhir\", follow = \"poll\", poll_every = \"1h\" }}"
@@ -246,6 +254,7 @@ fn config(address: &str, url: &str, world: &str) -> String {
         partner("agency", "target", agency),
         partner("pantry", "target", &pantry),
         partner("root", "operator", ""),
+        (0..subscribers).map(|number| partner(&format!("s{number}"), "operator", "")).collect(),
     ]
     .concat()
 }

@@ -1,8 +1,8 @@
 //! Everybody else: the pantry's FHIR server, which takes Tasks, and the clinic's hook, which takes notifications.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Instant;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::Bytes;
@@ -20,11 +20,13 @@ pub struct World {
     pub tasks: Arc<AtomicUsize>,
     /// Notifications of events: when, and the whole text.
     pub heard: mpsc::UnboundedReceiver<(Instant, String)>,
+    /// Whether `/slow` is slow.
+    pub slow: Arc<AtomicBool>,
 }
 
 pub async fn open() -> World {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let address = listener.local_addr().unwrap().to_string();
+    let listener = TcpListener::bind("0.0.0.0:0").await.unwrap();
+    let address = format!("127.0.0.1:{}", listener.local_addr().unwrap().port());
     let tasks = Arc::new(AtomicUsize::new(0));
     let (sender, heard) = mpsc::unbounded_channel();
     let (count, base) = (tasks.clone(), address.clone());
@@ -46,10 +48,23 @@ pub async fn open() -> World {
         }
     };
     let empty = || async { fhir(r#"{"resourceType":"Bundle","type":"searchset","entry":[]}"#.into()) };
-    let router =
-        Router::new().route("/fhir/Task", post(take).get(empty)).route("/hook", post(hook)).fallback(get(empty));
+    let slow = Arc::new(AtomicBool::new(false));
+    let is_slow = slow.clone();
+    let sleeper = move |_: Bytes| {
+        let slow = is_slow.load(Ordering::SeqCst);
+        async move {
+            if slow {
+                tokio::time::sleep(Duration::from_secs(30)).await;
+            }
+        }
+    };
+    let router = Router::new()
+        .route("/fhir/Task", post(take).get(empty))
+        .route("/hook", post(hook))
+        .route("/slow", post(sleeper))
+        .fallback(get(empty));
     tokio::spawn(async move { axum::serve(listener, router).await });
-    World { address, tasks, heard }
+    World { address, tasks, heard, slow }
 }
 
 fn fhir(body: String) -> Response {
