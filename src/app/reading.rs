@@ -333,6 +333,18 @@ impl App {
         let refers = sent.iter().any(|resource| resource.kind() == ResourceType::TASK && Task(resource).is_referral());
         let mut level: Vec<Key> = sent.iter().flat_map(|resource| named(resource)).collect();
         for _ in 0..=REFERRAL.depth {
+            // Guessed by what was read before, the next levels come with this one.
+            let mut next = 0;
+            while refers && level.len() < REFERRAL.most {
+                let Some(key) = level.get(next) else { break };
+                next += 1;
+                let last = tx.last_seen(key).filter(|last| !last.deleted && !last.key.kind.is_directory());
+                for key in last.map_or_else(|| Ok(Vec::new()), |last| last.resource().map(|last| named(&last)))? {
+                    if !level.contains(&key) {
+                        level.push(key);
+                    }
+                }
+            }
             level.truncate(REFERRAL.most);
             let found = tx.look_ahead(std::mem::take(&mut level), &grantees).await?;
             for stored in found.iter().filter(|stored| refers && !stored.deleted && !stored.key.kind.is_directory()) {

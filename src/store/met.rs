@@ -1,6 +1,7 @@
 //! What a transaction has met: read and locked, or written, and so certain until its end. No statement twice for one row.
 
 use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
 
 use crate::error::Error;
 use crate::fhir::{Key, ResourceType};
@@ -122,6 +123,10 @@ impl Tx {
             let stored = stored_of(&key, &row)?;
             if let Some(grantee) = row.text_or_null(8)? {
                 self.met.granted(&grantee, &key);
+            }
+            // What this transaction wrote carries its stamp, and is not committed.
+            if stored.updated < self.stamp() {
+                self.versions.put(&Arc::new(stored.clone()));
             }
             self.met.seen.insert(key, stored.clone());
             found.push(stored);

@@ -2,8 +2,8 @@
 //! its number needs no second copy of it. What may be seen, and which version is the current one, the database says anew
 //! each time; only the text comes from here.
 //!
-//! Promises that no more than [`MOST`] bytes are kept, and nothing that was not committed: readers fill it, and those
-//! see nothing else. Two generations stand for the order of use: what was asked for since the last change stays.
+//! Promises that no more than [`MOST`] bytes are kept, and nothing that was not committed: readers fill it, which
+//! see nothing else, and transactions with what others committed. Two generations stand for the order of use: what was asked for since the last change stays.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -43,7 +43,13 @@ impl Versions {
         Some(stored)
     }
 
-    fn put(&self, stored: &Arc<Stored>) {
+    /// One that was the current version when it was read, and may be no more.
+    fn last(&self, key: &Key) -> Option<Arc<Stored>> {
+        let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.young.get(key).or_else(|| kept.old.get(key)).cloned()
+    }
+
+    pub(super) fn put(&self, stored: &Arc<Stored>) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).put(stored);
     }
 }
@@ -68,6 +74,11 @@ fn size(stored: &Stored) -> usize {
 }
 
 impl Tx {
+    /// What a resource said when it was last read: good to guess by, and for nothing else.
+    pub fn last_seen(&self, key: &Key) -> Option<Arc<Stored>> {
+        self.versions.last(key)
+    }
+
     /// These versions, which are there, in this order.
     pub(super) async fn versions(&mut self, wanted: Vec<(Key, i64)>) -> Result<Vec<Arc<Stored>>, Error> {
         let mut found: Vec<Option<Arc<Stored>>> =
