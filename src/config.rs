@@ -194,8 +194,24 @@ pub struct Audit {
 /// `[validation]`
 #[derive(Debug, Clone)]
 pub struct Validation {
-    /// FHIR packages (`.tgz`), relative paths already joined to the configuration's folder.
-    pub packages: Vec<PathBuf>,
+    /// FHIR packages (`.tgz`).
+    pub packages: Vec<PackageFile>,
+}
+
+/// One of `validation.packages`. What it holds is read by others, who tell its faults at its place.
+#[derive(Debug, Clone)]
+pub struct PackageFile {
+    /// A relative path is already joined to the configuration's folder.
+    pub path: PathBuf,
+    pub(super) key: String,
+    pub(super) line: usize,
+}
+
+impl PackageFile {
+    /// What is wrong with it.
+    pub fn fault(&self, message: &str) -> Fault {
+        Fault::new(&self.key, self.line, message)
+    }
 }
 
 /// `[[partner]]`: a party to referrals.

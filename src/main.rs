@@ -6,7 +6,8 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::{Parser, Subcommand};
-use loopgate::config::Config;
+use loopgate::app::validation;
+use loopgate::config::{Config, Fault};
 use loopgate::delivery::{Network, Transport};
 use loopgate::fhir::json::Bounds;
 use loopgate::fhir::profile::Profiles;
@@ -124,7 +125,7 @@ fn main() -> ExitCode {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     match arguments.command {
         Command::Validate { files } => validate_files(&files),
-        Command::CheckConfig { config } => match load(&config) {
+        Command::CheckConfig { config } => match load(&config).and_then(with_packages) {
             Ok(config) => {
                 println!("{} partners, no faults.", config.partners.len());
                 ExitCode::SUCCESS
@@ -172,12 +173,20 @@ fn main() -> ExitCode {
 }
 
 fn load(path: &Path) -> Result<Config, ExitCode> {
-    Config::load(path).map_err(|faults| {
-        for fault in faults {
-            println!("{fault}");
-        }
-        ExitCode::FAILURE
-    })
+    Config::load(path).map_err(tell)
+}
+
+/// The configuration, when what its packages hold can be read as well.
+fn with_packages(config: Config) -> Result<Config, ExitCode> {
+    validation::profiles(&config).map_err(tell)?;
+    Ok(config)
+}
+
+fn tell(faults: Vec<Fault>) -> ExitCode {
+    for fault in faults {
+        println!("{fault}");
+    }
+    ExitCode::FAILURE
 }
 
 fn block_on(work: impl Future<Output = Result<bool, String>>) -> ExitCode {

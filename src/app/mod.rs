@@ -119,7 +119,9 @@ impl App {
     /// Starts on a migrated store: makes the configured partners, organizations and services known, and owes the polls.
     pub async fn start(config: Config, store: Store, clock: Clock) -> Result<App, Error> {
         let own = config.base();
-        let profiles = validation::profiles(&config)?;
+        let profiles = validation::profiles(&config).map_err(|faults| {
+            Error::malformed(faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))
+        })?;
         let partners = config.partners.iter().cloned().map(Arc::new).collect();
         let recorder = Recorder::start(store.clone());
         let tokens = Tokens::new(&config);

@@ -4,11 +4,12 @@
 //! the start. <https://hl7.org/fhir/R4/validation.html>
 
 use std::io::Read;
+use std::path::Path;
 
 use serde_json::Value;
 
 use super::{App, Context};
-use crate::config::Config;
+use crate::config::{Config, Fault};
 use crate::error::Error;
 use crate::fhir::profile::Profiles;
 use crate::fhir::profile::package::Package;
@@ -18,26 +19,35 @@ use crate::fhir::{Key, Resource, ResourceType, outcome};
 /// Most bytes of a package file.
 const LARGEST_PACKAGE: u64 = 64 << 20;
 
-/// The profiles of a configuration; an error names the package that can't be read.
-pub fn profiles(config: &Config) -> Result<Profiles, Error> {
+/// The profiles of a configuration, or every package of it that can't be read.
+pub fn profiles(config: &Config) -> Result<Profiles, Vec<Fault>> {
     if config.validation.packages.is_empty() {
         return Ok(Profiles::own().clone());
     }
-    let read = |path: &std::path::PathBuf| {
-        let mut bytes = Vec::new();
-        let opened = std::fs::File::open(path).and_then(|file| file.take(LARGEST_PACKAGE + 1).read_to_end(&mut bytes));
-        let told = |why: String| Error::malformed(format!("validation.packages: {}: {why}", path.display()));
-        match opened {
-            Err(error) => Err(told(format!("it can't be read: {}.", error.kind()))),
-            Ok(_) if bytes.len() as u64 > LARGEST_PACKAGE => Err(told("it is larger than 64 MiB.".into())),
-            Ok(_) => Package::read(&bytes).map_err(|error| told(error.text().to_string())),
+    let (mut packages, mut faults) = (Vec::new(), Vec::new());
+    for file in &config.validation.packages {
+        match package(&file.path) {
+            Ok(package) => packages.push(package),
+            Err(why) => faults.push(file.fault(&why)),
         }
-    };
-    let packages: Vec<Package> = config.validation.packages.iter().map(read).collect::<Result<_, _>>()?;
+    }
+    if !faults.is_empty() {
+        return Err(faults);
+    }
     for package in &packages {
         tracing::info!(package = package.name, structures = package.structures.len(), "profiles loaded");
     }
     Ok(Profiles::with(&packages))
+}
+
+fn package(path: &Path) -> Result<Package, String> {
+    let mut bytes = Vec::new();
+    let opened = std::fs::File::open(path).and_then(|file| file.take(LARGEST_PACKAGE + 1).read_to_end(&mut bytes));
+    match opened {
+        Err(error) => Err(format!("it can't be read: {}", error.kind())),
+        Ok(_) if bytes.len() as u64 > LARGEST_PACKAGE => Err("it is larger than 64 MiB".into()),
+        Ok(_) => Package::read(&bytes).map_err(|error| error.text().trim_end_matches('.').to_string()),
+    }
 }
 
 impl App {

@@ -44,7 +44,15 @@ pub(super) fn config(root: &Section<'_, '_>) -> Option<Config> {
     }
     let audit_key = root.within("audit").read("key", key);
     let section = root.within("validation");
-    let packages = section.list("packages", |t| text(t).map(|path| section.reader.folder.join(path)));
+    let packages = section.items("packages", "an array of strings").map(|items| {
+        let read = items.into_iter().map(|item| {
+            let (key, line) = (item.at.key.clone(), item.at.line);
+            let path = section.text(item, text)?;
+            Some(PackageFile { path: section.reader.folder.join(path), key, line })
+        });
+        // Every one is read before the first bad one makes the list `None`.
+        read.collect::<Vec<_>>().into_iter().collect::<Option<Vec<_>>>()
+    });
 
     let addresses = delivery.as_ref().map(|d| d.partner_addresses);
     let mut around = Surroundings {
@@ -95,7 +103,7 @@ pub(super) fn config(root: &Section<'_, '_>) -> Option<Config> {
             key: headers_key,
         },
         audit: Audit { key: audit_key },
-        validation: Validation { packages: packages? },
+        validation: Validation { packages: packages?? },
         partners: partners.into_iter().collect::<Option<_>>()?,
     })
 }

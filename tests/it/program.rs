@@ -144,6 +144,30 @@ fn a_configuration_is_checked_as_a_whole() {
     assert_eq!(run(&["serve", "--config", "bad.toml"], folder.path()).status.code(), Some(1));
 }
 
+/// What the packages hold is read as well, and each that can't be is told at its place.
+#[test]
+fn packages_are_opened_by_the_check() {
+    let folder = tempfile::tempdir().unwrap();
+    let good = crate::validation::packed(&[
+        json!({"name": "a.guide", "version": "1.0.0"}),
+        json!({"resourceType": "ValueSet", "url": "http://a/v"}),
+    ]);
+    std::fs::write(folder.path().join("good.tgz"), good).unwrap();
+    std::fs::write(folder.path().join("bad.tgz"), "no package").unwrap();
+    let head =
+        "[gateway]\norganization = { id = \"hub\", name = \"Hub\" }\n[store]\nurl = \"sqlite://x.db\"\n[validation]\n";
+    let check = |packages: &str| {
+        std::fs::write(folder.path().join("hub.toml"), format!("{head}packages = {packages}\n")).unwrap();
+        let output = run(&["check-config", "--config", "hub.toml"], folder.path());
+        (output.status.code(), lines(&output))
+    };
+    assert_eq!(check("[\"good.tgz\"]"), (Some(0), vec!["0 partners, no faults.".to_string()]));
+    let (status, lines) = check("[\n \"good.tgz\",\n \"bad.tgz\",\n \"none.tgz\"]");
+    assert_eq!((status, lines.len()), (Some(1), 2), "{lines:?}");
+    assert!(lines[0].starts_with("line 8: validation.packages[1]: This is no FHIR package"), "{lines:?}");
+    assert!(lines[1].starts_with("line 9: validation.packages[2]: it can't be read"), "{lines:?}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_partners_server_is_checked_and_practised_with() {
     let running = Running::prepared(None).await;
