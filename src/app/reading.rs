@@ -34,6 +34,8 @@ pub enum Whose {
     One(Key),
     /// That of all resources of a type.
     Type(ResourceType),
+    /// That of all resources of these types.
+    All(Vec<ResourceType>),
 }
 
 /// A page of a history.
@@ -106,45 +108,67 @@ impl App {
         Ok(self.passed_on(context, Arc::new(stored)))
     }
 
-    /// The versions of a resource or of a type, newest first, older than `from` and not older than `since`.
+    /// The versions of a resource, a type or all, newest first, older than `from` and not older than `since`.
     pub async fn history(
         &self,
         context: &Context,
         whose: &Whose,
-        from: Option<&Position>,
+        from: Option<(ResourceType, &Position)>,
         since: Option<Timestamp>,
         count: usize,
     ) -> Result<Versions, Error> {
-        let (kind, letter) = match whose {
-            Whose::One(key) => (key.kind, 'r'),
-            Whose::Type(kind) => (*kind, 's'),
-        };
-        self.check_scope(context, kind, letter)?;
+        match whose {
+            Whose::One(key) => self.check_scope(context, key.kind, 'r')?,
+            Whose::Type(kind) => self.check_scope(context, *kind, 's')?,
+            // What the scopes leave out is left out; nothing of everything is no answer.
+            Whose::All(kinds) => match kinds.iter().find(|kind| context.scopes.allow(**kind, 's')) {
+                Some(_) => {}
+                None => return Err(Error::forbidden("Your scopes cover the history of no type.")),
+            },
+        }
         let viewer = self.viewer(context);
         let horizon = self.store().horizon();
         let since = since.unwrap_or(Timestamp(i64::MIN));
         // One more than asked for tells whether more follow.
         let most = count.saturating_add(1);
         let mut list = match whose {
-            Whose::One(key) if published::holds(kind) => {
+            Whose::One(key) if published::holds(key.kind) => {
                 let all = self.published(key).into_iter();
-                all.filter(|one| from.is_none_or(|from| one.version < from.version)).collect()
+                all.filter(|one| from.is_none_or(|(_, from)| one.version < from.version)).collect()
             }
             // No type that is part of the program has it (`http::routes`).
-            Whose::Type(_) if published::holds(kind) => Vec::new(),
+            Whose::Type(kind) if published::holds(*kind) => Vec::new(),
             Whose::One(key) => {
                 let mut tx = self.store().read().await?;
                 if tx.resource(key).await?.is_none() || !tx.may_see(&viewer, key).await? {
                     return Err(not_found(key));
                 }
-                tx.resource_history(key, from.map_or(i64::MAX, |from| from.version), since, most).await?
+                tx.resource_history(key, from.map_or(i64::MAX, |(_, from)| from.version), since, most).await?
             }
-            Whose::Type(kind) => self.store().read().await?.type_history(*kind, &viewer, from, since, most).await?,
+            Whose::Type(kind) => {
+                let from = from.map(|(_, from)| from);
+                self.store().read().await?.type_history(*kind, &viewer, from, since, most).await?
+            }
+            Whose::All(kinds) => {
+                let mut tx = self.store().read().await?;
+                let mut all = Vec::new();
+                for kind in kinds.iter().filter(|kind| context.scopes.allow(**kind, 's')) {
+                    let from = from.map(|(of, from)| from.seen_from(of, *kind));
+                    all.extend(tx.type_history(*kind, &viewer, from.as_ref(), since, most).await?);
+                }
+                // Of one time, by the type's name: the order that `seen_from` goes on in. The sort keeps a type's own.
+                all.sort_by(|one, other| {
+                    let by_time = other.updated.cmp(&one.updated);
+                    by_time.then_with(|| one.key.kind.name().cmp(other.key.kind.name()))
+                });
+                all.truncate(most);
+                all
+            }
         };
         let more = list.len() > count;
         // Only what is shown is on record, and known to a source.
         list.truncate(count);
-        if !published::holds(kind) {
+        if !list.iter().any(|one| published::holds(one.key.kind)) {
             self.on_record(context, "history", &list).await?;
         }
         let list = list.into_iter().map(|stored| self.passed_on(context, Arc::new(stored))).collect();

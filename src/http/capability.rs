@@ -1,7 +1,7 @@
 //! The CapabilityStatement, made from the table that also dispatches ([`super::routes`]) and from the search index.
 //!
-//! Promises that nothing is claimed that is not served. Leaves out SMART URLs: they come with the
-//! versions that bring them. <https://hl7.org/fhir/R4/capabilitystatement.html>
+//! Promises that nothing is claimed that is not served, and that what is served is claimed.
+//! <https://hl7.org/fhir/R4/capabilitystatement.html>
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
@@ -63,7 +63,7 @@ pub fn statement(own: &str) -> Value {
                 "description": "A bearer token in the Authorization header on every request but this one. /.well-known/smart-configuration says where to get one.",
             },
             "resource": ROWS.iter().filter_map(resource).collect::<Vec<Value>>(),
-            "interaction": [{"code": "batch"}, {"code": "transaction"}],
+            "interaction": [{"code": "batch"}, {"code": "transaction"}, {"code": "history-system"}],
         }],
     })
 }
@@ -88,13 +88,14 @@ fn resource(row: &Row) -> Option<Value> {
     out["updateCreate"] = json!(false);
     out["conditionalCreate"] = json!(offers(Interaction::Create));
     out["conditionalRead"] = json!("full-support");
-    out["conditionalUpdate"] = json!(false);
-    out["conditionalDelete"] = json!("not-supported");
+    out["conditionalUpdate"] = json!(updates);
+    out["conditionalDelete"] = json!(if offers(Interaction::Delete) { "single" } else { "not-supported" });
     out["referencePolicy"] = json!(["literal"]);
     let includes = includes(kind);
     if !includes.is_empty() {
         out["searchInclude"] = json!(includes);
     }
+    out["searchRevInclude"] = json!(reverse_includes(kind));
     out["searchParam"] = Value::Array(searches(kind));
     let operations: Vec<Value> =
         operations_of(row.kind).map(|known| json!({"name": known.name, "definition": known.definition})).collect();
@@ -110,6 +111,22 @@ fn includes(kind: ResourceType) -> Vec<String> {
     let mut found: Vec<String> = references.map(|parameter| format!("{kind}:{}", parameter.name)).collect();
     if kind == ResourceType::CONSENT {
         found.push("Consent:source-reference:DocumentReference".into());
+    }
+    found
+}
+
+/// What refers to a type by a parameter that names it.
+fn reverse_includes(kind: ResourceType) -> Vec<String> {
+    let types = ROWS.iter().filter_map(|row| ResourceType::parse(row.kind));
+    let mut found = Vec::new();
+    for source in types {
+        let references = own_parameters(source).iter().filter(|parameter| parameter.kind == ParameterType::Reference);
+        let to_it = references.filter(|parameter| parameter.targets.contains(&kind.name()));
+        found.extend(to_it.map(|parameter| format!("{source}:{}", parameter.name)));
+    }
+    // It is of every type.
+    if !found.iter().any(|one| one == "Provenance:target") {
+        found.push("Provenance:target".into());
     }
     found
 }
@@ -318,8 +335,13 @@ mod tests {
     fn the_statement_is_r4s() {
         let statement = statement(OWN);
         assert_eq!((&statement["fhirVersion"], &statement["kind"]), (&json!("4.0.1"), &json!("instance")));
-        assert_eq!(names(&statement["rest"][0]["interaction"], "code"), ["batch", "transaction"]);
+        assert_eq!(names(&statement["rest"][0]["interaction"], "code"), ["batch", "transaction", "history-system"]);
         assert_eq!(names(&of("Task")["operation"], "name"), ["relay", "loop-status", "validate"]);
+        let conditional = |kind: &str| (of(kind)["conditionalUpdate"].clone(), of(kind)["conditionalDelete"].clone());
+        assert_eq!(conditional("Condition"), (json!(true), json!("single")));
+        assert_eq!(conditional("Task"), (json!(true), json!("not-supported")));
+        assert_eq!(conditional("Provenance"), (json!(false), json!("not-supported")));
+        assert!(of("Task")["searchRevInclude"].as_array().unwrap().contains(&json!("Provenance:target")));
     }
 
     //

@@ -28,6 +28,8 @@ pub enum Place {
     History(Key),
     /// `T/_history`
     TypeHistory(ResourceType),
+    /// `_history`
+    SystemHistory,
     /// `T/id/_history/n`
     Version(Key, String),
     /// `T/$name`, `T/id/$name`
@@ -117,6 +119,7 @@ fn place(names: &[&str]) -> Option<Place> {
     match names {
         [] => Some(Place::Base),
         ["metadata"] => Some(Place::Metadata),
+        ["_history"] => Some(Place::SystemHistory),
         [name] => kind(name).map(Place::Type),
         [name, "_search"] => kind(name).map(Place::Search),
         [name, "_history"] => kind(name).map(Place::TypeHistory),
@@ -196,7 +199,7 @@ impl Place {
         };
         match self {
             Place::Base => vec!["POST"],
-            Place::Metadata => vec!["GET", "HEAD"],
+            Place::Metadata | Place::SystemHistory => vec!["GET", "HEAD"],
             Place::Type(kind) => offers(*kind, &[Search, Create, Update, Patch, Delete]),
             Place::Search(_) => vec!["POST"],
             Place::Instance(key) => offers(key.kind, &[Read, Update, Patch, Delete]),
@@ -211,7 +214,7 @@ impl Place {
     /// The type, and the resource, that it is about.
     pub fn about(&self) -> Option<(ResourceType, Option<&str>)> {
         match self {
-            Place::Base | Place::Metadata => None,
+            Place::Base | Place::Metadata | Place::SystemHistory => None,
             Place::Type(kind) | Place::Search(kind) | Place::TypeHistory(kind) => Some((*kind, None)),
             Place::Instance(key) | Place::History(key) | Place::Version(key, _) => Some((key.kind, Some(&key.id))),
             Place::Operation(_, kind, id) => Some((*kind, id.as_deref())),
@@ -227,7 +230,7 @@ impl Place {
             (_, "PUT") => "update",
             (_, "PATCH") => "patch",
             (_, "DELETE") => "delete",
-            (Place::History(_) | Place::TypeHistory(_), _) => "history",
+            (Place::History(_) | Place::TypeHistory(_) | Place::SystemHistory, _) => "history",
             (Place::Version(..), _) => "vread",
             (Place::Instance(_), _) => "read",
             (Place::Type(_) | Place::Base | Place::Metadata, _) => "search",
@@ -238,6 +241,7 @@ impl Place {
         match self {
             Place::Base => "/fhir".into(),
             Place::Metadata => "metadata".into(),
+            Place::SystemHistory => "_history".into(),
             Place::Type(kind) => kind.to_string(),
             Place::Search(kind) => format!("{kind}/_search"),
             Place::Instance(key) => format!("{}/{{id}}", key.kind),

@@ -1,4 +1,4 @@
-//! The history of one resource or of a type as a Bundle, written from stored text.
+//! The history of one resource, of a type or of all as a Bundle, written from stored text.
 //!
 //! Newest first; every entry has a request and a response (bdl-3, bdl-4), deletions have no resource.
 //! <https://hl7.org/fhir/R4/http.html#history>
@@ -7,8 +7,8 @@ use serde_json::{Value, json};
 
 use crate::app::{Position, Stored, Versions, Whose};
 use crate::error::Error;
-use crate::fhir::query;
 use crate::fhir::search::{DEFAULT_PAGE, MAX_PAGE};
+use crate::fhir::{ResourceType, query};
 use crate::id;
 use crate::time::{Timestamp, span_of};
 
@@ -16,12 +16,18 @@ use crate::time::{Timestamp, span_of};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Page {
     pub(super) count: usize,
-    pub(super) before: Option<Position>,
+    /// The last entry of the page before, and its type.
+    pub(super) before: Option<(ResourceType, Position)>,
     pub(super) since: Option<Timestamp>,
 }
 
 impl Page {
-    pub(super) fn of(pairs: &[(String, String)]) -> Result<Page, Error> {
+    pub(super) fn of(whose: &Whose, pairs: &[(String, String)]) -> Result<Page, Error> {
+        if let Some((name, _)) = pairs.iter().find(|(name, _)| ["_at", "_list"].contains(&name.as_str())) {
+            // Ignored, they would answer another question.
+            let text = format!("The parameter {name} is not offered for histories; _since and _count are.");
+            return Err(Error::malformed(text).code("not-supported"));
+        }
         let bad = |name: &str, what: &str| Error::malformed(format!("The parameter {name} {what}")).code("value");
         let count = match query::once(pairs, "_count")? {
             None => DEFAULT_PAGE,
@@ -29,7 +35,7 @@ impl Page {
         };
         let before = match query::once(pairs, "_page")? {
             None => None,
-            Some(text) => Some(parsed(text).ok_or_else(|| bad("_page", "is not one of our links."))?),
+            Some(text) => Some(parsed(whose, text).ok_or_else(|| bad("_page", "is not one of our links."))?),
         };
         let since = match query::once(pairs, "_since")? {
             None => None,
@@ -44,17 +50,30 @@ pub(super) fn position(version: &Stored) -> Position {
     Position { updated: version.updated, id: version.key.id.clone(), version: version.version }
 }
 
-/// The opaque form in a link: time, id and number of the last entry, and no health data.
-fn text(position: &Position) -> String {
-    format!("{:x}.{}.{}", position.updated.0, position.id, position.version)
+/// The opaque form in a link: time, id and number of the last entry, and no health data. In the history of all
+/// its type stands before.
+fn text(whose: &Whose, kind: ResourceType, position: &Position) -> String {
+    let own = format!("{:x}.{}.{}", position.updated.0, position.id, position.version);
+    match whose {
+        Whose::One(_) | Whose::Type(_) => own,
+        Whose::All(_) => format!("{kind}.{own}"),
+    }
 }
 
-fn parsed(text: &str) -> Option<Position> {
+fn parsed(whose: &Whose, text: &str) -> Option<(ResourceType, Position)> {
+    let (kind, text) = match whose {
+        Whose::One(key) => (key.kind, text),
+        Whose::Type(kind) => (*kind, text),
+        Whose::All(_) => {
+            let (kind, rest) = text.split_once('.')?;
+            (ResourceType::parse(kind)?, rest)
+        }
+    };
     let (updated, rest) = text.split_once('.')?;
     let (id, version) = rest.rsplit_once('.')?;
     let updated = Timestamp(i64::from_str_radix(updated, 16).ok()?);
     let version = version.parse().ok()?;
-    id::is_valid(id).then(|| Position { updated, id: id.to_string(), version })
+    id::is_valid(id).then(|| (kind, Position { updated, id: id.to_string(), version }))
 }
 
 /// Writes the page.
@@ -63,6 +82,7 @@ pub(super) fn bundle(own: &str, whose: &Whose, pairs: &[(String, String)], versi
     let address = match whose {
         Whose::One(key) => format!("{own}/{key}/_history"),
         Whose::Type(kind) => format!("{own}/{kind}/_history"),
+        Whose::All(_) => format!("{own}/_history"),
     };
     let used = pairs.iter().filter(|(name, value)| {
         ["_count", "_page", "_since", "_summary", "_elements"].contains(&name.as_str()) && !value.is_empty()
@@ -70,7 +90,7 @@ pub(super) fn bundle(own: &str, whose: &Whose, pairs: &[(String, String)], versi
     let used: Vec<(&str, &str)> = used.map(|(name, value)| (name.as_str(), value.as_str())).collect();
     let mut links = vec![json!({"relation": "self", "url": query::link(&address, used.iter().copied())})];
     if let Some(last) = versions.last().filter(|_| *more) {
-        let before = text(&position(last));
+        let before = text(whose, last.key.kind, &position(last));
         let kept = used.iter().copied().filter(|(name, _)| *name != "_page");
         links.push(json!({"relation": "next", "url": query::link(&address, kept.chain([("_page", before.as_str())]))}));
     }
@@ -115,7 +135,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::fhir::{Key, ResourceType};
+    use crate::fhir::Key;
 
     const OWN: &str = "https://hub/fhir";
 
@@ -169,9 +189,14 @@ mod tests {
         assert_eq!(bundle["link"][0]["url"], "https://hub/fhir/Task/t1/_history?_count=1");
         assert_eq!(bundle["link"][1]["url"], "https://hub/fhir/Task/t1/_history?_count=1&_page=1e8480.t1.2");
         let at = position(&version(2, "PUT"));
-        assert_eq!(parsed(&text(&at)), Some(at));
+        let one = Whose::One(Key::new(ResourceType::TASK, "t1"));
+        let kind = ResourceType::TASK;
+        assert_eq!(parsed(&one, &text(&one, kind, &at)), Some((kind, at.clone())));
+        let all = Whose::All(Vec::new());
+        assert_eq!(text(&all, kind, &at), "Task.1e8480.t1.2");
+        assert_eq!(parsed(&all, &text(&all, kind, &at)), Some((kind, at)));
         let dots = Position { updated: Timestamp(1), id: "a.b-c.3".into(), version: 7 };
-        assert_eq!(parsed(&text(&dots)), Some(dots));
+        assert_eq!(parsed(&one, &text(&one, kind, &dots)), Some((kind, dots)));
         let (_, bundle) = written("_since=1970-01-01T00:00:02Z", vec![version(2, "PUT")], false);
         assert_eq!(bundle["link"][0]["url"], "https://hub/fhir/Task/t1/_history?_since=1970-01-01T00:00:02Z");
         assert!(written("_count=0", vec![], true).1.get("entry").is_none());
@@ -179,10 +204,18 @@ mod tests {
 
     #[test]
     fn what_cannot_be_read_is_refused() {
-        for bad in
-            ["_count=x", "_page=x", "_page=2", "_page=1..2", "_page=1.a%20b.2", "_since=soon", "_count=1&_count=2"]
-        {
-            assert!(Page::of(&query::pairs(Some(bad)).unwrap()).is_err(), "{bad}");
+        for bad in [
+            "_at=2026",
+            "_list=l",
+            "_count=x",
+            "_page=x",
+            "_page=2",
+            "_page=1..2",
+            "_page=1.a%20b.2",
+            "_since=soon",
+            "_count=1&_count=2",
+        ] {
+            assert!(Page::of(&Whose::Type(ResourceType::TASK), &query::pairs(Some(bad)).unwrap()).is_err(), "{bad}");
         }
     }
 }

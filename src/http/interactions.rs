@@ -16,8 +16,10 @@ use super::extract::Asked;
 use super::history;
 use super::operations;
 use super::respond;
+use super::routes::{self, Interaction};
 use crate::app::{App, Ask, Context, Found, Made, Stored, Target, Whose};
 use crate::error::Error;
+use crate::fhir::ResourceType;
 use crate::fhir::bundle::{self, Hit};
 use crate::fhir::query::{self, Criteria};
 use crate::fhir::search::{self, Query};
@@ -33,6 +35,11 @@ pub(super) async fn answer(app: &App, context: &Context, place: &Place, mut aske
     match place {
         Place::History(key) => versions(app, context, &Whose::One(key.clone()), &asked).await,
         Place::TypeHistory(kind) => versions(app, context, &Whose::Type(*kind), &asked).await,
+        Place::SystemHistory => {
+            let with_history = routes::ROWS.iter().filter(|row| row.interactions.contains(&Interaction::TypeHistory));
+            let kinds = with_history.filter_map(|row| ResourceType::parse(row.kind)).collect();
+            versions(app, context, &Whose::All(kinds), &asked).await
+        }
         Place::Operation(known, kind, id) => operations::answer(app, context, known, *kind, id.as_deref(), asked).await,
         // Metadata is answered before anyone is asked for a token, a Bundle by its own file; the others are asks.
         Place::Base | Place::Metadata | Place::Type(_) | Place::Search(_) | Place::Instance(_) | Place::Version(..) => {
@@ -75,7 +82,15 @@ pub(super) fn ask(app: &App, place: &Place, asked: &mut Asked) -> Result<Option<
             let number = number.ok_or_else(|| Error::not_found(key.kind.name(), &key.id))?;
             Ask::Version(key.clone(), number)
         }
-        (Place::Base | Place::Metadata | Place::History(_) | Place::TypeHistory(_) | Place::Operation(..), _) => {
+        (
+            Place::Base
+            | Place::Metadata
+            | Place::SystemHistory
+            | Place::History(_)
+            | Place::TypeHistory(_)
+            | Place::Operation(..),
+            _,
+        ) => {
             return Ok(None);
         }
     }))
@@ -102,7 +117,7 @@ async fn read(app: &App, context: &Context, mut stored: Arc<Stored>, asked: &Ask
         // Two versions of one second have one Last-Modified: then the client may hold the older, and a status it never
         // reads is a loop that never closes.
         let (one, from) = (Whose::One(stored.key.clone()), history::position(&stored));
-        let earlier = app.history(context, &one, Some(&from), None, 1).await?;
+        let earlier = app.history(context, &one, Some((stored.key.kind, &from)), None, 1).await?;
         let alone = earlier
             .list
             .first()
@@ -118,10 +133,11 @@ async fn read(app: &App, context: &Context, mut stored: Arc<Stored>, asked: &Ask
     Ok(respond::resource(app.own(), &stored))
 }
 
-/// history-instance, history-type
+/// history-instance, history-type, history-system
 async fn versions(app: &App, context: &Context, whose: &Whose, asked: &Asked) -> Result<Response, Error> {
-    let page = history::Page::of(&asked.pairs)?;
-    let mut versions = app.history(context, whose, page.before.as_ref(), page.since, page.count).await?;
+    let page = history::Page::of(whose, &asked.pairs)?;
+    let before = page.before.as_ref().map(|(kind, position)| (*kind, position));
+    let mut versions = app.history(context, whose, before, page.since, page.count).await?;
     if let Some(subset) = Subset::asked(&asked.pairs) {
         for version in versions.list.iter_mut().filter(|version| !version.deleted) {
             let content = subset.of(&version.content)?;

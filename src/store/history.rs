@@ -3,6 +3,8 @@
 //! Pages are read by key: what is written in the meantime is newer than the page before, so nothing is repeated or
 //! skipped. Leaves out the history of one resource (`resources`). <https://hl7.org/fhir/R4/http.html#history>
 
+use std::cmp::Ordering;
+
 use crate::error::Error;
 use crate::fhir::{Key, ResourceType};
 use crate::store::grants::{marks, visible};
@@ -20,6 +22,20 @@ pub struct Position {
     pub id: String,
     /// Its number.
     pub version: i64,
+}
+
+impl Position {
+    /// The same place in the history of all, which this version of `own` stands in, for the versions of `other`: of one
+    /// time, types follow each other by their names.
+    pub fn seen_from(&self, own: ResourceType, other: ResourceType) -> Position {
+        // No id is empty and no version is 0: nothing of this time is before it.
+        let edge = |updated: i64| Position { updated: Timestamp(updated), id: String::new(), version: 0 };
+        match own.name().cmp(other.name()) {
+            Ordering::Equal => self.clone(),
+            Ordering::Less => edge(self.updated.0.saturating_add(1)),
+            Ordering::Greater => edge(self.updated.0),
+        }
+    }
 }
 
 impl Tx {

@@ -198,3 +198,64 @@ async fn a_types_history_needs_the_scope_of_a_search() {
         assert_eq!(answer.status, status, "{who} {path}: {}", answer.body);
     }
 }
+
+// the history of all, page by page; of one time, types follow each other by name, and ids of two types may be one.
+on_both!(the_history_of_all_tells_every_version_once, async |place: Place| {
+    let lister = partner("lister", "\"operator\"", "scopes = [\"system/Patient.s\"]");
+    let nobody = partner("nobody", "\"operator\"", "scopes = [\"system/ValueSet.rs\"]");
+    let county = TestGateway::with(place, &[county(), lister, nobody].concat()).await;
+    let entry = |kind: &str, id: &str| json!({"request": {"method": "PUT", "url": format!("{kind}/{id}")}, "resource": {"resourceType": kind, "id": id, "active": true}});
+    let mut made = Vec::new();
+    for id in ["same", "other"] {
+        // One transaction is of one time.
+        let entries = ["Patient", "Organization", "Practitioner", "CareTeam"].map(|kind| {
+            let mut entry = entry(kind, id);
+            if kind == "Organization" {
+                entry["resource"]["name"] = json!("Org");
+            }
+            if kind == "CareTeam" {
+                entry["resource"].as_object_mut().unwrap().shift_remove("active");
+                entry["resource"]["name"] = json!("Team");
+            }
+            entry
+        });
+        let bundle = json!({"resourceType": "Bundle", "type": "transaction", "entry": entries});
+        let answer = county.post("root", "", &bundle).await;
+        assert_eq!(answer.status, 200, "{}", answer.body);
+        made.extend(["CareTeam", "Organization", "Patient", "Practitioner"].map(|kind| format!("{kind}/{id}")));
+        county.clock.advance(Duration::from_secs(1));
+    }
+    let of = |answer: &Answered| -> Vec<String> {
+        assert_eq!((answer.status, answer.body["type"].as_str()), (200, Some("history")), "{}", answer.body);
+        let entries = answer.body["entry"].as_array().cloned().unwrap_or_default();
+        entries.iter().map(|entry| entry["request"]["url"].as_str().unwrap().to_string()).collect()
+    };
+    for count in [1, 2, 3, 100] {
+        let mut page = county.get("root", &format!("_history?_count={count}")).await;
+        let mut read = of(&page);
+        while let Some(link) = next(&page) {
+            assert!(link.starts_with("_history?"), "{link}");
+            page = county.get("root", &link).await;
+            read.extend(of(&page));
+        }
+        let known: Vec<&String> = read.iter().filter(|one| made.contains(one)).collect();
+        let expected: Vec<&String> = made[4..].iter().chain(&made[..4]).collect();
+        assert_eq!(known, expected, "by {count}");
+        let mut once = read.clone();
+        once.sort();
+        once.dedup();
+        assert_eq!(once.len(), read.len(), "by {count}: {read:?}");
+    }
+    // Limited by grants and by scopes; the directory is everybody's.
+    assert!(of(&county.get("agency", "_history").await).iter().all(|one| !one.starts_with("Patient")));
+    assert!(of(&county.get("agency", "_history").await).contains(&"Organization/same".to_string()));
+    assert!(of(&county.get("lister", "_history").await).iter().all(|one| one.starts_with("Patient/")));
+    assert_eq!(county.get("nobody", "_history").await.status, 403);
+    assert_eq!(county.get("", "_history").await.status, 401);
+    assert_eq!(county.post("root", "_history", &json!({})).await.status, 405);
+    for bad in ["_page=1.same.1", "_page=Nope.1.same.1", "_at=2026", "_list=x", "_since=soon"] {
+        assert_eq!(county.get("root", &format!("_history?{bad}")).await.status, 400, "{bad}");
+    }
+    let batch = json!({"resourceType": "Bundle", "type": "batch", "entry": [{"request": {"method": "GET", "url": "_history?_count=1"}}]});
+    assert_eq!(county.post("root", "", &batch).await.entries()[0]["type"], "history");
+});

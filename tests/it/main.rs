@@ -11,6 +11,7 @@ mod closing;
 mod conditional;
 mod consent;
 mod databases;
+mod declared;
 mod domains;
 mod door;
 mod faults;
