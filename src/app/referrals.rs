@@ -12,6 +12,7 @@ use crate::fhir::views::{BUSINESS_STATUS, Task, concept};
 use crate::fhir::{Key, Resource, ResourceType};
 use crate::referral::Status;
 use crate::referral::decide::{self, Basis, Event, Standing, moved, status_of};
+use crate::referral::patients;
 use crate::store::{Delivery, Evidence, Kind as Owed, Reason, Referral, Stored, Tx, Written};
 use serde_json::Value;
 
@@ -40,7 +41,7 @@ impl App {
         }
         self.localise(tx, &mut sent, Some(&context.partner)).await?;
         if matches!(place, Place::Other) && !Task(&current).is_referral() {
-            let Some(task) = decide::update_other(&current, &sent, standing)? else {
+            let Some(task) = patients::update_other(&current, &sent, standing)? else {
                 return Ok(Answer::new(stored, false));
             };
             self.check_added(tx, &viewer, &current, &task).await?;

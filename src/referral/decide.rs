@@ -88,27 +88,6 @@ pub fn update(stored: &Resource, sent: &Resource, standing: Standing, basis: Bas
     Ok(Event::Changed { task, from, to: wished })
 }
 
-/// Decides an update of a Task that is no referral, such as a questionnaire for a patient: the same rights, and no way
-/// out of an ending but `entered-in-error` (G-107, G-108). Nothing when it changes nothing.
-pub fn update_other(stored: &Resource, sent: &Resource, standing: Standing) -> Result<Option<Resource>, Error> {
-    const ENDINGS: [&str; 5] = ["completed", "cancelled", "failed", "rejected", "entered-in-error"];
-    let (from, to) = (Task(stored).status().unwrap_or(""), Task(sent).status().unwrap_or(""));
-    if from != to && ENDINGS.contains(&from) && to != "entered-in-error" {
-        return Err(Error::refused("Task.status", format!("A Task that is {from} can't become anything else.")));
-    }
-    let mut task = match standing {
-        Standing::Author | Standing::Both => sent.clone(),
-        Standing::Owner | Standing::Claimant => stored.clone(),
-    };
-    for name in OWNED {
-        if let Some(value) = sent.at(name) {
-            task.set(name, value.clone());
-        }
-    }
-    keep_what_was_dropped(stored, &mut task);
-    Ok((!task.same_content(stored)).then_some(task))
-}
-
 fn check_step(from: Status, to: Status, standing: Standing) -> Result<(), Error> {
     if !from.may_become(to) {
         let next: Vec<&str> = Status::ALL.into_iter().filter(|next| from.may_become(*next)).map(Status::code).collect();
@@ -136,7 +115,7 @@ fn check_step(from: Status, to: Status, standing: Standing) -> Result<(), Error>
 }
 
 /// Elements the owner decides.
-const OWNED: &[&str] = &["status", "statusReason", "businessStatus", "output", "note"];
+pub(super) const OWNED: &[&str] = &["status", "statusReason", "businessStatus", "output", "note"];
 
 fn by_author(stored: &Resource, sent: &Resource, from: Status, to: Status) -> Resource {
     let mut task = sent.clone();
@@ -229,7 +208,7 @@ fn claimed(stored: &Resource, sent: &Resource, from: Status, to: Status) -> Resu
 }
 
 /// Primitive extensions that public clients lose between GET and PUT stay, unless their primitive went too.
-fn keep_what_was_dropped(stored: &Resource, task: &mut Resource) {
+pub(super) fn keep_what_was_dropped(stored: &Resource, task: &mut Resource) {
     let kept: Vec<(String, Value)> = stored
         .elements()
         .iter()
@@ -413,17 +392,6 @@ mod tests {
         let stored = changed(update(&task("requested"), &task("received"), Standing::Owner, FRESH).unwrap());
         assert_eq!(status_of(&stored), Status::Requested);
         assert_eq!(stored.at("businessStatus").unwrap()["coding"][0]["code"], "delivered");
-    }
-
-    // G-101, G-107: `ready` is a status of its own there, and the owner changes no more than anywhere.
-    #[test]
-    fn a_patients_task_keeps_its_own_words() {
-        let sent = with(task("in-progress"), "description", json!("other"));
-        let stored = update_other(&task("ready"), &sent, Standing::Owner).unwrap().unwrap();
-        assert_eq!((Task(&stored).status(), stored.text_at("description")), (Some("in-progress"), Some("d")));
-        assert_eq!(update_other(&task("ready"), &task("ready"), Standing::Author).unwrap(), None);
-        assert!(update_other(&task("completed"), &task("in-progress"), Standing::Owner).is_err());
-        assert!(update_other(&task("completed"), &task("entered-in-error"), Standing::Author).is_ok());
     }
 
     proptest! {

@@ -8,6 +8,7 @@ pub mod bridge;
 pub mod closure;
 pub mod consent;
 pub mod decide;
+pub mod patients;
 pub mod relay;
 pub mod status;
 

@@ -367,7 +367,7 @@ async fn a_coordinator_who_declines_says_why_and_the_source_is_told() {
     assert_eq!((county.level(&task).await, county.waiting_on(&task).await), (("L2".into(), false), "clinic".into()));
 }
 
-// Outputs other than Procedures, with their own details (G-053).
+// Outputs other than Procedures, with their own details (G-053), and what they were made from (G-166).
 // G-086
 #[tokio::test]
 async fn an_observation_and_what_it_rests_on_reach_the_source() {

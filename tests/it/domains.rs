@@ -149,3 +149,81 @@ fn a_part_of_a_value_set_refuses_nothing() {
     let (errors, open) = told(&condition, &profiles, "Condition.code");
     assert!(errors == 0 && open > 0);
 }
+
+fn places(resource: &Value) -> Vec<String> {
+    let found = examine(resource, Profiles::own());
+    let errors = found.into_iter().filter(|finding| finding.severity == Severity::Error);
+    errors.filter_map(|finding| finding.issue.expression).collect()
+}
+
+// G-166: what groups answers has a panel's code; what an answer was made from is let stand (`back.rs` shows it passed on).
+#[test]
+fn a_grouping_answer_has_a_panels_code() {
+    let mut answer = fixtures()["screening-response"].clone();
+    answer["derivedFrom"] = json!([{"reference": "QuestionnaireResponse/1"}]);
+    answer["hasMember"] = json!([{"reference": "Observation/2"}]);
+    assert_eq!(places(&answer), Vec::<String>::new());
+    answer["code"] = json!({"coding": [{"system": SNOMED, "code": "733423003"}]});
+    assert!(places(&answer).contains(&"Observation.code".to_string()), "{:?}", places(&answer));
+    answer.as_object_mut().unwrap().shift_remove("hasMember");
+    let found = examine(&answer, Profiles::own());
+    assert!(found.iter().all(|finding| !finding.issue.text.contains("lg-panel")), "{found:?}");
+}
+
+// G-008, G-014: a reason for absence stands where US Core lets it, and not for what the guide's own profiles demand.
+#[test]
+fn a_reason_stands_for_a_value_only_where_the_profile_lets_it() {
+    let absent = json!({"extension": [{"url": "http://hl7.org/fhir/StructureDefinition/data-absent-reason", "valueCode": "unknown"}]});
+    for (name, element, at) in [
+        ("referral-task", "for", "Task.for"),
+        ("referral-task", "focus", "Task.focus"),
+        ("referral-task", "requester", "Task.requester"),
+        ("referral-task", "code", "Task.code"),
+        ("referral-task", "_status", "Task.status"),
+        ("referral-task", "_intent", "Task.intent"),
+        ("information-task", "owner", "Task.owner"),
+        ("procedure", "subject", "Procedure.subject"),
+        ("procedure", "code", "Procedure.code"),
+        ("condition", "code", "Condition.code"),
+        ("condition", "subject", "Condition.subject"),
+    ] {
+        let mut resource = fixtures()[name].clone();
+        resource.as_object_mut().unwrap().shift_remove(element.trim_start_matches('_'));
+        resource[element] = absent.clone();
+        assert!(places(&resource).contains(&at.to_string()), "{name}.{element}: {:?}", places(&resource));
+    }
+    // What a referral does not hang on is told and let stand: R4 itself allows it.
+    for (name, element, at) in
+        [("referral-task", "_authoredOn", "Task.authoredOn"), ("information-task", "_priority", "Task.priority")]
+    {
+        let mut resource = fixtures()[name].clone();
+        resource.as_object_mut().unwrap().shift_remove(element.trim_start_matches('_'));
+        resource[element] = absent.clone();
+        assert_eq!(places(&resource), Vec::<String>::new(), "{name}.{element}");
+        let warned = |finding: &validate::Finding| {
+            finding.severity == Severity::Warning && finding.issue.expression.as_deref() == Some(at)
+        };
+        let found = examine(&resource, Profiles::own());
+        assert!(found.iter().any(warned), "{name}.{element}: {found:?}");
+    }
+    for (name, element) in [
+        ("service-request", "subject"),
+        ("goal", "subject"),
+        ("screening-response", "_effectiveDateTime"),
+        ("practitioner-role", "practitioner"),
+        ("location", "_name"),
+        ("patient", "_gender"),
+        ("care-team", "subject"),
+    ] {
+        let mut resource = fixtures()[name].clone();
+        resource.as_object_mut().unwrap().shift_remove(element.trim_start_matches('_'));
+        resource[element] = absent.clone();
+        assert_eq!(places(&resource), Vec::<String>::new(), "{name}.{element}");
+    }
+    // The codes US Core has for what is not known, where a code is demanded.
+    let unknown =
+        json!({"coding": [{"system": "http://terminology.hl7.org/CodeSystem/data-absent-reason", "code": "unknown"}]});
+    let mut goal = fixtures()["goal"].clone();
+    goal["description"] = unknown;
+    assert_eq!(places(&goal), Vec::<String>::new());
+}

@@ -435,3 +435,31 @@ async fn a_target_sees_its_own_referral_and_nobody_elses() {
         assert_eq!(county.get("pantry", text).await.status, 200, "{text}");
     }
 }
+
+// G-138: what is asked of organizations, and what they answer there, is not shared back by any search: a source finds its
+// own Task alone, and in it what was put there for it.
+#[tokio::test]
+async fn a_source_finds_its_own_task_alone() {
+    let county = TestGateway::county().await;
+    let task = county.refers("sr1", "food-insecurity").await;
+    county.deliver_due().await;
+    let theirs = county.relayed(&task).await.remove(0);
+    for (query, expected) in [
+        ("Task?_total=accurate".to_string(), 1),
+        (format!("Task?_id={task},{theirs}&_total=accurate"), 1),
+        (format!("Task?_id={theirs}&_total=accurate"), 0),
+        ("Task?requester=Organization/hub&_total=accurate".to_string(), 0),
+        ("Task?owner=Organization/pantry&_total=accurate".to_string(), 0),
+        (format!("Task?part-of=Task/{task}&_total=accurate"), 0),
+    ] {
+        let found = county.get("clinic", &query).await;
+        assert_eq!((found.entries().len(), &found.body["total"]), (expected, &json!(expected)), "{query}");
+        let all = county.get("root", &query).await.entries().len();
+        assert!(all > expected || query.starts_with(&format!("Task?_id={task}")), "{query}: there is more to find");
+    }
+    for query in [format!("Task?_id={task}&_revinclude=Task:part-of"), "Task/_history".into(), "_history".into()] {
+        let answer = county.get("clinic", &query).await;
+        assert_eq!(answer.status, 200, "{query}");
+        assert!(!answer.body.to_string().contains(&format!("Task/{theirs}\"")), "{query}: {}", answer.body);
+    }
+}

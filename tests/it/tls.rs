@@ -39,7 +39,7 @@ fn client() -> reqwest::ClientBuilder {
     reqwest::Client::builder().tls_certs_only([trusted]).no_proxy()
 }
 
-//
+// R-014, G-181: who speaks 1.3 alone is served.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_gateway_speaks_tls_itself_and_stops_when_told() {
     let place = Place::sqlite();
@@ -47,6 +47,8 @@ async fn the_gateway_speaks_tls_itself_and_stops_when_told() {
     let answer = client().build().unwrap().get(format!("{url}/fhir/metadata")).send().await.unwrap();
     assert_eq!(answer.status().as_u16(), 200);
     assert!(answer.headers().contains_key("date"), "R-014");
+    let newest = client().min_tls_version(reqwest::tls::Version::TLS_1_3).build().unwrap();
+    assert_eq!(newest.get(format!("{url}/fhir/metadata")).send().await.unwrap().status().as_u16(), 200);
     let plain = reqwest::Client::builder().no_proxy().build().unwrap();
     assert!(plain.get(url.replace("https", "http")).send().await.is_err());
     let stranger = plain.get(format!("{url}/fhir/metadata")).send().await;

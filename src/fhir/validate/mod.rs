@@ -5,6 +5,8 @@
 //! [`Kind::Invalid`]; faults against other profiles are stored and told as warnings. Terminologies that are not here
 //! are left open. <https://hl7.org/fhir/R4/validation.html>
 
+#[cfg(test)]
+mod agreement;
 mod binding;
 mod conform;
 mod contained;
