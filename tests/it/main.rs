@@ -23,6 +23,7 @@ mod intake;
 mod kit;
 mod lanes;
 mod mailing;
+mod matrix;
 mod misbehaving;
 mod mutants;
 mod network;
