@@ -162,6 +162,8 @@ pub struct Sms {
 pub struct Consent {
     /// Whether a referral needs a Consent that counts.
     pub required: bool,
+    /// Categories whose Consent must name them and the recipient.
+    pub sensitive: Vec<String>,
 }
 
 /// `[auth]`

@@ -10,27 +10,33 @@ use crate::referral::relay::{self, Target};
 use crate::store::{Kind as Owed, Reason, Referral, Relay, Tx, Viewer};
 use serde_json::{Value, json};
 
+/// Why a referral ends that no consent allows any more.
+const NO_CONSENT: &str = "The consent no longer allows this referral.";
+
 impl App {
     /// Calls off what is still open at the targets: at once where the Task is here, else owed to the target's server.
     pub(super) async fn withdraw(&self, tx: &mut Tx, referral: &Referral, why: &str) -> Result<(), Error> {
-        for mut relay in tx.relays(&referral.task).await? {
-            let key = Key::new(ResourceType::TASK, &relay.task);
-            let stored = self.must(tx, &key).await?;
-            let status = status_of(&stored.resource()?);
-            if status.is_terminal() || relay.withdrawn {
-                continue;
-            }
-            self.mirror_request(tx, &relay, "revoked").await?;
-            if relay.channel == "fhir" && status != Status::Draft {
-                relay.withdrawn = true;
-                tx.update_relay(&relay).await?;
-                let partner = relay.partner.clone().unwrap_or_default();
-                self.owe(tx, Owed::Deliver, &relay.task, &partner).await?;
-            } else {
-                self.call_off(tx, referral, &relay, why).await?;
-            }
+        for relay in tx.relays(&referral.task).await? {
+            self.withdraw_one(tx, referral, relay, why).await?;
         }
         Ok(())
+    }
+
+    async fn withdraw_one(&self, tx: &mut Tx, referral: &Referral, mut relay: Relay, why: &str) -> Result<(), Error> {
+        let key = Key::new(ResourceType::TASK, &relay.task);
+        let stored = self.must(tx, &key).await?;
+        let status = status_of(&stored.resource()?);
+        if status.is_terminal() || relay.withdrawn {
+            return Ok(());
+        }
+        self.mirror_request(tx, &relay, "revoked").await?;
+        if relay.channel == "fhir" && status != Status::Draft {
+            relay.withdrawn = true;
+            tx.update_relay(&relay).await?;
+            let partner = relay.partner.clone().unwrap_or_default();
+            return self.owe(tx, Owed::Deliver, &relay.task, &partner).await;
+        }
+        self.call_off(tx, referral, &relay, why).await
     }
 
     /// Our Task to a target becomes cancelled, by us.
@@ -184,17 +190,61 @@ impl App {
 
     /// A consent that no longer allows: the referrals that rest on it end, and the targets see nothing more (D15c).
     pub(super) async fn consent_changed(&self, tx: &mut Tx, consent: &Key) -> Result<(), Error> {
+        self.end_refused(tx, consent).await?;
+        self.await_end(tx, consent).await
+    }
+
+    /// Ends what rests on a Consent and is not allowed any more.
+    pub(super) async fn end_refused(&self, tx: &mut Tx, consent: &Key) -> Result<(), Error> {
         let pair = ("supporting-info".to_string(), consent.to_string());
         let mut query = search::parse(ResourceType::SERVICE_REQUEST, &[pair], self.own(), true)?;
         query.count = search::MAX_PAGE;
         for hit in tx.search(&query, &Viewer::Operator).await?.hits {
             let request = Resource::stored(&hit.content)?;
-            if self.check_consent(tx, &request).await.is_ok() {
-                continue;
-            }
+            let allowed = self.check_consent(tx, &request, None).await.is_ok();
             for referral in tx.referrals_by_request(&hit.key.id).await? {
-                let reason = concept(STATUS_REASON, "no-consent", "The consent no longer allows this referral.");
-                self.end_for_consent(tx, &referral, reason).await?;
+                // The referral's row is locked first, as everywhere.
+                let Some(referral) = tx.referral(&referral.task).await? else { continue };
+                let (mut refused, mut kept, mut lost) = (Vec::new(), false, !allowed);
+                for relay in tx.relays(&referral.task).await? {
+                    let (partner, open) = (relay.partner.as_deref(), !self.is_over(tx, &relay).await?);
+                    if allowed && (partner.is_none() || self.check_consent(tx, &request, partner).await.is_ok()) {
+                        kept |= open;
+                        self.end_claims(tx, &relay, &request).await?;
+                    } else {
+                        lost |= open;
+                        refused.push(relay);
+                    }
+                }
+                if allowed && refused.is_empty() {
+                    continue;
+                }
+                if lost && !kept {
+                    let reason = concept(STATUS_REASON, "no-consent", NO_CONSENT);
+                    self.cancel_source(tx, referral.clone(), reason).await?;
+                }
+                for relay in refused {
+                    // Eyes are closed at once; its server hears of it as of any calling off.
+                    if let Some(partner) = relay.partner.clone() {
+                        self.withdraw_one(tx, &referral, relay.clone(), NO_CONSENT).await?;
+                        tx.end_grants(&partner, &relay.task, None).await?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn is_over(&self, tx: &mut Tx, relay: &Relay) -> Result<bool, Error> {
+        let task = self.must(tx, &Key::new(ResourceType::TASK, &relay.task)).await?.resource()?;
+        Ok(status_of(&task).is_terminal())
+    }
+
+    /// Who may not have an open Task any more can't claim it either.
+    async fn end_claims(&self, tx: &mut Tx, relay: &Relay, request: &Resource) -> Result<(), Error> {
+        for partner in tx.grantees_for(&relay.task, Reason::Claim).await? {
+            if self.check_consent(tx, request, Some(&partner)).await.is_err() {
+                tx.end_grants(&partner, &relay.task, Some(Reason::Claim)).await?;
             }
         }
         Ok(())

@@ -81,8 +81,8 @@ impl App {
             return self.commit(tx).await;
         }
         // A server that can't be reached is looked at again for as long as it is configured.
-        let looking =
-            matches!(claimed.kind, Owed::Subscribe | Owed::Discover | Owed::Reconcile).then_some(&super::peers::DAILY);
+        let looking = matches!(claimed.kind, Owed::Subscribe | Owed::Discover | Owed::Reconcile | Owed::Expire)
+            .then_some(&super::peers::DAILY);
         if let Some(pause) = pauses.get(index).or(looking) {
             if claimed.kind == Owed::Notify {
                 self.stumbled(&mut tx, &claimed.subject, why).await?;
@@ -173,7 +173,13 @@ impl App {
                 Place::Relayed(relay, referral) => Some((referral, Some(relay))),
                 Place::Other => None,
             }),
-            Owed::Collect | Owed::Notify | Owed::Poll | Owed::Subscribe | Owed::Discover | Owed::Reconcile => Ok(None),
+            Owed::Collect
+            | Owed::Notify
+            | Owed::Poll
+            | Owed::Subscribe
+            | Owed::Discover
+            | Owed::Reconcile
+            | Owed::Expire => Ok(None),
         }
     }
 

@@ -238,13 +238,14 @@ impl App {
         if targets.is_empty() {
             return Err(Error::invalid("Parameters.parameter", "Give one or more “target” with a valueReference."));
         }
-        self.check_request_allows(&mut tx, &referral).await?;
+        self.check_request_allows(&mut tx, &referral, None).await?;
         let mut made = Vec::new();
         for (index, text) in targets.iter().enumerate() {
             let target = self.target_named(&mut tx, text).await?.ok_or_else(|| {
                 let text = "This is no Organization or HealthcareService of a partner that takes referrals.";
                 Error::invalid(format!("Parameters.parameter[{index}].valueReference"), text).code("not-found")
             })?;
+            self.check_request_allows(&mut tx, &referral, Some(&target.partner)).await?;
             // Asked again for one that is on its way, the same Task is the answer (design D1).
             made.push(match self.open_relay(&mut tx, &referral, &target).await? {
                 Some(stored) => stored,
@@ -287,10 +288,15 @@ impl App {
     }
 
     /// A fetched request must still be one that may be passed on.
-    pub(super) async fn check_request_allows(&self, tx: &mut Tx, referral: &Referral) -> Result<(), Error> {
+    pub(super) async fn check_request_allows(
+        &self,
+        tx: &mut Tx,
+        referral: &Referral,
+        partner: Option<&str>,
+    ) -> Result<(), Error> {
         let Some(request) = &referral.request else { return Ok(()) };
         let request = self.must(tx, &Key::new(ResourceType::SERVICE_REQUEST, request)).await?.resource()?;
-        self.check_consent(tx, &request)
+        self.check_consent(tx, &request, partner)
             .await
             .map_err(|refusal| Error::refused("ServiceRequest.supportingInfo", refusal.text()))
     }
@@ -333,7 +339,7 @@ impl App {
             let text = "What the source refers to is still being read. Try again, or use $relay.";
             return Err(Error::conflict(text).at("Task.partOf[0]"));
         }
-        self.check_request_allows(tx, &referral).await?;
+        self.check_request_allows(tx, &referral, Some(&target.partner)).await?;
         let focus = Task(&task).focus().and_then(|text| self.local(text));
         let focus =
             focus.ok_or_else(|| Error::invalid("Task.focus", "The focus is a ServiceRequest on this server."))?;

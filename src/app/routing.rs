@@ -1,15 +1,21 @@
 //! Where a referral goes, once everything it refers to is here: may it be passed on, and to whom (design D9, D12).
 
-use super::{App, Stored};
+use super::intake::Meant;
+use super::{App, Claimed, Stored};
 use crate::config::{Role, Routing};
 use crate::directory::matching::{Offer, candidates};
 use crate::error::{Error, Kind};
 use crate::fhir::reference::{self};
 use crate::fhir::views::{SDOHCC, STATUS_REASON, ServiceRequest, Task, capacity, concept, reference_of};
 use crate::fhir::{Key, Resource, ResourceType, search};
-use crate::referral::consent::{self, Refusal};
+use crate::referral::consent::{self, Disclosure, Recipient, Refusal};
 use crate::referral::relay::Target;
-use crate::store::{Reason, Referral, Tx, Viewer};
+use crate::store::{Delivery, Kind as Owed, Outcome, Reason, Referral, Tx, Viewer};
+use crate::time::Timestamp;
+use serde_json::Value;
+
+/// Security labels of what takes a Consent that names the need and the recipient: 42 CFR Part 2, substance use.
+const SENSITIVE_LABELS: [&str; 4] = ["42CFRPart2", "ETH", "ETHUD", "OPIOIDUD"];
 
 impl App {
     /// Everything the referral refers to is here: check consent, then route. A refusal is an error; nothing is stored.
@@ -27,9 +33,9 @@ impl App {
             return Err(Error::refused("ServiceRequest.status", "Only an active ServiceRequest can be referred."));
         }
         self.check_own(tx, &referral, &stored).await?;
-        self.check_consent(tx, &stored)
-            .await
-            .map_err(|refusal| Error::refused("ServiceRequest.supportingInfo", refusal.text()))?;
+        let refused = |refusal: Refusal| Error::refused("ServiceRequest.supportingInfo", refusal.text());
+        self.check_consent(tx, &stored, None).await.map_err(refused)?;
+        self.await_ends(tx, &stored).await?;
         let reach: Vec<Key> =
             self.reach(tx, &referral.source, &stored).await?.into_iter().chain([request.clone()]).collect();
         tx.grant(self.gateway(), &reach, &referral.task, Reason::Party).await?;
@@ -38,6 +44,9 @@ impl App {
         let waiting = tx.relays(&referral.task).await?;
         if !waiting.is_empty() {
             for relay in waiting {
+                if let Some(partner) = &relay.partner {
+                    self.check_consent(tx, &stored, Some(partner)).await.map_err(refused)?;
+                }
                 self.finish_relay(tx, &referral, relay).await?;
             }
             return self.accept_source(tx, referral).await;
@@ -74,19 +83,84 @@ impl App {
         Ok(by_gateway || tx.may_see(&Viewer::Grantees(vec![source.to_string()]), &stored.key).await?)
     }
 
-    pub(super) async fn check_consent(&self, tx: &mut Tx, request: &Resource) -> Result<(), Refusal> {
+    /// Whether consent allows this disclosure now: to this partner, or while nobody is chosen, at all.
+    pub(super) async fn check_consent(
+        &self,
+        tx: &mut Tx,
+        request: &Resource,
+        partner: Option<&str>,
+    ) -> Result<(), Refusal> {
         if !self.config().consent.required {
             return Ok(());
         }
+        let consents = self.consents_of(tx, request).await;
+        let mut recipient = Recipient::default();
+        for reference in consents.iter().flat_map(|(_, consent)| consent::recipients(consent)) {
+            match self.named(tx, reference).await.ok().flatten() {
+                Some(Meant::Us) => recipient.gateway.push(reference.clone()),
+                Some(Meant::Partner(named, _)) if Some(named.as_str()) == partner => {
+                    recipient.itself.push(reference.clone());
+                }
+                Some(Meant::Partner(..) | Meant::Anyone) | None => {}
+            }
+        }
+        let view = ServiceRequest(request);
+        let domains: Vec<&str> = view.domains().collect();
+        let labels = request.at("meta").and_then(|meta| meta.get("security")).and_then(Value::as_array);
+        let mut labels = labels.into_iter().flatten().filter_map(|label| label.get("code").and_then(Value::as_str));
+        let sensitive = domains.iter().any(|domain| self.config().consent.sensitive.iter().any(|one| one == domain))
+            || labels.any(|label| SENSITIVE_LABELS.contains(&label));
+        let asked = Disclosure {
+            patient: view.subject().unwrap_or(""),
+            now: self.now(),
+            domains: &domains,
+            sensitive,
+            recipient: partner.map(|_| &recipient),
+        };
+        consent::allows(consents.iter().map(|(_, consent)| consent), &asked)
+    }
+
+    /// The Consents that a request rests on.
+    async fn consents_of(&self, tx: &mut Tx, request: &Resource) -> Vec<(Key, Resource)> {
         let mut consents = Vec::new();
         for key in ServiceRequest(request).supporting_info().filter_map(|text| self.local(text)) {
             if key.kind == ResourceType::CONSENT {
                 let stored = tx.resource(&key).await.ok().flatten().filter(|stored| !stored.deleted);
-                consents.extend(stored.and_then(|stored| stored.resource().ok()));
+                consents.extend(stored.and_then(|stored| stored.resource().ok()).map(|consent| (key, consent)));
             }
         }
-        let patient = ServiceRequest(request).subject().unwrap_or("");
-        consent::allows(consents.iter(), patient, self.now())
+        consents
+    }
+
+    /// Owes a look at each Consent of a request when it ends.
+    async fn await_ends(&self, tx: &mut Tx, request: &Resource) -> Result<(), Error> {
+        for (key, _) in self.consents_of(tx, request).await {
+            self.await_end(tx, &key).await?;
+        }
+        Ok(())
+    }
+
+    /// Owes a look at a Consent when it ends.
+    pub(super) async fn await_end(&self, tx: &mut Tx, consent: &Key) -> Result<(), Error> {
+        let Some(due_at) = self.end_of(tx, consent).await? else { return Ok(()) };
+        let (subject, partner) = (consent.id.clone(), self.gateway().to_string());
+        let lane = super::lane_to(&partner);
+        tx.enqueue(&Delivery { kind: Owed::Expire, subject, partner, lane, due_at }).await
+    }
+
+    /// When a Consent will end, if it will.
+    async fn end_of(&self, tx: &mut Tx, consent: &Key) -> Result<Option<Timestamp>, Error> {
+        let Some(stored) = tx.resource(consent).await?.filter(|stored| !stored.deleted) else { return Ok(None) };
+        Ok(consent::ends(&stored.resource()?).filter(|end| *end > self.now()))
+    }
+
+    /// A Consent's end has come, or was moved: what rested on it ends.
+    pub async fn consent_ends(&self, claimed: &Claimed) -> Result<(), Error> {
+        let key = Key::new(ResourceType::CONSENT, &claimed.subject);
+        let mut tx = self.store().begin().await?;
+        self.end_refused(&mut tx, &key).await?;
+        let outcome = self.end_of(&mut tx, &key).await?.map_or(Outcome::Done, Outcome::Again);
+        if tx.finish(claimed, &outcome).await? { self.commit(tx).await } else { Ok(()) }
     }
 
     /// Where does it go? To who was named, else to the best match, else to whoever claims it, else to a coordinator.
@@ -100,6 +174,9 @@ impl App {
         }
         if let Some(partner) = referral.performer.clone() {
             let target = Target { partner, service: referral.service.clone() };
+            if let Err(refusal) = self.check_consent(tx, request, Some(&target.partner)).await {
+                return self.end_source(tx, referral, concept(STATUS_REASON, "no-consent", refusal.text())).await;
+            }
             if self.can_be_reached(&target.partner) {
                 return self.relay_to(tx, referral, &[Some(target)]).await;
             }
@@ -145,7 +222,7 @@ impl App {
         self.partner(partner).is_some_and(|partner| partner.roles.contains(&Role::Target) && partner.channel.is_some())
     }
 
-    /// The targets with a service in the request's category, best first, but those already asked.
+    /// The targets with a service in the request's category that consent allows, best first, but those already asked.
     pub(super) async fn candidates(
         &self,
         tx: &mut Tx,
@@ -164,6 +241,9 @@ impl App {
             let service = Resource::stored(&hit.content)?;
             let provider = reference_of(service.at("providedBy")).and_then(|text| self.local(text));
             let Some(provider) = provider.filter(|provider| self.can_be_reached(&provider.id)) else { continue };
+            if self.check_consent(tx, request, Some(&provider.id)).await.is_err() {
+                continue;
+            }
             offers.push(Offer {
                 partner: provider.id,
                 service: hit.key.id.clone(),

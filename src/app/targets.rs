@@ -68,6 +68,13 @@ impl App {
         if status == Status::Draft || (settled && !relay.withdrawn) {
             return Ok(None);
         }
+        let referral = tx.referral(&relay.referral).await?;
+        if let (false, Some(referral)) = (relay.withdrawn, referral)
+            && self.check_request_allows(&mut tx, &referral, Some(&partner.id)).await.is_err()
+        {
+            // Nothing is sent; what ends with the consent is ended by `consent_changed`.
+            return Ok(None);
+        }
         let source = tx.resource(&Key::new(ResourceType::TASK, &relay.referral)).await?;
         let why = source.map(|stored| stored.resource()).transpose()?;
         let why = why.as_ref().filter(|_| !status.is_terminal()).or(Some(&task));

@@ -30,7 +30,8 @@ pub(super) fn config(root: &Section<'_, '_>) -> Option<Config> {
     let limits = limits(&root.within("limits"));
     let email = root.table("email");
     let email = email.map(|s| (s.read("smtp", mail_server), s.read("from", mailbox)));
-    let required = root.within("consent").flag("required");
+    let section = root.within("consent");
+    let (required, sensitive) = (section.flag("required"), section.list("sensitive", category));
     let lifetime = |t: &str| between(t, SECOND..=DAY, "must be between 1s and 24h");
     let token_lifetime = root.within("auth").read("token_lifetime", lifetime);
     let section = root.within("subscriptions");
@@ -94,7 +95,7 @@ pub(super) fn config(root: &Section<'_, '_>) -> Option<Config> {
         limits: limits?,
         email,
         sms,
-        consent: Consent { required: required? },
+        consent: Consent { required: required?, sensitive: sensitive? },
         auth: Auth { token_lifetime: token_lifetime? },
         subscriptions: Subscriptions {
             per_partner: per_partner?,
@@ -308,9 +309,6 @@ pub(super) fn service(s: &Section<'_, '_>, around: &mut Surroundings) -> Option<
     if let Some(id) = &id {
         s.unique(&mut around.services, "id", id.clone());
     }
-    let categories = s.list("categories", |code| match CATEGORIES.split(' ').any(|c| c == code) {
-        true => Ok(code.to_owned()),
-        false => fault("must be one of the guide's SDOH category codes, such as food-insecurity"),
-    });
+    let categories = s.list("categories", category);
     Some(HealthcareService { id: id?, name: name?, categories: categories? })
 }

@@ -43,6 +43,7 @@ pub const SETTINGS: &[Setting] = &[
     row("sms.url", "required", "HTTP gateway for Subscriptions by sms (refused without this table): POST of {id, to, text} as JSON, any 2xx is taken"),
     row("sms.authorization", "none", "value of the Authorization header there, such as Bearer and a token"),
     row("consent.required", "true", "whether a referral needs a Consent"),
+    row("consent.sensitive", "[\"intimate-partner-violence\"]", "categories that take a Consent which names them and the recipient"),
     row("auth.token_lifetime", "\"5m\"", "how long an access token is good for, 1s to 24h"),
     row("subscriptions.per_partner", "100", "most Subscriptions of one partner"),
     row("subscriptions.accept_past_end", "false", "take an `end` in the past as none"),

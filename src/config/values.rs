@@ -189,6 +189,13 @@ pub(super) fn sha256(text: &str) -> Result<[u8; 32], String> {
     hash.ok_or_else(|| "must be 64 hex digits".to_owned())
 }
 
+pub(super) fn category(code: &str) -> Result<String, String> {
+    match CATEGORIES.split(' ').any(|known| known == code) {
+        true => Ok(code.to_owned()),
+        false => fault("must be one of the guide's SDOH category codes, such as food-insecurity"),
+    }
+}
+
 pub(super) fn key(text: &str) -> Result<Secret, String> {
     sha256(text).map(|_| Secret(text.to_owned()))
 }

@@ -205,7 +205,7 @@ impl Worker {
 
     async fn send(&self, claimed: &Claimed) -> Result<Result<(), Failure>, Error> {
         let app = &self.app;
-        if !matches!(claimed.kind, Owed::Poll | Owed::Discover | Owed::Reconcile)
+        if !matches!(claimed.kind, Owed::Poll | Owed::Discover | Owed::Reconcile | Owed::Expire)
             && app.partner(&claimed.partner).is_none()
         {
             return Ok(Err(Failure::new("the partner is not in the configuration any more")));
@@ -243,6 +243,7 @@ impl Worker {
                 Some(plan) => reconcile::run(app, &self.server(&plan.partner.clone()), claimed, plan).await,
                 None => app.nothing_owed(claimed).await.map(Ok),
             },
+            Owed::Expire => app.consent_ends(claimed).await.map(Ok),
             Owed::Discover => match app.discover_plan(claimed) {
                 Some(plan) => discover::run(app, &self.server(&plan.partner.clone()), claimed, plan).await,
                 None => app.nothing_owed(claimed).await.map(Ok),

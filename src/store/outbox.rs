@@ -36,6 +36,8 @@ pub enum Kind {
     Discover,
     /// Compare everything that is open with what a partner's server says. Subject: the partner's id.
     Reconcile,
+    /// Look at what rests on a Consent that has come to its end. Subject: its id; of no partner, but ours.
+    Expire,
 }
 
 impl Kind {
@@ -51,10 +53,11 @@ impl Kind {
             Kind::Subscribe => "subscribe",
             Kind::Discover => "discover",
             Kind::Reconcile => "reconcile",
+            Kind::Expire => "expire",
         }
     }
     fn parse(code: &str) -> Result<Kind, Error> {
-        const ALL: [Kind; 9] = [
+        const ALL: [Kind; 10] = [
             Kind::Fetch,
             Kind::Deliver,
             Kind::Collect,
@@ -64,6 +67,7 @@ impl Kind {
             Kind::Subscribe,
             Kind::Discover,
             Kind::Reconcile,
+            Kind::Expire,
         ];
         ALL.into_iter()
             .find(|kind| kind.code() == code)

@@ -1,5 +1,7 @@
 //! What may be referred at all: consent that counts (D15c), and nothing that is another's (D2, D11).
 
+use std::time::Duration;
+
 use loopgate::demo::patient;
 use serde_json::{Value, json};
 
@@ -226,4 +228,105 @@ async fn a_task_for_another_patient_than_its_requests_is_refused() {
     let refused = county.post("clinic", "", &bundle).await;
     assert_eq!(refused.status, 422, "{}", refused.body);
     assert!(refused.expression().ends_with(".for"), "{}", refused.expression());
+}
+
+// SP-10, D15c: a consent that runs out ends what rests on it, unasked and within a second, and one that was extended
+// ends it when it ends.
+// G-176
+#[tokio::test]
+async fn a_consent_that_runs_out_closes_the_targets_eyes() {
+    let county = TestGateway::county().await;
+    let end = |seconds| {
+        let end = county.clock.now().plus(Duration::from_secs(seconds));
+        json!({"type": "permit", "period": {"end": end.to_string()}})
+    };
+    let mut bundle = transaction(&county, "housing-instability");
+    entry(&mut bundle, "Consent")["provision"] = end(3_600);
+    let answer = county.post("clinic", "", &bundle).await;
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    let find = |kind: &str| answer.entries().into_iter().find(|one| one["resourceType"] == kind).unwrap();
+    let task = find("Task")["id"].as_str().unwrap().to_string();
+    let theirs = county.relayed(&task).await.remove(0);
+    let person = reference(&find("ServiceRequest")["subject"]);
+    // Extended before it ran out.
+    let mut consent = find("Consent");
+    consent["provision"] = end(7_200);
+    let path = format!("Consent/{}", consent["id"].as_str().unwrap());
+    assert_eq!(county.put("clinic", &path, &consent).await.status, 200);
+    county.later(Duration::from_secs(3_600)).await;
+    assert_eq!(county.get("agency", &person).await.status, 200);
+    county.later(Duration::from_secs(3_599)).await;
+    assert_eq!(county.get("agency", &person).await.status, 200);
+    // A second is over when it has passed.
+    county.later(Duration::from_secs(2)).await;
+    for path in [&person, &format!("Task/{theirs}")] {
+        assert_eq!(county.get("agency", path).await.status, 404, "{path}");
+    }
+    let told = county.get("clinic", &format!("Task/{task}")).await.body;
+    assert_eq!(
+        (&told["status"], &told["statusReason"]["coding"][0]["code"]),
+        (&json!("cancelled"), &json!("no-consent"))
+    );
+}
+
+fn to(partner: &str) -> Value {
+    let role =
+        json!({"coding": [{"system": "http://terminology.hl7.org/CodeSystem/v3-ParticipationType", "code": "IRCP"}]});
+    json!({"role": role, "reference": {"reference": format!("Organization/{partner}")}})
+}
+
+// SP-10: the consent's recipients are kept to: whom it does not name is not asked, and loses what it had when the
+// consent is narrowed; the one whom it names keeps it.
+// G-176, G-183
+#[tokio::test]
+async fn a_consent_that_names_recipients_is_for_nobody_else() {
+    let county = TestGateway::county().await;
+    let mut bundle = transaction(&county, "food-insecurity");
+    entry(&mut bundle, "Consent")["provision"]["actor"] = json!([to("kitchen")]);
+    let answer = county.post("clinic", "", &bundle).await;
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    let find = |kind: &str| answer.entries().into_iter().find(|one| one["resourceType"] == kind).unwrap();
+    let task = find("Task")["id"].as_str().unwrap().to_string();
+    let relayed = county.relayed(&task).await;
+    assert_eq!(relayed.len(), 1);
+    assert_eq!(county.task(&relayed[0]).await["owner"]["reference"], "Organization/kitchen");
+    // A coordinator can't send it elsewhere.
+    let target = |id: &str| {
+        json!({"resourceType": "Parameters", "parameter": [{"name": "target",
+        "valueReference": {"reference": format!("Organization/{id}")}}]})
+    };
+    let refused = county.post("desk", &format!("Task/{task}/$relay"), &target("pantry")).await;
+    assert_eq!((refused.status, refused.expression()), (422, "ServiceRequest.supportingInfo"), "{}", refused.body);
+    let mut consent = find("Consent");
+    let path = format!("Consent/{}", consent["id"].as_str().unwrap());
+    consent["provision"]["actor"] = json!([to("kitchen"), to("agency")]);
+    assert_eq!(county.put("clinic", &path, &consent).await.status, 200);
+    assert_eq!(county.post("desk", &format!("Task/{task}/$relay"), &target("agency")).await.status, 200);
+    let person = reference(&find("ServiceRequest")["subject"]);
+    for who in ["kitchen", "agency"] {
+        assert_eq!(county.get(who, &person).await.status, 200, "{who}");
+    }
+    consent.as_object_mut().unwrap().remove("meta");
+    consent["provision"]["actor"] = json!([to("agency")]);
+    assert_eq!(county.put("clinic", &path, &consent).await.status, 200);
+    assert_eq!(county.get("kitchen", &person).await.status, 404);
+    assert_eq!(county.get("agency", &person).await.status, 200);
+    assert_ne!(county.status(&task).await, "cancelled");
+}
+
+// TC-06: a sensitive need takes a consent that names it and its recipient.
+#[tokio::test]
+async fn a_sensitive_need_takes_a_narrow_consent() {
+    let settings = format!("{}[consent]\nsensitive = [\"housing-instability\"]\n", crate::gateway::county());
+    let county = TestGateway::with(crate::databases::Place::sqlite(), &settings).await;
+    let broad = transaction(&county, "housing-instability");
+    let refused = county.post("clinic", "", &broad).await;
+    assert_eq!(refused.status, 422, "{}", refused.body);
+    let mut narrow = broad.clone();
+    let system = "http://hl7.org/fhir/us/sdoh-clinicalcare/CodeSystem/SDOHCC-CodeSystemTemporaryCodes";
+    entry(&mut narrow, "Consent")["provision"]["code"] =
+        json!([{"coding": [{"system": system, "code": "housing-instability"}]}]);
+    entry(&mut narrow, "Consent")["provision"]["actor"] = json!([to("agency")]);
+    let answer = county.post("clinic", "", &narrow).await;
+    assert_eq!(answer.status, 200, "{}", answer.body);
 }
