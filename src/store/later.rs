@@ -140,9 +140,9 @@ impl Later {
             let lists = lists(rows, &mut args);
             parts.push(format!("insert into {table} ({columns}) select * from unnest({lists}){or}"));
         }
-        let mut sets: Vec<(Shape, Vec<&'static str>, Vec<Vec<Arg>>)> = Vec::new();
+        let mut sets: Vec<(Shape, Names, Vec<Vec<Arg>>)> = Vec::new();
         for Set { shape, mut key, values } in self.sets.drain(..) {
-            let (names, values): (Vec<&'static str>, Vec<Arg>) = values.into_iter().unzip();
+            let (names, values): (Names, Vec<Arg>) = values.into_iter().unzip();
             key.extend(values);
             match sets.iter_mut().find(|(its, known, _)| *its == shape && *known == names) {
                 Some((_, _, list)) => list.push(key),
@@ -170,6 +170,9 @@ impl Later {
         Some((format!("with {} select 1", parts.join(", ")), args))
     }
 }
+
+/// The columns that a change sets.
+type Names = Vec<&'static str>;
 
 /// Rows as columns, appended to the arguments; their placeholders.
 fn lists(rows: Vec<Vec<Arg>>, args: &mut Vec<Arg>) -> String {
@@ -231,7 +234,7 @@ mod tests {
         let mut later = Later::default();
         later.insert(GRANT, vec![args!["x", 1, "c"]]);
         assert!(later.has(GRANT, &[args!["x", 1, "d"]]) && !later.has(GRANT, &[args!["x", 2, "c"]]));
-        assert!(later.touches(GRANT, &args!["x"]) && !later.touches(GRANT, &args!["y"]));
+        assert!(later.touches(GRANT, &["x".into()]) && !later.touches(GRANT, &["y".into()]));
 
         later.insert(INDEX, vec![args!["k", "p", "old", 1], args!["k", "q", "stays", 1]]);
         later.remove(INDEX, args!["k", "p"]);
@@ -242,7 +245,7 @@ mod tests {
         later.set(INDEX, args!["m", "p"], vec![("v", "v".into())]);
         later.set(INDEX, args!["n", "p"], vec![("u", 1.into())]);
         later.remove(INDEX, args!["n", "p"]);
-        assert!(later.touches(INDEX, &args!["n"]));
+        assert!(later.touches(INDEX, &["n".into()]));
         let (text, args) = later.take().unwrap();
         assert_eq!(text.matches("update i set").count(), 1, "{text}");
         assert!(text.contains("update i set u = new.u, v = new.v from"), "{text}");

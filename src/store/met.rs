@@ -98,7 +98,7 @@ impl Tx {
         keys.dedup();
         keys.retain(|key| {
             let met = self.met.resource(key).is_some() || self.met.unused.contains(key);
-            !met && !self.later.touches(RESOURCE, &args![key.kind.name(), &key.id])
+            !met && !self.later.touches(RESOURCE, &[key.kind.name().into(), (&key.id).into()])
         });
         if keys.is_empty() {
             return Ok(Vec::new());
