@@ -28,6 +28,8 @@ mod postgres;
 mod product;
 #[path = "gateway/runner.rs"]
 mod runner;
+#[path = "gateway/safety.rs"]
+mod safety;
 #[path = "gateway/scale.rs"]
 mod scale;
 #[path = "gateway/subscribers.rs"]

@@ -53,7 +53,7 @@ struct Ideal {
 pub async fn serve(what: &str, file: &str) {
     let router = match what {
         "hello" => hello(),
-        _ => ideal(file, what == "ideal-normal").await,
+        _ => ideal(file, what == "ideal-normal", what != "ideal-untold").await,
     };
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     println!("port {}", listener.local_addr().unwrap().port());
@@ -82,7 +82,8 @@ fn hello() -> Router {
         )
 }
 
-async fn ideal(file: &str, normal: bool) -> Router {
+/// `told`: whether a change has its rows in the audit and in the outbox.
+async fn ideal(file: &str, normal: bool, told: bool) -> Router {
     let sync = if normal { SqliteSynchronous::Normal } else { SqliteSynchronous::Full };
     let options = SqliteConnectOptions::new()
         .filename(file)
@@ -101,7 +102,7 @@ async fn ideal(file: &str, normal: bool) -> Router {
         while jobs.recv_many(&mut batch, GROUP).await > 0 {
             sqlx::raw_sql("begin immediate").execute(&mut connection).await.unwrap();
             for (writes, _) in &batch {
-                store(&mut connection, writes).await.unwrap();
+                store(&mut connection, writes, told).await.unwrap();
             }
             sqlx::raw_sql("commit").execute(&mut connection).await.unwrap();
             for (_, done) in batch.drain(..) {
@@ -116,7 +117,7 @@ async fn ideal(file: &str, normal: bool) -> Router {
         .with_state(Arc::new(Ideal { writer, readers }))
 }
 
-async fn store(connection: &mut SqliteConnection, writes: &[Write]) -> Result<(), sqlx::Error> {
+async fn store(connection: &mut SqliteConnection, writes: &[Write], told: bool) -> Result<(), sqlx::Error> {
     let now = micros();
     for one in writes {
         sqlx::query("insert into res values ($1, $2, 1, $3)")
@@ -143,7 +144,7 @@ async fn store(connection: &mut SqliteConnection, writes: &[Write]) -> Result<()
         }
         query.execute(&mut *connection).await?;
     }
-    if let Some(one) = writes.last() {
+    if let Some(one) = writes.last().filter(|_| told) {
         sqlx::query("insert into outbox values ($1, $2, $3)")
             .bind(loopgate::id::new())
             .bind(&one.id)

@@ -15,13 +15,13 @@ use super::runner::Report;
 const FIXTURES: &str = include_str!("../../tests/it/validation/fixtures.json");
 
 /// CPU time of this thread so far.
-fn cpu() -> Duration {
+pub fn cpu() -> Duration {
     let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
     Duration::from_nanos(text.split(' ').next().and_then(|nanos| nanos.parse().ok()).unwrap_or(0))
 }
 
 /// Microseconds of CPU that one turn takes, when so many are done in a row.
-fn each(turns: u32, mut act: impl FnMut()) -> f64 {
+pub fn each(turns: u32, mut act: impl FnMut()) -> f64 {
     let before = cpu();
     for _ in 0..turns {
         act();
@@ -121,8 +121,8 @@ fn bundles(report: &mut Report, rounds: usize) {
     assert!(found.iter().all(|one| one.severity != Severity::Error), "{:?}", found.first());
     let (mine, theirs, ratio) = in_turn(
         rounds,
-        || each(1, || drop(black_box(examine(black_box(&large), profiles)))),
-        || each(3, || drop(black_box(examine(black_box(&small), profiles)))),
+        || each(2, || drop(black_box(examine(black_box(&large), profiles)))),
+        || each(20, || drop(black_box(examine(black_box(&small), profiles)))),
     );
     let shown = format!("10,000 entries {:.0} ms / 1,000 entries {:.1} ms", mine / 1e3, theirs / 1e3);
     report.line(

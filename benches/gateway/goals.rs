@@ -13,6 +13,7 @@ use super::fsync;
 use super::postgres::{self, Cluster};
 use super::product::Product;
 use super::runner::{Report, Round, Server, in_turn, median, middle, ms};
+use super::safety;
 use super::scale;
 use super::subscribers;
 use super::world::{self, World};
@@ -62,6 +63,7 @@ pub async fn run(quick: bool, large: bool, chosen: &[String]) {
     }
     let folder = tempfile::tempdir().unwrap();
     let folder = folder.path();
+    let token = if wanted(&["P17", "P23"]) { safety::tokens(&mut report, folder, quick).await } else { 0.0 };
     let mut world = world::open().await;
     println!("CPU time of the server per request; rates and latencies on the wall clock, load generator included.");
     let began = Instant::now();
@@ -80,6 +82,9 @@ pub async fn run(quick: bool, large: bool, chosen: &[String]) {
     denominators(&mut report, &size, &hello, folder, &small).await;
     if wanted(&["P1"]) {
         creates(&mut report, &size, &ideal, &product).await;
+    }
+    if wanted(&["P23"]) {
+        safety::tax(&mut report, &size, folder, (&ideal, &product), token).await;
     }
     if wanted(&["P2"]) {
         transactions(&mut report, &size, &ideal, &product).await;
@@ -125,7 +130,7 @@ pub fn file(folder: &Path, name: &str) -> String {
     folder.join(name).display().to_string()
 }
 
-fn always(method: &'static str, path: &str, token: &'static str, body: &str) -> Requests {
+pub fn always(method: &'static str, path: &str, token: &'static str, body: &str) -> Requests {
     let bytes = request(method, path, token, &[], body);
     Arc::new(move |_| bytes.clone())
 }
