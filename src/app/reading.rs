@@ -14,6 +14,9 @@ use crate::fhir::{Key, Resource, ResourceType, published};
 use crate::store::{Access, Position, Tx, Viewer};
 use crate::time::Timestamp;
 
+/// Most Tasks asked about at once.
+const ASKED: usize = 200;
+
 /// A search's answer.
 #[derive(Debug, Clone)]
 pub struct Found {
@@ -55,12 +58,9 @@ impl App {
         if key.kind == ResourceType::AUDIT_EVENT {
             return self.audit_event(context, key).await.map(Arc::new);
         }
-        let mut tx = self.store().read().await?;
+        let mut tx = self.looking(key.kind).await?;
         let stored = self.read_in(&mut tx, context, key).await?;
-        drop(tx);
-        if !published::holds(key.kind) {
-            self.on_record(context, "read", [&*stored]).await?;
-        }
+        self.show(tx, context, "read", None, &[(key.clone(), stored.version)]).await?;
         Ok(stored)
     }
 
@@ -83,10 +83,9 @@ impl App {
 
     /// One version. A viewer of part of a Task has no history.
     pub async fn vread(&self, context: &Context, key: &Key, version: i64) -> Result<Arc<Stored>, Error> {
-        let mut tx = self.store().read().await?;
+        let mut tx = self.looking(key.kind).await?;
         let stored = self.vread_in(&mut tx, context, key, version).await?;
-        drop(tx);
-        self.on_record(context, "vread", [&*stored]).await?;
+        self.show(tx, context, "vread", None, &[(key.clone(), version)]).await?;
         Ok(stored)
     }
 
@@ -190,12 +189,9 @@ impl App {
         if self.store().finds_nothing(query, &viewer) {
             return Ok(Found { hits: Vec::new(), total: query.total.then_some(0), next: None, horizon });
         }
-        let mut tx = self.store().read().await?;
+        let mut tx = self.looking(query.kind).await?;
         let (found, seen) = self.search_in(&mut tx, context, query).await?;
-        drop(tx);
-        let asked = self.asked(query);
-        self.0.recorder.record(Access { query: Some(asked), ..shown(context, "search", &seen) }).await?;
-        self.known_to_source(context, &seen).await?;
+        self.show(tx, context, "search", Some(self.asked(query)), &seen).await?;
         Ok(Found { horizon, ..found })
     }
 
@@ -265,6 +261,38 @@ impl App {
         Err(not_found(&key))
     }
 
+    /// Begins a look at resources of this type. The directory is everybody's and goes on no record.
+    async fn looking(&self, kind: ResourceType) -> Result<Tx, Error> {
+        if kind.is_directory() || published::holds(kind) {
+            self.store().read().await
+        } else {
+            self.store().look().await
+        }
+    }
+
+    /// Ends a look: puts on record what is about to be shown, in the same transaction where there is one.
+    async fn show(
+        &self,
+        mut tx: Tx,
+        context: &Context,
+        action: &'static str,
+        query: Option<String>,
+        list: &[(Key, i64)],
+    ) -> Result<(), Error> {
+        let access = Access { query, ..shown(context, action, list) };
+        if !tx.is_writing() {
+            drop(tx);
+            self.0.recorder.record(access).await?;
+            return self.known_to_source(context, list).await;
+        }
+        tx.audit(&[access]).await?;
+        let tasks = tasks(list);
+        for source in self.sources(&context.partner) {
+            self.source_has_in(&mut tx, source, &tasks, "read").await?;
+        }
+        self.commit(tx).await
+    }
+
     async fn on_record<'a>(
         &self,
         context: &Context,
@@ -283,13 +311,8 @@ impl App {
 
     /// Who reads its own Task knows its status.
     pub(super) async fn known_to_source(&self, context: &Context, list: &[(Key, i64)]) -> Result<(), Error> {
-        let tasks: Vec<(String, i64)> = list
-            .iter()
-            .filter(|(key, _)| key.kind == ResourceType::TASK)
-            .map(|(key, version)| (key.id.clone(), *version))
-            .collect();
         // A version that is asked for by number is one the source may have known of; it counts as well.
-        self.source_saw(&context.partner.id, &tasks, "read").await
+        self.source_saw(&context.partner.id, &tasks(list), "read").await
     }
 
     /// Notes that a partner has these versions of Tasks: evidence, where it is their source.
@@ -302,20 +325,25 @@ impl App {
     }
 
     async fn source_has(&self, source: &str, tasks: &[(String, i64)], how: &str) -> Result<(), Error> {
-        let ids: Vec<String> = tasks.iter().map(|(id, _)| id.clone()).collect();
-        for chunk in ids.chunks(200) {
+        for chunk in tasks.chunks(ASKED) {
             let mut reader = self.store().read().await?;
-            let waiting = reader.uninformed(source, chunk).await?;
+            let waiting = reader.uninformed(source, &ids(chunk)).await?;
             drop(reader);
-            if waiting.is_empty() {
-                continue;
+            if !waiting.is_empty() {
+                let mut tx = self.store().begin().await?;
+                self.source_has_in(&mut tx, source, chunk, how).await?;
+                self.commit(tx).await?;
             }
-            let mut tx = self.store().begin().await?;
-            for referral in waiting {
-                let version = tasks.iter().find(|(id, _)| *id == referral.task).map_or(0, |(_, version)| *version);
-                self.informed(&mut tx, &referral.task, version, how).await?;
+        }
+        Ok(())
+    }
+
+    async fn source_has_in(&self, tx: &mut Tx, source: &str, tasks: &[(String, i64)], how: &str) -> Result<(), Error> {
+        for chunk in tasks.chunks(ASKED) {
+            for referral in tx.uninformed(source, &ids(chunk)).await? {
+                let version = chunk.iter().find(|(id, _)| *id == referral.task).map_or(0, |(_, version)| *version);
+                self.informed(tx, &referral.task, version, how).await?;
             }
-            self.commit(tx).await?;
         }
         Ok(())
     }
@@ -413,13 +441,23 @@ impl App {
     }
 }
 
+/// The Tasks among these.
+fn tasks(list: &[(Key, i64)]) -> Vec<(String, i64)> {
+    let tasks = list.iter().filter(|(key, _)| key.kind == ResourceType::TASK);
+    tasks.map(|(key, version)| (key.id.clone(), *version)).collect()
+}
+
+fn ids(tasks: &[(String, i64)]) -> Vec<String> {
+    tasks.iter().map(|(id, _)| id.clone()).collect()
+}
+
 fn not_found(key: &Key) -> Error {
     Error::not_found(key.kind.name(), &key.id)
 }
 
-/// What goes on record: the directory is everybody's, and does not.
+/// What goes on record: the directory and what is part of the program are everybody's, and do not.
 pub(super) fn shown(context: &Context, action: &'static str, list: &[(Key, i64)]) -> Access {
-    let private = list.iter().filter(|(key, _)| !key.kind.is_directory());
+    let private = list.iter().filter(|(key, _)| !key.kind.is_directory() && !published::holds(key.kind));
     access(context, action, private.cloned().collect())
 }
 

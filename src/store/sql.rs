@@ -15,12 +15,13 @@ use sqlx::{AssertSqlSafe, PgPool, Postgres};
 
 use crate::error::Error;
 use crate::fhir::Key;
+use crate::store::Stored;
 use crate::store::later::{Later, Shape, Values, listed};
 use crate::store::marks::Marks;
 use crate::store::met::Met;
 use crate::store::migrations;
 use crate::store::resources::Changed;
-use crate::store::sqlite::{self, Reader};
+use crate::store::sqlite::{self, Reader, Readers};
 use crate::store::stamps::{Stamped, Stamps, locked};
 use crate::store::values::{Arg, Row};
 use crate::store::versions::Versions;
@@ -118,6 +119,19 @@ impl Store {
         Ok(self.tx(connection, Timestamp(stamp), stamped))
     }
 
+    /// Begins a look at what goes on record before it is shown. On the embedded database that is the writer, whose page
+    /// cache no commit empties: what is read and the record of it are one transaction. A look that takes long goes on as
+    /// a reader, so that it keeps nobody waiting; so is every look at PostgreSQL.
+    pub async fn look(&self) -> Result<Tx, Error> {
+        match &*self.database {
+            Database::Embedded(embedded) => {
+                let aside = Some(embedded.readers.clone());
+                Ok(Tx { aside, ..self.begin().await? })
+            }
+            Database::Postgres(_) => self.read().await,
+        }
+    }
+
     async fn connect(&self) -> Result<Connected, Error> {
         match &*self.database {
             Database::Embedded(embedded) => embedded.begin().await.map(Connected::Writer),
@@ -145,6 +159,8 @@ impl Store {
             unhurried: false,
             marks,
             versions,
+            met_versions: Vec::new(),
+            aside: None,
         }
     }
 
@@ -213,6 +229,10 @@ pub struct Tx {
     unhurried: bool,
     pub(super) marks: Arc<Marks>,
     pub(super) versions: Arc<Versions>,
+    /// Versions that were read here: to be kept once all that was read is committed.
+    pub(super) met_versions: Vec<Arc<Stored>>,
+    /// Of a look: where it goes on when it takes long.
+    aside: Option<Arc<Readers>>,
 }
 
 impl std::fmt::Debug for Tx {
@@ -260,7 +280,7 @@ impl Tx {
     }
 
     /// Whether this is a transaction, and no reader.
-    pub(super) fn is_writing(&self) -> bool {
+    pub fn is_writing(&self) -> bool {
         self.stamped.is_some()
     }
 
@@ -357,9 +377,25 @@ impl Tx {
     /// The same of a statement that may look through much: if it does, a reader of the embedded database goes elsewhere.
     pub(super) async fn all_aside(&mut self, text: String, args: Vec<Arg>) -> Result<Vec<Row>, Error> {
         tokio::task::coop::consume_budget().await;
-        if let Connected::Reader(Some(reader)) = &self.connection
-            && let Some(rows) = reader.briefly(&text, &args)?
-        {
+        let brief = match (&mut self.connection, &self.aside) {
+            (Connected::Reader(Some(reader)), _) => reader.briefly(&text, &args)?,
+            (Connected::Writer(held), Some(readers)) => {
+                let rows = sqlite::briefly(&held.writer()?.connection, &text, &args)?;
+                if rows.is_none() {
+                    let readers = readers.clone();
+                    self.stamped = None;
+                    // The writer is let go first: whoever waits for a reader must not keep everybody waiting.
+                    self.connection = Connected::Reader(None);
+                    self.connection = Connected::Reader(Some(readers.acquire().await?));
+                }
+                rows
+            }
+            (
+                Connected::Writer(_) | Connected::Reader(None) | Connected::Postgres(_) | Connected::PostgresReader(_),
+                _,
+            ) => None,
+        };
+        if let Some(rows) = brief {
             return Ok(rows);
         }
         if let Connected::Reader(reader) = &mut self.connection
@@ -510,6 +546,13 @@ impl Tx {
     /// Makes it all durable and visible. When this returns an error nothing of it was stored, unless the connection broke
     /// in the middle of the commit. Once begun, a commit goes to its end, also when nobody waits for it any more.
     pub async fn commit(mut self) -> Result<(), Error> {
+        let (versions, met) = (self.versions.clone(), std::mem::take(&mut self.met_versions));
+        self.ended().await?;
+        met.iter().for_each(|stored| versions.put(stored));
+        Ok(())
+    }
+
+    async fn ended(mut self) -> Result<(), Error> {
         if self.is_postgres() {
             return to_the_end(self.end()).await;
         }

@@ -92,6 +92,20 @@ fn asked(connection: &Connection, text: &str, args: &[Arg]) -> rusqlite::Result<
     Ok(found)
 }
 
+/// The same of a statement that reads: nothing, if it has not come to its end after so many steps.
+pub(super) fn briefly(connection: &Connection, text: &str, args: &[Arg]) -> Result<Option<Vec<Row>>, Error> {
+    // The count goes on from one use of a statement to the next: only the second time have so many steps gone by.
+    let mut once = false;
+    let enough = move || std::mem::replace(&mut once, true);
+    connection.progress_handler(BRIEF, Some(enough)).map_err(failed)?;
+    let rows = asked(connection, text, args);
+    connection.progress_handler(0, None::<fn() -> bool>).map_err(failed)?;
+    match rows {
+        Err(rusqlite::Error::SqliteFailure(fault, _)) if fault.code == ErrorCode::OperationInterrupted => Ok(None),
+        rows => rows.map(Some).map_err(failed),
+    }
+}
+
 /// Runs a statement; how many rows it changed.
 pub(super) fn run(connection: &Connection, text: &str, args: &[Arg]) -> Result<u64, Error> {
     let changed = prepared(connection, text, args).and_then(|mut statement| statement.raw_execute());
@@ -161,16 +175,7 @@ impl Reader {
     /// The same of a statement that may look through much: nothing, if it has not come to its end before long.
     pub(super) fn briefly(&self, text: &str, args: &[Arg]) -> Result<Option<Vec<Row>>, Error> {
         let connection = self.connection.as_ref().ok_or_else(|| Error::internal("a reader without a connection"))?;
-        // The count goes on from one use of a statement to the next: only the second time have so many steps gone by.
-        let mut once = false;
-        let enough = move || std::mem::replace(&mut once, true);
-        connection.progress_handler(BRIEF, Some(enough)).map_err(failed)?;
-        let rows = asked(connection, text, args);
-        connection.progress_handler(0, None::<fn() -> bool>).map_err(failed)?;
-        match rows {
-            Err(rusqlite::Error::SqliteFailure(fault, _)) if fault.code == ErrorCode::OperationInterrupted => Ok(None),
-            rows => rows.map(Some).map_err(failed),
-        }
+        briefly(connection, text, args)
     }
 
     /// The same on a thread that may take its time. Given up meanwhile, the connection goes back by itself.

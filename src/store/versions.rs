@@ -2,8 +2,9 @@
 //! its number needs no second copy of it. What may be seen, and which version is the current one, the database says anew
 //! each time; only the text comes from here.
 //!
-//! Promises that no more than [`MOST`] bytes are kept, and nothing that was not committed: readers fill it, which
-//! see nothing else, and transactions with what others committed. Two generations stand for the order of use: what was asked for since the last change stays.
+//! Promises that no more than [`MOST`] bytes are kept, and nothing that was not committed: readers fill it, which see
+//! nothing else, and transactions when they have ended well or with what others committed. Two generations stand for the
+//! order of use: what was asked for since the last change stays.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -112,8 +113,10 @@ impl Tx {
                 );
                 for row in self.all(sql, text.args).await? {
                     let stored = Arc::new(stored_of(&Key::new(kind, row.text(6)?), &row)?);
-                    if !self.is_writing() {
-                        self.versions.put(&stored);
+                    // A transaction may see what is not committed yet; it is kept when that is.
+                    match self.is_writing() {
+                        true => self.met_versions.push(stored.clone()),
+                        false => self.versions.put(&stored),
                     }
                     read.insert((stored.key.clone(), stored.version), stored);
                 }

@@ -38,10 +38,16 @@ impl Writer {
         self.connection.execute_batch(text).map_err(sqlite::failed)
     }
 
+    /// Runs one of the few words that begin and end transactions; it stays prepared.
+    fn word(&self, text: &'static str) -> Result<(), Error> {
+        let run = self.connection.prepare_cached(text).and_then(|mut statement| statement.raw_execute());
+        run.map(|_| ()).map_err(sqlite::failed)
+    }
+
     /// Opens a group for others to join. Waits so long for another process that has the file.
     fn open(&mut self, patience: Duration) -> Result<(), Error> {
         self.connection.busy_timeout(patience).map_err(sqlite::failed)?;
-        self.run("begin immediate")?;
+        self.word("begin immediate")?;
         self.open = true;
         Ok(())
     }
@@ -60,7 +66,7 @@ impl Writer {
         if !self.open {
             return;
         }
-        let result = self.clean().and_then(|()| self.run("commit")).map_err(|error| error.to_string());
+        let result = self.clean().and_then(|()| self.word("commit")).map_err(|error| error.to_string());
         if result.is_err() {
             // Nothing of the group is stored: the next one starts afresh.
             let _ = self.run("rollback");
@@ -106,7 +112,7 @@ impl Held {
             self = tokio::task::spawn_blocking(patient).await.map_err(Error::unavailable)??;
         }
         let writer = self.writer()?;
-        if let Err(error) = writer.clean().and_then(|()| writer.run("savepoint one")) {
+        if let Err(error) = writer.clean().and_then(|()| writer.word("savepoint one")) {
             writer.commit_group();
             self.writer = None;
             return Err(Error::unavailable(error));
@@ -120,7 +126,7 @@ impl Held {
         let writer = self.writer()?;
         let last = alone || writer.group.len() + 1 >= GROUP;
         // A commit releases the savepoint as well.
-        let released = if last { Ok(()) } else { writer.run("release one") };
+        let released = if last { Ok(()) } else { writer.word("release one") };
         let (done, wait) = oneshot::channel();
         match &released {
             Ok(()) => writer.group.push((stamped, done)),
