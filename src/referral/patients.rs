@@ -42,14 +42,14 @@ fn is_for_patient(task: &Resource) -> bool {
 /// The steps of the guide's Task for a patient, and whose they are (G-108). No application of a patient has a token
 /// here: what the patient did is told by who asked, which therefore may take the patient's steps as well as its own.
 fn check_patients_step(from: &str, to: &str, standing: Standing) -> Result<(), Error> {
-    let legal = match (from, to) {
-        (_, "entered-in-error") => true,
-        ("draft", "ready") => true,
-        ("ready" | "on-hold", "in-progress") => true,
-        ("ready" | "in-progress", "on-hold") => true,
-        ("ready" | "in-progress" | "on-hold", "completed" | "failed" | "cancelled") => true,
-        _ => false,
-    };
+    let legal = matches!(
+        (from, to),
+        (_, "entered-in-error")
+            | ("draft", "ready")
+            | ("ready" | "on-hold", "in-progress")
+            | ("ready" | "in-progress", "on-hold")
+            | ("ready" | "in-progress" | "on-hold", "completed" | "failed" | "cancelled")
+    );
     if !legal {
         let text = "A Task for a patient goes from ready to in-progress or on-hold, from any of these to completed, failed or cancelled, and no other way.";
         return Err(Error::refused("Task.status", text));
