@@ -144,9 +144,9 @@ impl Cell {
             Out::Polled | Out::Subscribed => {
                 let part_of = format!("https://hub.test/fhir/Task/{}", self.task);
                 self.county.world.at(PANTRY, |pantry| {
-                    let all =
+                    let mut all =
                         pantry.all("Task").into_iter().filter(|one| one["partOf"][0]["reference"] == part_of.as_str());
-                    all.last().cloned().unwrap_or_default()
+                    all.next_back().cloned().unwrap_or_default()
                 })
             }
         };

@@ -17,8 +17,8 @@ const DAY: Duration = Duration::from_secs(24 * 3_600);
 fn theirs(county: &TestGateway, task: &str) -> Value {
     let part_of = format!("https://hub.test/fhir/Task/{task}");
     county.world.at(PANTRY, |pantry| {
-        let all = pantry.all("Task").into_iter().filter(|one| one["partOf"][0]["reference"] == part_of.as_str());
-        all.last().cloned().unwrap_or_default()
+        let mut all = pantry.all("Task").into_iter().filter(|one| one["partOf"][0]["reference"] == part_of.as_str());
+        all.next_back().cloned().unwrap_or_default()
     })
 }
 

@@ -115,12 +115,11 @@ fn mutants<'a>(
 pub fn instances() -> Vec<(String, Value)> {
     let ours: HashMap<String, String> = published::all()
         .iter()
-        .filter_map(|own| {
+        .flat_map(|own| {
             let complies =
                 own.list("extension").iter().filter_map(|one| one["valueCanonical"].as_str()).map(str::to_string);
-            Some(complies.map(|url| (url, own.text_at("url").unwrap_or_default().to_string())).collect::<Vec<_>>())
+            complies.map(|url| (url, own.text_at("url").unwrap_or_default().to_string())).collect::<Vec<_>>()
         })
-        .flatten()
         .collect();
     let mut out = Vec::new();
     for (name, mut fixture) in fixtures() {

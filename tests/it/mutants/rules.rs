@@ -24,8 +24,11 @@ fn typed(system: &str, code: &str) -> Value {
     json!({"coding": [{"system": system, "code": code}]})
 }
 
+/// An invariant, the fixture that breaks it, by what, and where it is told.
+type Broken = (&'static str, &'static str, Vec<(&'static str, Value)>, &'static str);
+
 /// The key, the fixture, what is put where (null: taken out), where it is told.
-fn broken() -> Vec<(&'static str, &'static str, Vec<(&'static str, Value)>, &'static str)> {
+fn broken() -> Vec<Broken> {
     let url = || json!({"type": typed(S, "questionnaire-url"), "valueUrl": "https://e.example/q"});
     let pdf = || json!({"type": typed(S, "questionnaire-pdf"), "valueReference": {"reference": "DocumentReference/1"}});
     let other = || json!({"type": {"text": "x"}, "valueString": "x"});

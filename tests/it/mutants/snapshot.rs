@@ -332,10 +332,10 @@ impl<'a> Snapshot<'a> {
                     *mutant.pointer_mut(&place.pointer).unwrap() = value;
                     add(kind, mutant, &[&place.path]);
                 };
-                if by_prefix(told, "fixed").or_else(|| by_prefix(told, "pattern")).is_some() {
-                    if let Some(other) = other_than(value, element) {
-                        put("fixed", other);
-                    }
+                if by_prefix(told, "fixed").or_else(|| by_prefix(told, "pattern")).is_some()
+                    && let Some(other) = other_than(value, element)
+                {
+                    put("fixed", other);
                 }
                 let bound = told["binding"]["strength"] == "required";
                 if let (true, Some(set)) = (bound, told["binding"]["valueSet"].as_str())
@@ -346,10 +346,9 @@ impl<'a> Snapshot<'a> {
                 }
                 if let Some(reference) =
                     value.get("reference").and_then(Value::as_str).filter(|text| !text.starts_with('#'))
+                    && let Some(wrong) = self.wrong_target(told, element, reference)
                 {
-                    if let Some(wrong) = self.wrong_target(told, element, reference) {
-                        put("target", json!({"reference": wrong}));
-                    }
+                    put("target", json!({"reference": wrong}));
                 }
             }
             self.wrong_type(instance, &spot, told, element, slice, &mut add);
