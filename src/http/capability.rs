@@ -336,7 +336,10 @@ mod tests {
         let statement = statement(OWN);
         assert_eq!((&statement["fhirVersion"], &statement["kind"]), (&json!("4.0.1"), &json!("instance")));
         assert_eq!(names(&statement["rest"][0]["interaction"], "code"), ["batch", "transaction", "history-system"]);
-        assert_eq!(names(&of("Task")["operation"], "name"), ["relay", "loop-status", "validate"]);
+        assert_eq!(
+            names(&of("Task")["operation"], "name"),
+            ["relay", "loop-status", "conflicts", "settle", "validate"]
+        );
         let conditional = |kind: &str| (of(kind)["conditionalUpdate"].clone(), of(kind)["conditionalDelete"].clone());
         assert_eq!(conditional("Condition"), (json!(true), json!("single")));
         assert_eq!(conditional("Task"), (json!(true), json!("not-supported")));
