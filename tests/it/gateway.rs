@@ -459,6 +459,13 @@ impl TestGateway {
         found.entries().iter().map(|task| task["id"].as_str().unwrap().to_string()).collect()
     }
 
+    /// What this partner may see by way of this Task is taken back.
+    pub async fn takes_back(&self, partner: &str, task: &str) {
+        let mut tx = self.store().await.begin().await.unwrap();
+        tx.end_grants(partner, task, None).await.unwrap();
+        tx.commit().await.unwrap();
+    }
+
     /// A light target PUTs its Task with this status; a reason where one is owed.
     pub async fn answers(&self, partner: &str, task: &str, status: &str) -> Answered {
         let path = format!("Task/{task}");

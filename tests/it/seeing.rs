@@ -24,10 +24,7 @@ async fn told_too_late(body: &Value) -> (TestGateway, String, Vec<String>, Strin
     let task = county.refers("sr1", "housing-instability").await;
     county.deliver_due().await;
     let relayed = county.relayed(&task).await.pop().unwrap();
-    let store = county.store().await;
-    let mut tx = store.begin().await.unwrap();
-    tx.end_grants("agency", &relayed, None).await.unwrap();
-    tx.commit().await.unwrap();
+    county.takes_back("agency", &relayed).await;
     let before = county.world.letters().len();
     assert_eq!(order("resume").await, 200);
     county.deliver_due().await;

@@ -396,10 +396,7 @@ async fn a_socket_tells_nothing_that_may_not_be_seen() {
         let task = county.refers("sr1", "housing-instability").await;
         county.deliver_due().await;
         let relayed = county.relayed(&task).await.pop().unwrap();
-        let store = county.store().await;
-        let mut tx = store.begin().await.unwrap();
-        tx.end_grants("agency", &relayed, None).await.unwrap();
-        tx.commit().await.unwrap();
+        county.takes_back("agency", &relayed).await;
         let (mut client, _) = Client::bound(&county, &county.gateway, "agency", &id).await;
         county.deliver_due().await;
         let told = client.has_heard();

@@ -315,10 +315,7 @@ async fn what_was_taken_back_meanwhile_is_a_number_and_no_more() {
     let task = county.refers("sr1", "housing-instability").await;
     county.deliver_due().await;
     let relayed = county.relayed(&task).await.pop().unwrap();
-    let store = county.store().await;
-    let mut tx = store.begin().await.unwrap();
-    tx.end_grants("agency", &relayed, None).await.unwrap();
-    tx.commit().await.unwrap();
+    county.takes_back("agency", &relayed).await;
     county.later(secs(5)).await;
     let told = events(&county, hook);
     assert_eq!(heard(&county, hook)[0], 1);
