@@ -86,10 +86,13 @@ impl App {
     pub(super) async fn origin_changed(&self, tx: &mut Tx, key: &Key, resource: &Resource) -> Result<(), Error> {
         match key.kind {
             ResourceType::SERVICE_REQUEST => {
+                // It may rest on other Consents now, or be of another kind of need.
+                self.hold_consents(tx, resource).await?;
                 for referral in tx.referrals_by_request(&key.id).await? {
                     self.request_changed(tx, referral, resource).await?;
                 }
-                Ok(())
+                self.end_refused_of(tx, key, resource).await?;
+                self.await_ends(tx, resource).await
             }
             ResourceType::CONSENT => self.consent_changed(tx, key).await,
             _ => Ok(()),
@@ -201,34 +204,40 @@ impl App {
         query.count = search::MAX_PAGE;
         for hit in tx.search(&query, &Viewer::Operator).await?.hits {
             let request = Resource::stored(&hit.content)?;
-            let allowed = self.check_consent(tx, &request, None).await.is_ok();
-            for referral in tx.referrals_by_request(&hit.key.id).await? {
-                // The referral's row is locked first, as everywhere.
-                let Some(referral) = tx.referral(&referral.task).await? else { continue };
-                let (mut refused, mut kept, mut lost) = (Vec::new(), false, !allowed);
-                for relay in tx.relays(&referral.task).await? {
-                    let (partner, open) = (relay.partner.as_deref(), !self.is_over(tx, &relay).await?);
-                    if allowed && (partner.is_none() || self.check_consent(tx, &request, partner).await.is_ok()) {
-                        kept |= open;
-                        self.end_claims(tx, &relay, &request).await?;
-                    } else {
-                        lost |= open;
-                        refused.push(relay);
-                    }
+            self.end_refused_of(tx, &hit.key, &request).await?;
+        }
+        Ok(())
+    }
+
+    /// Ends what rests on a request whose Consents do not allow it any more.
+    async fn end_refused_of(&self, tx: &mut Tx, key: &Key, request: &Resource) -> Result<(), Error> {
+        let allowed = self.check_consent(tx, request, None).await.is_ok();
+        for referral in tx.referrals_by_request(&key.id).await? {
+            // The referral's row is locked first, as everywhere.
+            let Some(referral) = tx.referral(&referral.task).await? else { continue };
+            let (mut refused, mut kept, mut lost) = (Vec::new(), false, !allowed);
+            for relay in tx.relays(&referral.task).await? {
+                let (partner, open) = (relay.partner.as_deref(), !self.is_over(tx, &relay).await?);
+                if allowed && (partner.is_none() || self.check_consent(tx, request, partner).await.is_ok()) {
+                    kept |= open;
+                    self.end_claims(tx, &relay, request).await?;
+                } else {
+                    lost |= open;
+                    refused.push(relay);
                 }
-                if allowed && refused.is_empty() {
-                    continue;
-                }
-                if lost && !kept {
-                    let reason = concept(STATUS_REASON, "no-consent", NO_CONSENT);
-                    self.cancel_source(tx, referral.clone(), reason).await?;
-                }
-                for relay in refused {
-                    // Eyes are closed at once; its server hears of it as of any calling off.
-                    if let Some(partner) = relay.partner.clone() {
-                        self.withdraw_one(tx, &referral, relay.clone(), NO_CONSENT).await?;
-                        tx.end_grants(&partner, &relay.task, None).await?;
-                    }
+            }
+            if allowed && refused.is_empty() {
+                continue;
+            }
+            if lost && !kept {
+                let reason = concept(STATUS_REASON, "no-consent", NO_CONSENT);
+                self.cancel_source(tx, referral.clone(), reason).await?;
+            }
+            for relay in refused {
+                // Eyes are closed at once; its server hears of it as of any calling off.
+                if let Some(partner) = relay.partner.clone() {
+                    self.withdraw_one(tx, &referral, relay.clone(), NO_CONSENT).await?;
+                    tx.end_grants(&partner, &relay.task, None).await?;
                 }
             }
         }

@@ -33,6 +33,7 @@ impl App {
             return Err(Error::refused("ServiceRequest.status", "Only an active ServiceRequest can be referred."));
         }
         self.check_own(tx, &referral, &stored).await?;
+        self.hold_consents(tx, &stored).await?;
         let refused = |refusal: Refusal| Error::refused("ServiceRequest.supportingInfo", refusal.text());
         self.check_consent(tx, &stored, None).await.map_err(refused)?;
         self.await_ends(tx, &stored).await?;
@@ -112,7 +113,7 @@ impl App {
             || labels.any(|label| SENSITIVE_LABELS.contains(&label));
         let asked = Disclosure {
             patient: view.subject().unwrap_or(""),
-            now: self.now(),
+            now: tx.stamp(),
             domains: &domains,
             sensitive,
             recipient: partner.map(|_| &recipient),
@@ -132,8 +133,21 @@ impl App {
         consents
     }
 
+    /// Nobody finds a referral by a Consent that it did not rest on before, until this is committed: whoever takes that
+    /// Consent back waits for us, or we for them.
+    pub(super) async fn hold_consents(&self, tx: &mut Tx, request: &Resource) -> Result<(), Error> {
+        let named = ServiceRequest(request).supporting_info().filter_map(|text| self.local(text));
+        let mut consents: Vec<Key> = named.filter(|key| key.kind == ResourceType::CONSENT).collect();
+        // In order, so that two transactions lock alike.
+        consents.sort_unstable();
+        for key in &consents {
+            tx.resource_for_update(key).await?;
+        }
+        Ok(())
+    }
+
     /// Owes a look at each Consent of a request when it ends.
-    async fn await_ends(&self, tx: &mut Tx, request: &Resource) -> Result<(), Error> {
+    pub(super) async fn await_ends(&self, tx: &mut Tx, request: &Resource) -> Result<(), Error> {
         for (key, _) in self.consents_of(tx, request).await {
             self.await_end(tx, &key).await?;
         }
@@ -151,7 +165,7 @@ impl App {
     /// When a Consent will end, if it will.
     async fn end_of(&self, tx: &mut Tx, consent: &Key) -> Result<Option<Timestamp>, Error> {
         let Some(stored) = tx.resource(consent).await?.filter(|stored| !stored.deleted) else { return Ok(None) };
-        Ok(consent::ends(&stored.resource()?).filter(|end| *end > self.now()))
+        Ok(consent::ends(&stored.resource()?).filter(|end| *end > tx.stamp()))
     }
 
     /// A Consent's end has come, or was moved: what rested on it ends.

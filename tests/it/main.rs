@@ -39,6 +39,7 @@ mod pushed;
 mod reconciling;
 mod relaying;
 mod rest;
+mod revoking;
 mod routing;
 mod running;
 mod searching;
