@@ -3,6 +3,7 @@
 //! What a use case owes to others is saved in that transaction as deliveries and sent later by `delivery`. Nothing here
 //! knows HTTP; nothing here waits for a network. The rules of the loop are `referral`'s; here they meet the store.
 
+mod access_tokens;
 mod answers;
 mod audit_events;
 mod bridging;

@@ -10,14 +10,13 @@ use crate::fhir::{Key, Resource, ResourceType};
 use crate::referral::decide::Standing;
 use crate::store::{Reason, Referral, Relay, Stored, Tx, Viewer};
 
-/// The partner whose static token this is. The whole list is compared, each in constant time.
-pub(super) fn holder(partners: &[Arc<Partner>], token: &str) -> Option<Arc<Partner>> {
-    use aws_lc_rs::{constant_time, digest};
-    let shown = digest::digest(&digest::SHA256, token.as_bytes());
+/// The partner whose static token has this SHA-256. The whole list is compared, each in constant time.
+pub(super) fn holder(partners: &[Arc<Partner>], shown: &[u8; 32]) -> Option<Arc<Partner>> {
+    use aws_lc_rs::constant_time;
     let mut found = None;
     for partner in partners {
         if let Some(Credentials::BearerSha256(expected)) = &partner.credentials
-            && constant_time::verify_slices_are_equal(shown.as_ref(), expected).is_ok()
+            && constant_time::verify_slices_are_equal(shown, expected).is_ok()
         {
             found = Some(partner.clone());
         }

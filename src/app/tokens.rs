@@ -2,24 +2,24 @@
 //!
 //! Promises: an assertion counts once, on all gateways and across a restart; a token allows no more than was
 //! asked for and than the partner's configuration allows, also when that is narrowed after it was given; a token that
-//! was taken back ends within a second everywhere. Keys rotate daily. Leaves out HTTP, and how a partner's public keys are
-//! come by ([`super::key_sets`]).
+//! was taken back ends within a second everywhere. Leaves out HTTP, how a partner's public keys are come by
+//! ([`super::key_sets`]), and how a token is checked when it is shown ([`super::access_tokens`]).
 //! <https://hl7.org/fhir/smart-app-launch/backend-services.html>
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
 
 use serde_json::json;
 
 use super::App;
+use super::access_tokens::Ring;
 use super::key_sets::KeySets;
 use crate::config::{Config, Credentials, Partner, Role};
 use crate::error::{Error, Kind};
 use crate::fhir::scope::Scopes;
 use crate::fhir::{Key, ResourceType};
 use crate::id;
-use crate::jwt::{self, Assertion, Claims, Secret};
+use crate::jwt::{Assertion, Claims};
 use crate::store::Access;
 use crate::time::Timestamp;
 
@@ -30,11 +30,6 @@ const FURTHEST: i64 = 300;
 const SKEW: i64 = 10;
 /// Longest `jti`.
 const LONGEST_JTI: usize = 256;
-/// How long a key signs. It verifies for as long again and for the longest token's life (24 h), then it is forgotten.
-const KEY_SIGNS: Duration = Duration::from_secs(24 * 60 * 60);
-const KEY_VERIFIES: Duration = Duration::from_secs(3 * 24 * 60 * 60);
-/// Keys and revocations of other gateways are looked for at most this often.
-const LOOK: Duration = Duration::from_secs(1);
 /// What a token request said; each parameter at most once.
 #[derive(Debug, Default)]
 pub struct TokenRequest {
@@ -114,13 +109,6 @@ pub(super) struct Tokens {
     ring: Mutex<Ring>,
 }
 
-#[derive(Default)]
-struct Ring {
-    keys: Vec<(Secret, Timestamp)>,
-    revoked: HashSet<String>,
-    looked_at: Option<Timestamp>,
-}
-
 impl std::fmt::Debug for Tokens {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         out.write_str("Tokens(..)")
@@ -136,7 +124,7 @@ impl Tokens {
         Tokens { scopes: scopes.collect(), key_sets: KeySets::new(config), ring: Mutex::default() }
     }
 
-    fn ring(&self) -> std::sync::MutexGuard<'_, Ring> {
+    pub(super) fn ring(&self) -> std::sync::MutexGuard<'_, Ring> {
         self.ring.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -264,109 +252,30 @@ impl App {
         Ok(Timestamp::from_seconds(expires + 2 * SKEW))
     }
 
-    /// The key that signs today; the first to miss it makes it.
-    async fn signing_key(&self) -> Result<Secret, Error> {
-        let signs = |keys: &[(Secret, Timestamp)], now: Timestamp| {
-            keys.first().filter(|(_, made)| now < made.plus(KEY_SIGNS)).map(|(key, _)| key.clone())
-        };
-        if let Some(key) = signs(&self.tokens().ring().keys, self.now()) {
-            return Ok(key);
-        }
-        let mut tx = self.store().begin().await?;
-        let now = self.now();
-        if signs(&tx.signing_keys().await?, now).is_none() {
-            tx.add_signing_key(&id::new(), &id::secret(), now.minus(KEY_VERIFIES)).await?;
-        }
-        let keys = tx.signing_keys().await?;
-        tx.commit().await?;
-        let key = signs(&keys, now).ok_or_else(|| Error::internal("there is no signing key"))?;
-        self.tokens().ring().keys = keys;
-        Ok(key)
-    }
-
-    /// Who holds this token: an access token, or a partner's static one, compared by its SHA-256 in constant time.
-    pub async fn authenticate(&self, token: &str) -> Result<Option<Identity>, Error> {
-        let Some(kid) = jwt::key_of(token) else {
-            return Ok(super::rights::holder(self.partners(), token).map(|partner| Identity {
-                scopes: self.configured_scopes(&partner.id),
-                partner,
-                token: None,
-            }));
-        };
-        Ok(self.checked(token, &kid).await?.map(|(identity, _)| identity))
-    }
-
-    /// An access token that is still good: whose it is, and its claims.
-    async fn checked(&self, token: &str, kid: &str) -> Result<Option<(Identity, Claims)>, Error> {
-        let now = self.now();
-        self.look(kid, now).await?;
-        let key = self.tokens().ring().keys.iter().find(|(key, _)| key.kid == kid).cloned();
-        let Some((key, made)) = key.filter(|(_, made)| now < made.plus(KEY_VERIFIES)) else { return Ok(None) };
-        let Some(claims) = key.verify(token) else { return Ok(None) };
-        let good = claims.seconds("exp").is_some_and(|exp| now.seconds() < exp)
-            && claims.is_for(self.own())
-            && claims.seconds("iat").is_some_and(|iat| made.seconds() <= iat)
-            && claims.text("jti").is_some_and(|jti| !self.tokens().ring().revoked.contains(jti));
-        let partner = claims.text("client_id").and_then(|id| self.partner(id));
-        let Some(partner) = partner.filter(|_| good).cloned() else { return Ok(None) };
-        let asked = Scopes::parse(claims.text("scope").unwrap_or("").split(' '));
-        let scopes = Arc::new(self.configured_scopes(&partner.id).grant(&asked));
-        let token = claims.text("jti").map(str::to_string);
-        Ok(Some((Identity { partner, scopes, token }, claims)))
-    }
-
-    /// Learns what other gateways, or an earlier life of this one, made or took back.
-    async fn look(&self, kid: &str, now: Timestamp) -> Result<(), Error> {
-        let fresh = {
-            let ring = self.tokens().ring();
-            let recent = ring.looked_at.is_some_and(|looked| now < looked.plus(LOOK));
-            // The embedded database has no other gateway: what was learned once is all there is.
-            recent
-                || (self.store().is_embedded()
-                    && ring.looked_at.is_some()
-                    && ring.keys.iter().any(|(key, _)| key.kid == kid))
-        };
-        if fresh {
-            return Ok(());
-        }
-        let mut reader = self.store().read().await?;
-        let (keys, revoked) = (reader.signing_keys().await?, reader.revoked_tokens(now).await?);
-        let mut ring = self.tokens().ring();
-        ring.keys = keys;
-        ring.revoked = revoked.into_iter().collect();
-        ring.looked_at = Some(now);
-        Ok(())
-    }
-
     /// What a token is good for: an operator may ask about any, a partner about its own; nobody else learns more than
     /// that it is not good for him.
     pub async fn introspect(&self, asking: &Identity, token: &str) -> Result<Option<Active>, Error> {
-        let found = match jwt::key_of(token) {
-            Some(kid) => self.checked(token, &kid).await?.map(|(identity, claims)| {
-                let times = claims.seconds("exp").zip(claims.seconds("iat"));
-                (identity, times)
-            }),
-            None => self.authenticate(token).await?.map(|identity| (identity, None)),
-        };
         let may = |client: &Partner| client.id == asking.partner.id || asking.partner.roles.contains(&Role::Operator);
-        Ok(found.filter(|(identity, _)| may(&identity.partner)).map(|(identity, times)| Active {
+        let found = self.holder(token).await?.filter(|(identity, _)| may(&identity.partner));
+        Ok(found.map(|(identity, signed)| Active {
             scope: identity.scopes.to_string(),
             client: identity.partner.id.clone(),
-            times,
+            times: signed.map(|signed| (signed.expires, signed.given)),
         }))
     }
 
     /// Takes an access token back: its holder's own, or any for an operator. Others' and unknown ones are passed over in
     /// silence (RFC 7009 §2.2). A static token is the configuration's to change.
     pub async fn revoke(&self, asking: &Identity, token: &str) -> Result<(), Error> {
-        let Some(kid) = jwt::key_of(token) else { return Ok(()) };
-        let Some((identity, claims)) = self.checked(token, &kid).await? else { return Ok(()) };
+        let Some((identity, Some(signed))) = self.holder(token).await? else { return Ok(()) };
         let own = identity.partner.id == asking.partner.id || asking.partner.roles.contains(&Role::Operator);
-        let (Some(jti), Some(expires), true) = (claims.text("jti"), claims.seconds("exp"), own) else { return Ok(()) };
+        if !own {
+            return Ok(());
+        }
         let mut tx = self.store().begin().await?;
-        tx.revoke_token(jti, Timestamp::from_seconds(expires)).await?;
+        tx.revoke_token(&signed.jti, Timestamp::from_seconds(signed.expires)).await?;
         tx.commit().await?;
-        self.tokens().ring().revoked.insert(jti.to_string());
+        self.tokens().ring().revoked.insert(signed.jti.clone());
         Ok(())
     }
 }

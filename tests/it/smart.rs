@@ -381,6 +381,45 @@ on_both!(tokens_can_be_asked_about_and_taken_back, async |place: Place| {
     }
 });
 
+// a token that was checked before is checked again for everything but its signature: its end, its key. One
+// that differs in a letter is another token, and what was refused is not remembered as good or bad.
+on_both!(a_token_that_was_good_is_asked_about_each_time, async |place: Place| {
+    let (county, app, _) = with_clients(place).await;
+    let fresh = || async {
+        let body = token(&county, &app.assertion(now(&county)), "system/Task.rs").await.body;
+        body["access_token"].as_str().unwrap().to_string()
+    };
+    let access = fresh().await;
+    let good = |token: &str| {
+        let (app, token) = (county.gateway.app.clone(), token.to_string());
+        async move { app.authenticate(&token).await.unwrap().is_some() }
+    };
+    assert!(good(&access).await && good(&access).await);
+    let (head, signature) = access.rsplit_once('.').unwrap();
+    let other = if signature.starts_with('A') { "B" } else { "A" };
+    let forged = format!("{head}.{other}{}", &signature[1..]);
+    assert!(!good(&forged).await && !good(&forged).await);
+    assert!(!good(&format!("{access}A")).await && !good(head).await);
+    county.clock.advance(Duration::from_secs(299));
+    assert!(good(&access).await);
+    county.clock.advance(Duration::from_secs(1));
+    assert!(!good(&access).await && !good(&access).await, "it has ended");
+    let access = fresh().await;
+    assert!(good(&access).await);
+    if !other_is_embedded(&county) {
+        // Another gateway forgets the key that signed it.
+        let store = county.store().await;
+        let mut tx = store.begin().await.unwrap();
+        tx.add_signing_key("new", "another secret", county.gateway.app.now().plus(Duration::from_secs(1)))
+            .await
+            .unwrap();
+        tx.commit().await.unwrap();
+        county.clock.advance(Duration::from_secs(1));
+        assert!(!good(&access).await, "its key has gone");
+        assert!(good(&fresh().await).await);
+    }
+});
+
 /// SQLite serves one gateway only; on PostgreSQL another one must hear of a revocation.
 fn other_is_embedded(county: &TestGateway) -> bool {
     county.gateway.app.config().store.url.expose().starts_with("sqlite")
