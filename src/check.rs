@@ -43,6 +43,10 @@ pub fn partner(config: &Config, named: &str) -> Result<Arc<Partner>, String> {
         auth: OutboundAuth::None,
         our_reference: format!("{}/Organization/{}", config.base(), config.gateway.id),
         write_outcomes: WriteOutcomes::Reference,
+        tls: None,
+        timeout: None,
+        concurrency: 1,
+        requests_per_minute: None,
     };
     Ok(Arc::new(Partner {
         id: "new-partner".into(),

@@ -313,6 +313,25 @@ pub struct Fhir {
     pub our_reference: String,
     /// How outcomes get there.
     pub write_outcomes: WriteOutcomes,
+    /// Our certificate there; none: it asks for none.
+    pub tls: Option<ClientTls>,
+    /// One request's time, 1 s to 5 min; none: `delivery.timeout`.
+    pub timeout: Option<Duration>,
+    /// Requests at a time, 1 to 64.
+    pub concurrency: usize,
+    /// Requests a minute; none: as many as there are.
+    pub requests_per_minute: Option<u32>,
+}
+
+/// `fhir.tls`: mutual TLS with a partner's server. The files' text.
+#[derive(Debug, Clone)]
+pub struct ClientTls {
+    /// Our certificate and its chain.
+    pub cert: Secret,
+    /// Its private key.
+    pub key: Secret,
+    /// The authorities the server's certificate comes from; none: the public ones.
+    pub ca: Option<Secret>,
 }
 
 /// How we learn what changed on a partner's server.

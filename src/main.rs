@@ -125,7 +125,7 @@ fn main() -> ExitCode {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     match arguments.command {
         Command::Validate { files } => validate_files(&files),
-        Command::CheckConfig { config } => match load(&config).and_then(with_packages) {
+        Command::CheckConfig { config } => match load(&config).and_then(with_packages).and_then(with_certificates) {
             Ok(config) => {
                 println!("{} partners, no faults.", config.partners.len());
                 ExitCode::SUCCESS
@@ -180,6 +180,17 @@ fn load(path: &Path) -> Result<Config, ExitCode> {
 fn with_packages(config: Config) -> Result<Config, ExitCode> {
     validation::profiles(&config).map_err(tell)?;
     Ok(config)
+}
+
+/// Certificates that do not fit their keys are seen before the start.
+fn with_certificates(config: Config) -> Result<Config, ExitCode> {
+    match Network::new(&config) {
+        Ok(_) => Ok(config),
+        Err(error) => {
+            println!("{}", told(error));
+            Err(ExitCode::FAILURE)
+        }
+    }
 }
 
 fn tell(faults: Vec<Fault>) -> ExitCode {

@@ -42,6 +42,7 @@ mod tokens;
 mod transaction;
 pub mod validation;
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use tokio::sync::Notify;
@@ -287,6 +288,14 @@ impl App {
     /// The Organization of a partner or of the gateway.
     fn organization(id: &str) -> Key {
         Key::new(ResourceType::ORGANIZATION, id)
+    }
+}
+
+impl App {
+    /// How many requests at a time each partner's own server takes, by its lane.
+    pub fn concurrency(&self) -> HashMap<String, usize> {
+        let with = self.partners().iter().filter_map(|partner| Some((&partner.id, partner.fhir.as_ref()?)));
+        with.map(|(id, fhir)| (lane_to(id), fhir.concurrency)).collect()
     }
 }
 

@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use super::{Say, line};
 use crate::app::peers::Verdict;
 use crate::config::{Channel, Config, Follow, Partner, PartnerAddresses, Role, Routing};
-use crate::delivery::{Hand, Request, Response, SendError, Sending, Transport};
+use crate::delivery::{Hand, Request, Response, Sending, Transport};
 use crate::demo::patient;
 use crate::demo::server::{self, FhirServer};
 use crate::gateway::Gateway;
@@ -35,14 +35,25 @@ struct Wires {
 
 impl Transport for Wires {
     fn send(&self, request: Request) -> Sending {
+        self.carry(request, |request| self.network.send(request))
+    }
+    fn ask(&self, partner: &Partner, request: Request) -> Sending {
+        self.carry(request, |request| self.network.ask(partner, request))
+    }
+}
+
+impl Wires {
+    fn carry(&self, request: Request, out: impl FnOnce(Request) -> Sending) -> Sending {
         let is_task = request.method == "POST" && request.url.ends_with("/Task");
-        let inside = request.url.starts_with(OURS).then(|| self.inside(&request));
-        let (network, created) = (self.network.clone(), self.created.clone());
+        let created = self.created.clone();
+        let sending: Sending = if request.url.starts_with(OURS) {
+            let answer = self.inside(&request);
+            Box::pin(async move { Ok(answer) })
+        } else {
+            out(request)
+        };
         Box::pin(async move {
-            let answer: Result<Response, SendError> = match inside {
-                Some(answer) => Ok(answer),
-                None => network.send(request).await,
-            };
+            let answer = sending.await;
             if let (true, Ok(answer)) = (is_task, &answer) {
                 let place =
                     answer.header("location").unwrap_or_default().split("/_history/").next().unwrap_or_default();
@@ -55,9 +66,7 @@ impl Transport for Wires {
             answer
         })
     }
-}
 
-impl Wires {
     fn inside(&self, request: &Request) -> Response {
         let mut house = self.house.lock().unwrap_or_else(PoisonError::into_inner);
         house.set_now(&Clock::system().now().to_string());

@@ -9,6 +9,9 @@ use super::reader::Section;
 use super::values::*;
 use super::*;
 
+/// Most requests at a time that one partner's server may be sent.
+const MOST_AT_A_TIME: u32 = 64;
+
 /// What partners are checked against: the general settings, and each other.
 pub(super) struct Surroundings {
     private_allowed: bool,
@@ -264,6 +267,20 @@ pub(super) fn fhir(s: &Section<'_, '_>, around: &mut Surroundings) -> Option<Fhi
     let auth = outbound(&s.within("auth"), around);
     let our_reference = s.read("our_reference", visible);
     let write_outcomes = s.read("write_outcomes", one_of(OUTCOMES));
+    let tls = s.table("tls").map(|s| client_tls(&s));
+    if tls.is_some() && base.as_ref().is_some_and(|base| base.starts_with("http:")) {
+        s.fault("tls", "needs a base with https");
+    }
+    let timeout = s.read("timeout", |t| between(t, SECOND..=MINUTE * 5, "must be between 1s and 5m"));
+    let concurrency = s.number("concurrency");
+    if concurrency.is_some_and(|many| many > MOST_AT_A_TIME) {
+        s.fault("concurrency", format!("must be at most {MOST_AT_A_TIME}"));
+    }
+    let requests_per_minute = s.number("requests_per_minute");
+    let tls = match tls {
+        Some(tls) => Some(tls?),
+        None => None,
+    };
     Some(Fhir {
         base: base?,
         follow: follow?,
@@ -271,7 +288,25 @@ pub(super) fn fhir(s: &Section<'_, '_>, around: &mut Surroundings) -> Option<Fhi
         auth: auth?,
         our_reference: our_reference.unwrap_or_else(|| around.our_reference.clone()),
         write_outcomes: write_outcomes?,
+        tls,
+        timeout,
+        concurrency: usize::try_from(concurrency?).ok()?,
+        requests_per_minute,
     })
+}
+
+/// Our certificate at a partner's server. Whether certificate and key belong together is seen where they are used.
+fn client_tls(s: &Section<'_, '_>) -> Option<ClientTls> {
+    let pem = |key, mark: &'static str| {
+        s.read(key, move |t| {
+            let text = read_file(&s.reader.folder.join(text(t)?))?;
+            if text.contains(mark) { Ok(Secret(text)) } else { Err(format!("must be a PEM file with “{mark}”")) }
+        })
+    };
+    let cert = pem("cert", "-----BEGIN CERTIFICATE-----");
+    let (key, ca) = (pem("key", "PRIVATE KEY-----"), pem("ca", "-----BEGIN CERTIFICATE-----"));
+    let (cert, key) = (cert?, key?);
+    Some(ClientTls { cert, key, ca })
 }
 
 pub(super) fn outbound(s: &Section<'_, '_>, around: &Surroundings) -> Option<OutboundAuth> {

@@ -213,6 +213,11 @@ fn one_partners_fault() {
             ("fhir = { base = \"https://x\",\n follow = \"me\" }", "fhir.follow", "must be one of [\"subscribe\", \"poll\", \"auto\"]"),
             // S-223
             ("fhir = { base = \"https://x\", poll_every = \"14m\" }", "fhir.poll_every", "must be at least 15m"),
+            ("fhir = { base = \"https://x\", timeout = \"6m\" }", "fhir.timeout", "must be between 1s and 5m"),
+            ("fhir = { base = \"https://x\", concurrency = 65 }", "fhir.concurrency", "must be at most 64"),
+            ("fhir = { base = \"https://x\", requests_per_minute = 0 }", "fhir.requests_per_minute", "must be a positive integer of at most 4294967295"),
+            (concat!("fhir = { base = \"https://x\", tls = { cert = \"", env!("CARGO_MANIFEST_DIR"), "/Cargo.toml\", key = \"", env!("CARGO_MANIFEST_DIR"), "/tests/it/keys/client.pem\" } }"), "fhir.tls.cert", "must be a PEM file with “-----BEGIN CERTIFICATE-----”"),
+            (concat!("fhir = { base = \"http://x\", tls = { cert = \"", env!("CARGO_MANIFEST_DIR"), "/tests/it/keys/client.pem\", key = \"", env!("CARGO_MANIFEST_DIR"), "/tests/it/keys/client.pem\" } }\n[delivery]\npartner_addresses = \"allow_private_for_tests_only\""), "fhir.tls", "needs a base with https"),
             ("fhir = { base = \"https://x\", auth = { kind = \"bearer\" } }", "fhir.auth.token", "is required with kind = \"bearer\""),
             ("fhir = { base = \"https://x\", auth = { token = \"t\" } }", "fhir.auth.token", "is only for kind = \"bearer\""),
             ("fhir = { base = \"https://x\", auth = { kind = \"bearer\", token = \"s3cret\\r\\nX: y\" } }", "fhir.auth.token", "must be visible ASCII without spaces, and not empty"),

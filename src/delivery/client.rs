@@ -2,14 +2,17 @@
 //!
 //! [`Transport`] is the seam for tests: the network, or simulated partners in the same process.
 
+use std::collections::HashMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value;
+use tokio::sync::Mutex;
+use tokio::time::{Interval, MissedTickBehavior, interval};
 
-use crate::config::{Config, Partner};
+use crate::config::{ClientTls, Config, Partner};
 use crate::error::Error;
 use crate::fhir::json::{self, Bounds};
 use crate::fhir::reference::split_absolute;
@@ -90,6 +93,10 @@ pub trait Transport: Send + Sync {
     fn tell(&self, request: Request, _limit: Duration) -> Sending {
         self.send(request)
     }
+    /// Sends one to a partner's own server, with what it knows us by, and as fast as it wants.
+    fn ask(&self, _partner: &Partner, request: Request) -> Sending {
+        self.send(request)
+    }
 }
 
 /// The network, behind the egress guard.
@@ -98,25 +105,78 @@ pub struct Network {
     client: reqwest::Client,
     most: usize,
     private: bool,
+    /// The partners whose servers have a way of their own.
+    ways: Arc<HashMap<String, Arc<Way>>>,
+}
+
+/// How one partner's server is sent to.
+#[derive(Debug)]
+struct Way {
+    client: reqwest::Client,
+    timeout: Option<Duration>,
+    /// The pause between two requests, where it wants so many a minute.
+    gap: Option<Duration>,
+    /// Each request has its turn and waits for it; made when first asked for.
+    turns: Mutex<Option<Interval>>,
+}
+
+impl Way {
+    async fn turn(&self) {
+        let Some(gap) = self.gap else { return };
+        let mut turns = self.turns.lock().await;
+        let turns = turns.get_or_insert_with(|| {
+            let mut turns = interval(gap);
+            // What was not asked for is not made up for.
+            turns.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            turns
+        });
+        turns.tick().await;
+    }
 }
 
 impl Network {
-    /// A client as configured.
+    /// A client as configured, and one with our certificate for each partner that wants one.
     pub fn new(config: &Config) -> Result<Network, Error> {
         let private = config.delivery.partner_addresses == crate::config::PartnerAddresses::AllowPrivateForTestsOnly;
-        let mut builder = reqwest::Client::builder()
-            .user_agent(concat!("loopgate/", env!("CARGO_PKG_VERSION")))
-            .redirect(reqwest::redirect::Policy::none())
-            .no_proxy()
-            .connect_timeout(Duration::from_secs(10))
-            .timeout(config.delivery.timeout)
-            .pool_max_idle_per_host(8);
-        if !private {
-            builder = builder.dns_resolver(Arc::new(guard::PublicOnly));
+        let builder = || {
+            let builder = reqwest::Client::builder()
+                .user_agent(concat!("loopgate/", env!("CARGO_PKG_VERSION")))
+                .redirect(reqwest::redirect::Policy::none())
+                .no_proxy()
+                .connect_timeout(Duration::from_secs(10))
+                .timeout(config.delivery.timeout)
+                .pool_max_idle_per_host(8);
+            if private { builder } else { builder.dns_resolver(Arc::new(guard::PublicOnly)) }
+        };
+        let client = builder().build().map_err(Error::internal)?;
+        let mut ways = HashMap::new();
+        for partner in &config.partners {
+            let Some(fhir) = &partner.fhir else { continue };
+            let client = match &fhir.tls {
+                None => client.clone(),
+                Some(tls) => identified(builder(), tls)
+                    .map_err(|error| Error::internal(format!("partner {}: fhir.tls: {error}", partner.id)))?,
+            };
+            let gap = fhir.requests_per_minute.map(|many| Duration::from_secs(60) / many.max(1));
+            ways.insert(
+                partner.id.clone(),
+                Arc::new(Way { client, timeout: fhir.timeout, gap, turns: Mutex::default() }),
+            );
         }
-        let client = builder.build().map_err(Error::internal)?;
-        Ok(Network { client, most: config.limits.body, private })
+        Ok(Network { client, most: config.limits.body, private, ways: Arc::new(ways) })
     }
+}
+
+/// A client that shows our certificate. It is used for that partner's server alone, so that nobody can have us show it
+/// somewhere else.
+fn identified(builder: reqwest::ClientBuilder, tls: &ClientTls) -> Result<reqwest::Client, reqwest::Error> {
+    // Of several keys the last counts, so that one in the certificate's file stands behind the one that is named.
+    let both = format!("{}\n{}", tls.cert.expose(), tls.key.expose());
+    let mut builder = builder.identity(reqwest::Identity::from_pem(both.as_bytes())?);
+    if let Some(ca) = &tls.ca {
+        builder = builder.tls_certs_only(reqwest::Certificate::from_pem_bundle(ca.expose().as_bytes())?);
+    }
+    builder.build()
 }
 
 impl Network {
@@ -152,19 +212,33 @@ fn opened(answer: &reqwest::Response) -> Response {
     Response { status: answer.status().as_u16(), headers: headers.collect(), body: Vec::new() }
 }
 
+impl Network {
+    /// Sends a request; its answer, to the end.
+    async fn whole(self, request: Request, limit: Option<Duration>) -> Result<Response, SendError> {
+        let most = self.most;
+        let mut answer = self.head(request, limit).await?;
+        let mut response = opened(&answer);
+        while let Some(chunk) = answer.chunk().await.map_err(|error| SendError(kind_of(&error).into()))? {
+            if response.body.len() + chunk.len() > most {
+                return Err(SendError("the answer is larger than this gateway takes".into()));
+            }
+            response.body.extend_from_slice(&chunk);
+        }
+        Ok(response)
+    }
+}
+
 impl Transport for Network {
     fn send(&self, request: Request) -> Sending {
-        let (network, most) = (self.clone(), self.most);
+        Box::pin(self.clone().whole(request, None))
+    }
+
+    fn ask(&self, partner: &Partner, request: Request) -> Sending {
+        let Some(way) = self.ways.get(&partner.id).cloned() else { return self.send(request) };
+        let network = Network { client: way.client.clone(), ..self.clone() };
         Box::pin(async move {
-            let mut answer = network.head(request, None).await?;
-            let mut response = opened(&answer);
-            while let Some(chunk) = answer.chunk().await.map_err(|error| SendError(kind_of(&error).into()))? {
-                if response.body.len() + chunk.len() > most {
-                    return Err(SendError("the answer is larger than this gateway takes".into()));
-                }
-                response.body.extend_from_slice(&chunk);
-            }
-            Ok(response)
+            way.turn().await;
+            network.whole(request, way.timeout).await
         })
     }
 
@@ -296,12 +370,13 @@ impl Server<'_> {
         }
         let more = more.as_slice();
         let token = self.tokens.token(self.transport, self.partner).await?;
-        let response = self.transport.send(request(method, url, token.as_deref(), more, body.clone())).await?;
+        let asking = request(method, url, token.as_deref(), more, body.clone());
+        let response = self.transport.ask(self.partner, asking).await?;
         match token {
             // Once more with a new token (design §6): the old one may have been taken back.
             Some(token) if response.status == 401 && self.tokens.refused(self.partner, &token).await => {
                 let token = self.tokens.token(self.transport, self.partner).await?;
-                Ok(self.transport.send(request(method, url, token.as_deref(), more, body)).await?)
+                Ok(self.transport.ask(self.partner, request(method, url, token.as_deref(), more, body)).await?)
             }
             _ => Ok(response),
         }

@@ -58,7 +58,7 @@ impl Tokens {
         }
         let key = keys.first().ok_or_else(|| Failure::new("there is no key to sign with"))?;
         let request = asking(key, client_id, token_url, scope, now)?;
-        let answer = transport.send(request).await?;
+        let answer = transport.ask(partner, request).await?;
         if !answer.is_success() {
             let mut failure = Failure::answered(&answer);
             failure.why = format!("its token endpoint {}", failure.why);

@@ -19,7 +19,8 @@ use super::{collect, discover, fetch, notify, poll, reconcile, subscribe, task, 
 
 /// Requests in flight that may yet be answered soon.
 const IN_FLIGHT: usize = 256;
-/// Requests in flight to one server, so that it is not flooded, and to all those of one partner.
+/// Requests in flight to one server, so that it is not flooded (a partner's own may have another bound:
+/// `fhir.concurrency`), and to all those of one partner.
 const PER_LANE: usize = 4;
 const PER_PARTNER: usize = 64;
 /// One that takes longer than this makes room for others, and its server begins without a place until it is quick again:
@@ -77,7 +78,7 @@ impl Worker {
     /// Works until told to stop; then lets what is under way finish, and gives the rest back.
     pub async fn run(self, mut stop: watch::Receiver<bool>) {
         let mut under_way: JoinSet<()> = JoinSet::new();
-        let held = Held::default();
+        let held = Held { of_lane: Arc::new(self.app.concurrency()), ..Held::default() };
         let mut tidied = self.app.now();
         while !*stop.borrow() {
             if self.app.now() >= tidied.plus(TIDY) {
@@ -265,7 +266,11 @@ impl Worker {
 
 /// What is under way, and whether it takes long.
 #[derive(Clone, Default)]
-struct Held(Arc<Mutex<Places>>);
+struct Held {
+    places: Arc<Mutex<Places>>,
+    /// The lanes with a bound of their own.
+    of_lane: Arc<HashMap<String, usize>>,
+}
 
 #[derive(Default)]
 struct Places {
@@ -276,7 +281,7 @@ struct Places {
 
 impl Held {
     fn lock(&self) -> std::sync::MutexGuard<'_, Places> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.places.lock().unwrap_or_else(PoisonError::into_inner)
     }
     fn add(&self, one: &Claimed) {
         let mut places = self.lock();
@@ -317,7 +322,8 @@ impl Held {
         let places = self.lock();
         let mut counts: HashMap<(&str, usize), usize> = HashMap::new();
         for (one, _) in &places.held {
-            *counts.entry((&one.lane, PER_LANE)).or_default() += 1;
+            let most = self.of_lane.get(&one.lane).copied().unwrap_or(PER_LANE);
+            *counts.entry((&one.lane, most)).or_default() += 1;
             *counts.entry((&one.partner, PER_PARTNER)).or_default() += 1;
         }
         let full = counts.into_iter().filter(|((_, most), count)| count >= most);
@@ -345,6 +351,9 @@ mod tests {
         assert_eq!(held.busy(), ["https://a"]);
         assert!(!held.takes(&claimed(9, "https://a")) && held.takes(&claimed(9, "https://a:8443")));
         assert_eq!(held.room(), IN_FLIGHT - PER_LANE);
+        let own = Held { of_lane: Arc::new(HashMap::from([("fhir:house".to_string(), 1)])), ..Held::default() };
+        own.add(&claimed(0, "fhir:house"));
+        assert_eq!(own.busy(), ["fhir:house"], "a bound of its own");
         held.is_slow(&claimed(0, "https://a"));
         assert_eq!((held.room(), held.busy().len()), (IN_FLIGHT - PER_LANE + 1, 1), "it still counts for its server");
         held.remove(&claimed(0, "https://a"), false);

@@ -65,6 +65,30 @@ async fn a_request_may_take_as_long_as_was_asked_for() {
     assert_eq!(asked(100).await, Err(SendError("no answer in time".into())));
 }
 
+// A partner's own server may be slower than others, and want fewer requests.
+#[tokio::test]
+async fn a_partners_server_has_its_own_time_and_pace() {
+    let server = answering(ResponseTemplate::new(200).set_delay(Duration::from_millis(1_500))).await;
+    let fhir =
+        |more: &str| partner("clinic", "\"source\"", &format!("fhir = {{ base = \"{}\", {more} }}", server.uri()));
+    let ask = async |config: &Config, network: &Network| {
+        let request = Request { method: "GET", url: server.uri(), headers: vec![], body: None };
+        network.ask(&config.partners[0], request).await.map(|response| response.status)
+    };
+    let patient = config(&fhir("timeout = \"10s\""), TESTS, "sqlite://unused");
+    assert_eq!(ask(&patient, &Network::new(&patient).unwrap()).await, Ok(200), "delivery.timeout is a second");
+    let usual = config(&fhir("follow = \"poll\""), TESTS, "sqlite://unused");
+    assert_eq!(ask(&usual, &Network::new(&usual).unwrap()).await, Err(SendError("no answer in time".into())));
+    server.reset().await;
+    Mock::given(any()).respond_with(ResponseTemplate::new(200)).mount(&server).await;
+    let paced = config(&fhir("requests_per_minute = 600"), TESTS, "sqlite://unused");
+    let (network, start) = (Network::new(&paced).unwrap(), std::time::Instant::now());
+    for _ in 0..5 {
+        assert_eq!(ask(&paced, &network).await, Ok(200));
+    }
+    assert!(start.elapsed() >= Duration::from_millis(400), "{:?}", start.elapsed());
+}
+
 // S-165
 #[tokio::test]
 async fn a_redirect_is_an_answer_and_no_way_to_go() {

@@ -1,10 +1,11 @@
-//! The gateway's own TLS listener: 1.2 and 1.3, and client certificates where a CA for them is configured (G-180).
+//! TLS: the gateway's own listener, 1.2 and 1.3, and client certificates where a CA for them is configured (G-180); and
+//! our own certificate at partners' servers.
 
 use std::path::Path;
 use std::sync::Arc;
 
 use loopgate::config::Config;
-use loopgate::delivery::Network;
+use loopgate::delivery::{Network, Request, SendError, Transport};
 use loopgate::gateway::Gateway;
 use loopgate::time::Clock;
 use tokio::net::TcpListener;
@@ -106,4 +107,43 @@ async fn with_a_client_ca_only_its_certificates_get_in() {
     assert_eq!(known.unwrap().status().as_u16(), 200);
     stop.send(true).unwrap();
     serving.await.unwrap();
+}
+
+/// Two partners with servers that ask for certificates: one is shown ours.
+fn partners(base: &str, tls: &str) -> Config {
+    let keys = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/keys");
+    let text = format!(
+        "[server]\npublic_url = \"https://hub.test\"\n[gateway]\norganization = {{ id = \"hub\", name = \"Hub\" }}\n\
+         [store]\nurl = \"sqlite://unused\"\n[delivery]\npartner_addresses = \"allow_private_for_tests_only\"\n\
+         [[partner]]\nid = \"known\"\nname = \"Known\"\nroles = [\"source\"]\nfhir = {{ base = \"{base}/fhir\", {tls} }}\n\
+         [[partner]]\nid = \"other\"\nname = \"Other\"\nroles = [\"source\"]\nfhir = {{ base = \"{base}/elsewhere\" }}\n"
+    );
+    Config::parse(&text, &keys).unwrap()
+}
+
+// G-182, S-166: our certificate is for the partner's own server; nobody else, not even a subscriber whose endpoint is
+// there, has us show it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_partners_server_is_shown_our_certificate() {
+    let place = Place::sqlite();
+    let (url, stop, serving) = serve(&place, ", client_ca = \"partners.pem\"").await;
+    let url = url.replace("127.0.0.1", "localhost");
+    let config = partners(&url, "tls = { cert = \"client.pem\", key = \"client.pem\", ca = \"hub.pem\" }");
+    let network = Network::new(&config).unwrap();
+    let request = || Request { method: "GET", url: format!("{url}/fhir/metadata"), headers: vec![], body: None };
+    let known = network.ask(&config.partners[0], request()).await;
+    assert_eq!(known.map(|answer| answer.status), Ok(200));
+    let nothing = Err(SendError("no connection".into()));
+    assert_eq!(network.ask(&config.partners[1], request()).await, nothing);
+    assert_eq!(network.tell(request(), std::time::Duration::from_secs(5)).await, nothing);
+    assert_eq!(network.send(request()).await, nothing);
+    // Without an authority of its own the server's certificate is nobody's, whatever we show.
+    let config = partners(&url, "tls = { cert = \"client.pem\", key = \"client.pem\" }");
+    assert_eq!(Network::new(&config).unwrap().ask(&config.partners[0], request()).await, nothing);
+    stop.send(true).unwrap();
+    serving.await.unwrap();
+    // Another's key: seen at the start, and said whose it is.
+    let config = partners(&url, "tls = { cert = \"client.pem\", key = \"hub.key\" }");
+    let error = Network::new(&config).unwrap_err();
+    assert!(error.cause.as_deref().unwrap_or("").starts_with("partner known: fhir.tls"), "{error:?}");
 }
