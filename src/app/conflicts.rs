@@ -112,8 +112,9 @@ impl App {
         Ok(json!({"resourceType": "Parameters", "parameter": parameters}))
     }
 
-    /// `$settle` of a Task: a person has decided, and done what there was to do; its conflicts are no longer open. If the
-    /// two still differ at the next reconciliation, it is found again.
+    /// `$settle` of a Task: a person has decided, and done what there was to do; its conflicts are no longer open. A
+    /// difference that stays as it is was decided on, and is not shown again; the next change of the Task there is looked
+    /// at anew.
     pub async fn settle_conflicts(&self, context: &Context, task: &str) -> Result<u64, Error> {
         decides(context)?;
         let mut tx = self.store().begin().await?;

@@ -18,7 +18,7 @@ const URGENT: Duration = Duration::from_secs(5 * 60);
 /// The pause while nothing is open at a target: the longest that the guide wants (G-134).
 const IDLE: Duration = Duration::from_secs(60 * 60);
 /// Sooner than this nobody is asked but for something urgent (G-135).
-const SOONEST: Duration = Duration::from_secs(15 * 60);
+pub(super) const SOONEST: Duration = Duration::from_secs(15 * 60);
 
 /// What is open at a partner's server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,13 +1,15 @@
 //! Reconciling: once a day a partner's server is asked for everything we share with it that is open, whatever its clock
 //! and its notifications have told, and what differs is looked at.
 //!
-//! A round compares marks (version and time), so agreement costs no more than the question. What differs is read by the
+//! A pass goes over it in parts, and a part goes on where the last one stopped, so that however much is open, nothing is
+//! left out. It compares marks (version and time), so agreement costs no more than the question. What differs is read by the
 //! same paths that follow changes: a legal step is taken over, what we owe is written again, a Task that was lost there is
 //! posted again once, and the rest is a conflict on record ([`super::conflicts`]).
 
 use std::sync::Arc;
 
 use super::conflicts::What;
+use super::pace::SOONEST;
 use super::peers::{DAILY, Known};
 use super::rights::Place;
 use super::{App, Claimed, Copy};
@@ -20,8 +22,10 @@ use crate::store::{Delivery, Kind as Owed, Outcome, Tx};
 
 /// Ids in one search.
 const IDS: usize = 40;
+/// What one part of a pass is about, at most.
+const PART: usize = 500;
 
-/// Ask a partner's server for everything that is open.
+/// Ask a partner's server for what is open.
 #[derive(Debug, Clone)]
 pub struct ReconcilePlan {
     /// Whose server.
@@ -30,6 +34,10 @@ pub struct ReconcilePlan {
     pub searches: Vec<String>,
     /// The URLs that they ask for.
     pub asked: Vec<String>,
+    /// The referrals that have to be read whole, for it can't be asked for what it has changed.
+    pub whole: Vec<String>,
+    /// Where the next part begins; none: this is the last one.
+    pub next: Option<String>,
     /// Whether it takes them all in one batch.
     pub batch: bool,
 }
@@ -45,29 +53,30 @@ impl App {
         Ok(())
     }
 
-    /// What to ask for; without anything open the day's round is done.
+    /// What to ask for in this part of a pass.
     pub async fn reconcile_plan(&self, claimed: &Claimed) -> Result<Option<ReconcilePlan>, Error> {
-        let Some(partner) = self.partner(&claimed.partner).cloned() else { return Ok(None) };
-        let Some(fhir) = &partner.fhir else { return Ok(None) };
+        let Some(partner) = self.partner(&claimed.partner).filter(|one| one.fhir.is_some()).cloned() else {
+            return Ok(None);
+        };
         let mut tx = self.store().read().await?;
         let known = self.known(&mut tx, &partner.id).await?.unwrap_or_else(Known::nothing);
-        let mut keys: Vec<Key> = tx.open_tasks(&partner.id).await?;
-        if known.copies {
-            keys.extend(tx.open_copies(&partner.id, self.gateway()).await?);
-        }
+        let after = tx.reconciled_to(&partner.id).await?;
+        let shared = tx.shared_with(&partner.id, self.gateway(), known.copies, after.as_deref(), PART).await?;
+        let next = shared.last().filter(|_| shared.len() == PART).cloned();
+        let (asked, whole): (Vec<String>, Vec<String>) =
+            shared.into_iter().partition(|one| split_absolute(one).is_some());
+        let mut keys: Vec<Key> = asked.iter().filter_map(|url| split_absolute(url)).map(|(_, key)| key).collect();
         keys.sort_by(|one, other| (one.kind.name(), &one.id).cmp(&(other.kind.name(), &other.id)));
-        keys.dedup();
         let of_a_kind = keys.chunk_by(|one, other| one.kind == other.kind);
         let searches = of_a_kind.flat_map(|same| same.chunks(IDS)).filter_map(|some| {
             let ids: Vec<&str> = some.iter().map(|key| key.id.as_str()).collect();
             Some(format!("{}?_id={}&_count={IDS}", some.first()?.kind, ids.join(",")))
         });
         let searches = searches.collect();
-        let asked = keys.iter().map(|key| format!("{}/{key}", fhir.base)).collect();
-        Ok(Some(ReconcilePlan { partner, searches, asked, batch: known.batch }))
+        Ok(Some(ReconcilePlan { partner, searches, asked, whole, next, batch: known.batch }))
     }
 
-    /// What a round found. What was asked for and is not there, or differs, is looked at.
+    /// What a part found. What was asked for and is not there, or differs, is looked at.
     pub async fn reconciled(&self, claimed: &Claimed, plan: &ReconcilePlan, found: &[Copy]) -> Result<(), Error> {
         let mut tx = self.store().begin().await?;
         if !tx.holds(claimed).await? {
@@ -89,16 +98,21 @@ impl App {
                 _ => self.owe_fetches(&mut tx, &claimed.partner, url).await?,
             }
         }
-        if !self.known(&mut tx, &claimed.partner).await?.is_none_or(|known| known.copies) {
-            // It can't be asked for what it has changed: all of it is read again.
-            for task in tx.open_referrals_of(&claimed.partner).await? {
-                self.owe(&mut tx, Owed::Fetch, &task, &claimed.partner).await?;
-            }
+        for task in &plan.whole {
+            self.owe(&mut tx, Owed::Fetch, task, &claimed.partner).await?;
         }
-        // What it did not take is offered once more a day.
-        tx.try_again(&claimed.partner, self.now(), true).await?;
-        tracing::info!(partner = claimed.partner, shared = plan.asked.len(), differ, "reconciled");
-        tx.finish(claimed, &Outcome::Again(self.now().plus(DAILY))).await?;
+        let (partner, shared) = (&claimed.partner, plan.asked.len() + plan.whole.len());
+        tx.put_reconciled(partner, plan.next.as_deref()).await?;
+        let pause = match &plan.next {
+            Some(_) => SOONEST,
+            None => {
+                // What it did not take is offered once more a day.
+                tx.try_again(partner, self.now(), true).await?;
+                DAILY
+            }
+        };
+        tracing::info!(partner, shared, differ, ended = plan.next.is_none(), "reconciled");
+        tx.finish(claimed, &Outcome::Again(self.now().plus(pause))).await?;
         self.commit(tx).await
     }
 

@@ -21,6 +21,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("../../migrations/0013_audit_seals.sql"),
     include_str!("../../migrations/0014_conflict.sql"),
     include_str!("../../migrations/0015_delivery_lanes.sql"),
+    include_str!("../../migrations/0016_reconciling.sql"),
 ];
 
 /// Runs what has not been run. A second gateway waits for the first.

@@ -321,12 +321,13 @@ impl Tx {
     }
 
     /// A partner's server answers again: what was given up there is due once more. Its tries stay counted, so that one
-    /// more failure gives it up again. What it said no to is offered again only where `refused` says so.
+    /// more failure gives it up again. What it said no to, or has moved past, is offered again only where `refused` says so.
     pub async fn try_again(&mut self, partner: &str, now: Timestamp, refused: bool) -> Result<(), Error> {
         self.run(
             "update delivery set state = 'due', due_at = $1
              where partner = $2 and state = 'exhausted' and kind not in ('notify', 'poll')
-             and ($3 = 1 or kind <> 'write-back' or last_error not like 'answered 4%')",
+             and ($3 = 1 or kind <> 'write-back' or last_error = 'answered 429'
+                 or (last_error not like 'answered 4%' and last_error not like 'its Task %'))",
             args![now, partner, refused],
         )
         .await?;

@@ -56,6 +56,18 @@ impl Tx {
         Ok(())
     }
 
+    /// Where a pass over all that is open at a partner's server goes on; none: at the beginning.
+    pub async fn reconciled_to(&mut self, partner: &str) -> Result<Option<String>, Error> {
+        let row = self.one("select reconciled from partner where id = $1", args![partner]).await?;
+        row.map_or(Ok(None), |row| row.text_or_null(0))
+    }
+
+    /// A pass has come so far; none: to its end.
+    pub async fn put_reconciled(&mut self, partner: &str, to: Option<&str>) -> Result<(), Error> {
+        self.run("update partner set reconciled = $1 where id = $2", args![to, partner]).await?;
+        Ok(())
+    }
+
     /// A round failed.
     pub async fn not_followed(&mut self, partner: &str, why: &str) -> Result<i64, Error> {
         let row = self

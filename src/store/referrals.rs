@@ -156,6 +156,9 @@ fn relay_of(row: &Row) -> Result<Relay, Error> {
     })
 }
 
+/// What one round of polling asks for by its ids, at most; the rest is compared once a day.
+const A_ROUND: i64 = 2_000;
+
 impl Tx {
     /// Stores a new referral.
     pub async fn insert_referral(&mut self, referral: &Referral) -> Result<(), Error> {
@@ -303,14 +306,17 @@ impl Tx {
         self.one(text, args![request]).await?.as_ref().map(relay_of).transpose()
     }
 
-    /// The URLs of the copies that a source's open referrals rest on: what has to stay fresh (G-020).
+    /// The URLs of the copies that a source's open referrals rest on: what has to stay fresh (G-020). What they can't do
+    /// without comes first, for a round asks for so many.
     pub async fn open_copies(&mut self, source: &str, gateway: &str) -> Result<Vec<Key>, Error> {
-        let text = "select distinct l.type, l.origin from referral r
+        let text = "select l.origin from referral r
              join resource_grant g on g.task = r.task and g.partner = $2
              join link l on l.type = g.type and l.id = g.id and l.partner = r.source
-             where r.source = $1 and r.closing is null and l.type <> 'Task' order by l.type, l.origin limit 500";
-        let rows = self.all(text, args![source, gateway]).await?;
-        let origins: Result<Vec<String>, Error> = rows.iter().map(|row| row.text(1)).collect();
+             where r.source = $1 and r.closing is null and l.type <> 'Task' group by l.type, l.origin order by
+             case l.type when 'ServiceRequest' then 0 when 'Consent' then 1 when 'Patient' then 2 else 3 end,
+             l.type, l.origin limit $3";
+        let rows = self.all(text, args![source, gateway, A_ROUND]).await?;
+        let origins: Result<Vec<String>, Error> = rows.iter().map(|row| row.text(0)).collect();
         Ok(origins?.iter().filter_map(|origin| split_absolute(origin)).map(|(_, key)| key).collect())
     }
 
@@ -327,27 +333,37 @@ impl Tx {
         row.map_or(Ok((0, 0)), |row| Ok((row.int(0)?, row.int(1)?)))
     }
 
-    /// The Tasks at a partner's server that belong to open referrals: those it keeps for us, those we gave it.
-    pub async fn open_tasks(&mut self, partner: &str) -> Result<Vec<Key>, Error> {
-        let text = "select kept_at from referral where source = $1 and closing is null and kept_at is not null
+    /// The first of what open referrals share with a partner's server, behind `after`: the URLs of the Tasks that it
+    /// keeps for us and of those that we gave it, and of what was copied; without `copies` the ids of its open referrals
+    /// instead, for what was copied has to be read whole.
+    pub async fn shared_with(
+        &mut self,
+        partner: &str,
+        gateway: &str,
+        copies: bool,
+        after: Option<&str>,
+        most: usize,
+    ) -> Result<Vec<String>, Error> {
+        let text = "select one from (
+                 select kept_at as one from referral where source = $1 and closing is null and kept_at is not null
              union select t.remote from relay t join referral r on r.task = t.referral
-                 where t.partner = $1 and t.remote is not null and r.closing is null limit 5000";
-        let rows = self.all(text, args![partner]).await?;
-        let urls: Result<Vec<String>, Error> = rows.iter().map(|row| row.text(0)).collect();
-        Ok(urls?.iter().filter_map(|url| split_absolute(url)).map(|(_, key)| key).collect())
-    }
-
-    /// The open referrals of a source.
-    pub async fn open_referrals_of(&mut self, source: &str) -> Result<Vec<String>, Error> {
-        let text = "select task from referral where source = $1 and closing is null order by task limit 5000";
-        self.all(text, args![source]).await?.iter().map(|row| row.text(0)).collect()
+                 where t.partner = $1 and t.remote is not null and r.closing is null
+             union select l.origin from referral r
+                 join resource_grant g on g.task = r.task and g.partner = $2
+                 join link l on l.type = g.type and l.id = g.id and l.partner = r.source
+                 where r.source = $1 and r.closing is null and l.type <> 'Task' and $3 = 1
+             union select task from referral where source = $1 and closing is null and $3 = 0
+             ) as shared where one > $4 order by one limit $5";
+        let most = i64::try_from(most).unwrap_or(i64::MAX);
+        let rows = self.all(text, args![partner, gateway, copies, after.unwrap_or(""), most]).await?;
+        rows.iter().map(|row| row.text(0)).collect()
     }
 
     /// The ids at a target's server of the Tasks there that belong to open referrals.
     pub async fn open_remotes(&mut self, partner: &str) -> Result<Vec<String>, Error> {
         let text = "select t.remote from relay t join referral r on r.task = t.referral
-             where t.partner = $1 and t.remote is not null and r.closing is null order by t.remote limit 500";
-        let rows = self.all(text, args![partner]).await?;
+             where t.partner = $1 and t.remote is not null and r.closing is null order by t.remote limit $2";
+        let rows = self.all(text, args![partner, A_ROUND]).await?;
         let urls: Result<Vec<String>, Error> = rows.iter().map(|row| row.text(0)).collect();
         Ok(urls?.iter().filter_map(|url| split_absolute(url)).map(|(_, key)| key.id).collect())
     }

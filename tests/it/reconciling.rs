@@ -4,6 +4,8 @@
 use std::time::Duration;
 
 use loopgate::demo::patient;
+use loopgate::fhir::{Key, ResourceType};
+use loopgate::store::Reason;
 use serde_json::{Value, json};
 
 use crate::databases::Place;
@@ -267,4 +269,70 @@ async fn a_refused_write_back_is_bounded_and_seen() {
     county.world.heal();
     a_day_goes_by(&county).await;
     assert_eq!((at_home(&county, &id), in_conflict(&county, &task).await), ("accepted".into(), vec![]));
+}
+
+/// What reconciliation asks the clinic for by id, as it was asked.
+fn compared(county: &TestGateway, kind: &str) -> Vec<String> {
+    let start = format!("GET {EHR}/{kind}?_id=");
+    let asked = county.world.requests();
+    let ids = asked.iter().filter_map(|one| one.strip_prefix(&start)?.strip_suffix("&_count=40"));
+    ids.flat_map(|ids| ids.split(',').map(str::to_string)).collect()
+}
+
+// However much is shared, a pass leaves nothing out: a part goes on where the last one stopped.
+on_both!(a_pass_goes_on_where_it_stopped, async |place: Place| {
+    let county = TestGateway::with(place, &county()).await;
+    county.world.at(EHR, |ehr| ehr.set_batch(false));
+    let county = county.settled().await;
+    let task = referred(&county, "r1").await;
+    let ids: Vec<String> = (0..1_100).map(|number| format!("o-{number}")).collect();
+    let mut tx = county.store().await.begin().await.unwrap();
+    for id in &ids {
+        let observation = json!({"resourceType": "Observation", "id": id, "status": "final"});
+        let meta = county.world.at(EHR, |ehr| {
+            ehr.put(observation);
+            ehr.get("Observation", id).unwrap()["meta"].clone()
+        });
+        let mark = format!("{} {}", meta["versionId"].as_str().unwrap(), meta["lastUpdated"].as_str().unwrap());
+        let key = Key::new(ResourceType::parse("Observation").unwrap(), loopgate::id::new());
+        tx.put_link("clinic", &format!("{EHR}/Observation/{id}"), &key, Some(&mark)).await.unwrap();
+        tx.grant("hub", &[key], &task, Reason::Party).await.unwrap();
+    }
+    tx.commit().await.unwrap();
+    county.later(DAY).await;
+    let first = compared(&county, "Observation").len();
+    assert!((400..=500).contains(&first), "one part: {first}");
+    county.later(Duration::from_secs(14 * 60)).await;
+    assert_eq!(compared(&county, "Observation").len(), first, "it is not asked faster than anybody");
+    for _ in 0..4 {
+        county.later(Duration::from_secs(16 * 60)).await;
+    }
+    let mut asked = compared(&county, "Observation");
+    asked.sort_unstable();
+    let mut all = ids.clone();
+    all.sort_unstable();
+    assert_eq!(asked, all, "each once");
+    assert_eq!(compared(&county, "ServiceRequest"), ["r1"]);
+    county.later(HOUR * 20).await;
+    assert_eq!(compared(&county, "Observation").len(), ids.len(), "the next pass is a day later");
+});
+
+// G-020: a request that is not found any more, by a server that does not say that it was deleted.
+#[tokio::test]
+async fn a_request_that_is_not_found_any_more_is_on_record() {
+    let county = TestGateway::county().await.settled().await;
+    let task = referred(&county, "r1").await;
+    county.later(HOUR).await;
+    county.world.refuse_exactly(&format!("GET {EHR}/ServiceRequest/r1"), 404);
+    county.world.at(EHR, |ehr| ehr.update("ServiceRequest", "r1", |one| one["note"] = json!([{"text": "gone"}])));
+    for _ in 0..5 {
+        county.later(HOUR).await;
+    }
+    assert_eq!(
+        (county.status(&task).await, in_conflict(&county, &task).await),
+        ("accepted".into(), vec!["unread".into()])
+    );
+    county.world.heal();
+    a_day_goes_by(&county).await;
+    assert_eq!(in_conflict(&county, &task).await, Vec::<String>::new());
 }
