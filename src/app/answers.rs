@@ -2,7 +2,7 @@
 //! as the answer (design D5).
 
 use super::App;
-use crate::config::Routing;
+use crate::config::{Role, Routing};
 use crate::error::Error;
 use crate::fhir::reference::{self};
 use crate::fhir::views::{SDOHCC, Task, reference_of};
@@ -80,13 +80,14 @@ impl App {
     }
 
     /// A completed Task names the Procedures that were posted for it before (G-036, G-037).
-    pub(super) async fn link_done(&self, tx: &mut Tx, relay: &Relay, key: &Key) -> Result<(), Error> {
+    /// True when there were any that it did not name.
+    pub(super) async fn link_done(&self, tx: &mut Tx, relay: &Relay, key: &Key) -> Result<bool, Error> {
         let pair = ("based-on".to_string(), format!("ServiceRequest/{}", relay.request));
         let mut query = search::parse(ResourceType::PROCEDURE, &[pair], self.own(), true)?;
         query.count = REFERRAL.most;
         let found: Vec<Key> =
             tx.search(&query, &Viewer::Operator).await?.hits.iter().map(|hit| hit.key.clone()).collect();
-        self.add_outputs(tx, relay, key, &found).await.map(|_| ())
+        self.add_outputs(tx, relay, key, &found).await
     }
 
     /// Names these resources in the outputs of our Task, a version more; false when it names them already.
@@ -155,7 +156,9 @@ impl App {
         let mut asked = Vec::new();
         for relay in tx.relays(&referral.task).await? {
             let theirs = self.must(tx, &Key::new(ResourceType::TASK, &relay.task)).await?.resource()?;
-            answers.push(TargetAnswer { status: status_of(&theirs), reason: theirs.at("statusReason").cloned() });
+            let status = status_of(&theirs);
+            let called_off = status == Status::Cancelled && self.is_called_off(tx, &relay).await?;
+            answers.push(TargetAnswer { status, reason: theirs.at("statusReason").cloned(), called_off });
             asked.extend(relay.partner);
         }
         if source.is_terminal() {
@@ -183,6 +186,7 @@ impl App {
         match aggregate::next(source, &answers, by_hand || !offers.is_empty()) {
             Next::Stay => Ok(()),
             Next::Move(status, reason) => self.move_source(tx, referral, status, reason).await,
+            Next::Wait => self.hold(tx, referral, "A coordinator called the relayed Task off.").await,
             Next::RelayAgain if by_hand => {
                 self.hold(tx, referral, "The organization that was asked has no capacity.").await
             }
@@ -192,6 +196,14 @@ impl App {
                 self.relay_to(tx, referral, &[Some(target)]).await
             }
         }
+    }
+
+    /// Whether a coordinator cancelled one of our Tasks, and not its owner.
+    async fn is_called_off(&self, tx: &mut Tx, relay: &Relay) -> Result<bool, Error> {
+        let steps = tx.evidence(&relay.referral).await?;
+        let by = steps.iter().rev().find(|step| step.task == relay.task && step.what == Status::Cancelled.code());
+        let by = by.and_then(|step| self.partner(&step.who));
+        Ok(by.is_some_and(|by| by.roles.contains(&Role::Coordinator) && relay.partner.as_ref() != Some(&by.id)))
     }
 
     /// Adds to the source's Task what its relayed Tasks name as outputs; true if something was new. The source and the

@@ -55,6 +55,30 @@ impl Way {
     }
 }
 
+/// How a server answers when asked for what changed of what was copied from it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Copies {
+    /// It does not: all of it is read anew daily.
+    Unasked,
+    /// By id and since when.
+    ById,
+    /// The same with the patients: some servers show clinical resources in no other way (G-156).
+    WithPatient,
+}
+
+impl Copies {
+    const ALL: [Copies; 3] = [Copies::Unasked, Copies::ById, Copies::WithPatient];
+
+    /// Its number in the database.
+    fn number(self) -> i64 {
+        match self {
+            Copies::Unasked => 0,
+            Copies::ById => 1,
+            Copies::WithPatient => 2,
+        }
+    }
+}
+
 /// What a look at a server came to, for people.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Finding {
@@ -97,8 +121,10 @@ pub struct Known {
     pub source: Way,
     /// How the Tasks we gave it are asked for.
     pub target: Way,
-    /// Whether it answers searches for what changed of what we hold copies of.
-    pub copies: bool,
+    /// Whether and how it answers searches for what changed of what we hold copies of.
+    pub copies: Copies,
+    /// Whether it finds what became of our requests, by what it is based on.
+    pub outcomes: bool,
     /// All of it in words.
     pub findings: Vec<Finding>,
 }
@@ -107,7 +133,8 @@ impl Known {
     /// A server that nobody has looked at yet: asked as the guide says, one search after the other.
     pub(super) fn nothing() -> Known {
         let (source, target) = (Way::Plain, Way::Plain);
-        Known { batch: false, push: Push::None, source, target, copies: true, findings: Vec::new() }
+        let (push, copies) = (Push::None, Copies::ById);
+        Known { batch: false, push, source, target, copies, outcomes: false, findings: Vec::new() }
     }
 
     fn of(peer: &Peer) -> Known {
@@ -123,7 +150,8 @@ impl Known {
             push: Push::parse(&peer.push).unwrap_or(Push::None),
             source: way(&peer.source),
             target: way(&peer.target),
-            copies: peer.copies,
+            copies: Copies::ALL.into_iter().find(|way| way.number() == peer.copies).unwrap_or(Copies::Unasked),
+            outcomes: peer.outcomes,
             findings: findings.as_array().into_iter().flatten().filter_map(finding).collect(),
         }
     }
@@ -138,7 +166,8 @@ impl Known {
             push: self.push.code().to_string(),
             source: self.source.code().to_string(),
             target: self.target.code().to_string(),
-            copies: self.copies,
+            copies: self.copies.number(),
+            outcomes: self.outcomes,
             findings: Value::Array(findings).to_string(),
         }
     }

@@ -1,13 +1,13 @@
 //! Following a partner's server by polling: what to ask, and what the answer makes us owe (design D15b).
 
-use super::peers::{Known, Way, source_filter, target_filter};
+use super::peers::{Copies, Known, Way, source_filter, target_filter};
 use super::{App, Claimed, Copy};
 use crate::config::{Partner, Role};
 use crate::error::Error;
 use crate::fhir::ResourceType;
 use crate::fhir::views::{Task, identifiers};
 use crate::referral::Status;
-use crate::store::{Kind as Owed, Outcome};
+use crate::store::{Copied, Kind as Owed, Outcome};
 use crate::time::Timestamp;
 use std::sync::Arc;
 use std::time::Duration;
@@ -29,6 +29,33 @@ const OVERLAP: Duration = Duration::from_secs(2);
 /// Ids in one search for changed copies.
 const IDS: usize = 40;
 
+/// What has no patient to be asked with, of what a referral refers to.
+const NOT_OF_A_PATIENT: [&str; 8] = [
+    "Patient",
+    "Practitioner",
+    "PractitionerRole",
+    "Organization",
+    "Location",
+    "HealthcareService",
+    "Questionnaire",
+    "Group",
+];
+
+/// Searches for these copies by their ids, a type at a time, and with their patients where the server wants them.
+fn for_copies(copies: &[Copied], way: Copies) -> impl Iterator<Item = String> {
+    let of_a_kind = copies.chunk_by(|one, other| one.key.kind == other.key.kind);
+    of_a_kind.flat_map(|same| same.chunks(IDS)).filter_map(move |some| {
+        let kind = some.first()?.key.kind;
+        let ids: Vec<&str> = some.iter().map(|one| one.key.id.as_str()).collect();
+        let mut patients: Vec<&str> = some.iter().filter_map(|one| one.patient.as_deref()).collect();
+        patients.sort_unstable();
+        patients.dedup();
+        let named = way == Copies::WithPatient && !NOT_OF_A_PATIENT.contains(&kind.name()) && !patients.is_empty();
+        let patients = if named { format!("&patient={}", patients.join(",")) } else { String::new() };
+        Some(format!("{kind}?_id={}{patients}", ids.join(",")))
+    })
+}
+
 impl App {
     /// What to ask a partner's server. One Task search; for a source also what we hold copies of.
     pub async fn poll_plan(&self, claimed: &Claimed) -> Result<Option<PollPlan>, Error> {
@@ -43,15 +70,9 @@ impl App {
         let mut searches = Vec::new();
         if partner.roles.contains(&Role::Source) {
             searches.push(known.source.search(&source_filter(&partner), &since));
-            if !since.is_empty() && known.copies {
-                let mut by_type: Vec<(ResourceType, Vec<String>)> = Vec::new();
-                for key in tx.open_copies(&partner.id, self.gateway()).await? {
-                    match by_type.iter_mut().find(|(kind, ids)| *kind == key.kind && ids.len() < IDS) {
-                        Some((_, ids)) => ids.push(key.id),
-                        None => by_type.push((key.kind, vec![key.id])),
-                    }
-                }
-                searches.extend(by_type.into_iter().map(|(kind, ids)| format!("{kind}?_id={}{since}", ids.join(","))));
+            if !since.is_empty() && known.copies != Copies::Unasked {
+                let copies = tx.open_copies(&partner.id, self.gateway()).await?;
+                searches.extend(for_copies(&copies, known.copies).map(|search| format!("{search}{since}")));
             }
         }
         if partner.roles.contains(&Role::Target) {

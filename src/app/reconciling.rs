@@ -7,21 +7,25 @@
 //! posted again once, and the rest is a conflict on record ([`super::conflicts`]).
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::conflicts::What;
 use super::pace::SOONEST;
-use super::peers::{DAILY, Known};
+use super::peers::{Copies, DAILY, Known};
 use super::rights::Place;
 use super::{App, Claimed, Copy};
 use crate::config::Partner;
 use crate::error::Error;
 use crate::fhir::reference::split_absolute;
+use crate::fhir::views::reference_of;
 use crate::fhir::{Key, ResourceType};
 use crate::referral::decide::status_of;
 use crate::store::{Delivery, Kind as Owed, Outcome, Tx};
 
 /// Ids in one search.
 const IDS: usize = 40;
+/// How long after a referral was fulfilled an outcome is looked for that its Task does not name.
+const LATE: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 /// What one part of a pass is about, at most.
 const PART: usize = 500;
 
@@ -61,10 +65,14 @@ impl App {
         let mut tx = self.store().read().await?;
         let known = self.known(&mut tx, &partner.id).await?.unwrap_or_else(Known::nothing);
         let after = tx.reconciled_to(&partner.id).await?;
-        let shared = tx.shared_with(&partner.id, self.gateway(), known.copies, after.as_deref(), PART).await?;
+        let by_id = known.copies == Copies::ById;
+        let done = known.outcomes.then(|| self.now().minus(LATE));
+        let parties = (partner.id.as_str(), self.gateway());
+        let shared = tx.shared_with(parties, by_id, done, after.as_deref(), PART).await?;
         let next = shared.last().filter(|_| shared.len() == PART).cloned();
-        let (asked, whole): (Vec<String>, Vec<String>) =
+        let (asked, rest): (Vec<String>, Vec<String>) =
             shared.into_iter().partition(|one| split_absolute(one).is_some());
+        let (fulfilled, whole): (Vec<String>, Vec<String>) = rest.into_iter().partition(|one| one.contains('/'));
         let mut keys: Vec<Key> = asked.iter().filter_map(|url| split_absolute(url)).map(|(_, key)| key).collect();
         keys.sort_by(|one, other| (one.kind.name(), &one.id).cmp(&(other.kind.name(), &other.id)));
         let of_a_kind = keys.chunk_by(|one, other| one.kind == other.kind);
@@ -72,7 +80,11 @@ impl App {
             let ids: Vec<&str> = some.iter().map(|key| key.id.as_str()).collect();
             Some(format!("{}?_id={}&_count={IDS}", some.first()?.kind, ids.join(",")))
         });
-        let searches = searches.collect();
+        let mut searches: Vec<String> = searches.collect();
+        for some in fulfilled.chunks(IDS) {
+            let requests: Vec<String> = some.iter().map(|request| format!("{}/{request}", self.own())).collect();
+            searches.push(format!("Procedure?based-on={}&_count={IDS}", requests.join(",")));
+        }
         Ok(Some(ReconcilePlan { partner, searches, asked, whole, next, batch: known.batch }))
     }
 
@@ -98,6 +110,9 @@ impl App {
                 _ => self.owe_fetches(&mut tx, &claimed.partner, url).await?,
             }
         }
+        for procedure in found.iter().filter(|copy| copy.resource.kind() == ResourceType::PROCEDURE) {
+            self.late_outcome(&mut tx, &claimed.partner, procedure).await?;
+        }
         for task in &plan.whole {
             self.owe(&mut tx, Owed::Fetch, task, &claimed.partner).await?;
         }
@@ -114,6 +129,25 @@ impl App {
         tracing::info!(partner, shared, differ, ended = plan.next.is_none(), "reconciled");
         tx.finish(claimed, &Outcome::Again(self.now().plus(pause))).await?;
         self.commit(tx).await
+    }
+
+    /// An outcome at a target's server, of one of our requests, that we have not seen so: its Task is read again, and
+    /// with it what became of the request.
+    async fn late_outcome(&self, tx: &mut Tx, partner: &str, procedure: &Copy) -> Result<(), Error> {
+        let known = tx.link_from(partner, &procedure.url).await?;
+        if known.is_some_and(|link| procedure.mark.is_some() && link.mark == procedure.mark) {
+            return Ok(());
+        }
+        for item in procedure.resource.list("basedOn") {
+            let request = reference_of(Some(item)).and_then(|text| self.local(text));
+            let Some(request) = request.filter(|key| key.kind == ResourceType::SERVICE_REQUEST) else { continue };
+            let relay = tx.relay_by_request(&request.id).await?;
+            let relay = relay.filter(|relay| relay.partner.as_deref() == Some(partner));
+            if let Some(remote) = relay.and_then(|relay| relay.remote) {
+                self.owe(tx, Owed::Collect, &remote, partner).await?;
+            }
+        }
+        Ok(())
     }
 
     /// The open referrals that rest on this copy are to be read again.

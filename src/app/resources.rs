@@ -99,6 +99,7 @@ impl App {
                 let written = self.insert(tx, resource, &author).await?;
                 tx.grant(&author, std::slice::from_ref(&written.stored.key), "", Reason::Author).await?;
                 self.outcome_arrived(tx, &written).await?;
+                self.service_offered(tx, &written).await?;
                 Answer::new(written.stored, true)
             }
         };
@@ -173,6 +174,7 @@ impl App {
         let written = self.save(tx, &stored, resource, &context.partner.id).await?;
         self.origin_changed(tx, &written.stored.key, &written.resource).await?;
         self.outcome_arrived(tx, &written).await?;
+        self.service_offered(tx, &written).await?;
         self.audit(tx, context, "update", &written.stored).await?;
         // What was deleted is there anew.
         Ok(Answer::new(written.stored, stored.deleted))

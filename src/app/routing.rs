@@ -8,9 +8,11 @@ use crate::error::{Error, Kind};
 use crate::fhir::reference::{self};
 use crate::fhir::views::{SDOHCC, STATUS_REASON, ServiceRequest, Task, capacity, concept, reference_of};
 use crate::fhir::{Key, Resource, ResourceType, search};
+use crate::referral::Status;
 use crate::referral::consent::{self, Disclosure, Recipient, Refusal};
+use crate::referral::decide::status_of;
 use crate::referral::relay::Target;
-use crate::store::{Delivery, Kind as Owed, Outcome, Reason, Referral, Tx, Viewer};
+use crate::store::{Delivery, Kind as Owed, Outcome, Reason, Referral, Tx, Viewer, Written};
 use crate::time::Timestamp;
 use serde_json::Value;
 
@@ -175,6 +177,30 @@ impl App {
         self.end_refused(&mut tx, &key).await?;
         let outcome = self.end_of(&mut tx, &key).await?.map_or(Outcome::Done, Outcome::Again);
         if tx.finish(claimed, &outcome).await? { self.commit(tx).await } else { Ok(()) }
+    }
+
+    /// A service is offered that was not, or not so: its house may claim what is still open for claiming (design D9).
+    pub(super) async fn service_offered(&self, tx: &mut Tx, written: &Written) -> Result<(), Error> {
+        if written.stored.key.kind != ResourceType::HEALTHCARE_SERVICE {
+            return Ok(());
+        }
+        for relay in tx.unclaimed().await? {
+            // The referral's row is locked first, as everywhere; what has been claimed meanwhile shows then.
+            let Some(referral) = tx.referral(&relay.referral).await? else { continue };
+            let Some(relay) = tx.relay(&relay.task).await?.filter(|relay| relay.partner.is_none()) else { continue };
+            let key = Key::new(ResourceType::TASK, &relay.task);
+            let task = self.must(tx, &key).await?.resource()?;
+            let Some(request) = referral.request.as_ref().filter(|_| status_of(&task) == Status::Requested) else {
+                continue;
+            };
+            let request = self.must(tx, &Key::new(ResourceType::SERVICE_REQUEST, request)).await?.resource()?;
+            let may = tx.grantees_for(&relay.task, Reason::Claim).await?;
+            let own = [key, Key::new(ResourceType::SERVICE_REQUEST, &relay.request)];
+            for offer in self.candidates(tx, &request, &may).await? {
+                tx.grant(&offer.partner, &own, &relay.task, Reason::Claim).await?;
+            }
+        }
+        Ok(())
     }
 
     /// Where does it go? To who was named, else to the best match, else to whoever claims it, else to a coordinator.

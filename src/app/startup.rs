@@ -88,7 +88,8 @@ impl App {
         let Some(key) = resource.key() else { return Ok(()) };
         match tx.resource_for_update(&key).await? {
             None => {
-                self.insert_as(tx, resource, &key.id, self.gateway(), "PUT").await?;
+                let written = self.insert_as(tx, resource, &key.id, self.gateway(), "PUT").await?;
+                self.service_offered(tx, &written).await?;
             }
             Some(stored) if stored.deleted || !stored.resource()?.same_content(&resource) => {
                 self.save(tx, &stored, resource, self.gateway()).await?;

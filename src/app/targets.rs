@@ -43,6 +43,8 @@ pub struct CollectPlan {
     pub url: String,
     /// Whether outcomes are to be read with it, and how far.
     pub outcomes: Option<Reach>,
+    /// Our request, once it is fulfilled: what became of it is searched for, too, where the server finds it so.
+    pub request: Option<String>,
 }
 
 /// A Task as it stands at a partner's server, and what was read with it.
@@ -180,8 +182,15 @@ impl App {
         else {
             return Ok(None);
         };
-        let outcomes = partner.roles.contains(&Role::Target);
-        Ok(Some(CollectPlan { partner, url: claimed.subject.clone(), outcomes: outcomes.then_some(OUTCOMES) }))
+        let outcomes = partner.roles.contains(&Role::Target).then_some(OUTCOMES);
+        let mut tx = self.store().read().await?;
+        let finds = outcomes.is_some() && self.known(&mut tx, &partner.id).await?.is_some_and(|known| known.outcomes);
+        let ours = match tx.link_from(&partner.id, &claimed.subject).await? {
+            Some(link) if finds => tx.relay(&link.key.id).await?,
+            _ => None,
+        };
+        let request = ours.map(|relay| format!("{}/ServiceRequest/{}", self.own(), relay.request));
+        Ok(Some(CollectPlan { partner, url: claimed.subject.clone(), outcomes, request }))
     }
 
     /// A Task at a partner's server says this: a target's answer, or a source's wish.
@@ -324,6 +333,13 @@ impl App {
                 let place = self.place(tx, key).await?;
                 self.write_step(tx, place, &stored, task, (from, from), &partner.id, "poll").await?;
             }
+        }
+        // What was found and its Task does not name: of now, or late.
+        if end == Status::Completed
+            && self.link_done(tx, &relay, key).await?
+            && let Some(referral) = tx.referral(&relay.referral).await?
+        {
+            self.aggregate(tx, referral).await?;
         }
         Ok(())
     }

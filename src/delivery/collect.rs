@@ -2,9 +2,14 @@
 
 use crate::app::{App, Claimed, CollectPlan, Copy, Reported};
 use crate::error::Error;
+use crate::fhir::ResourceType;
+use crate::fhir::views::reference_of;
+use crate::referral::Status;
+use crate::referral::decide::status_of;
 
 use super::client::{Failure, Server, mark_of};
 use super::fetch::{below, read_all};
+use super::poll::search;
 
 /// Tries in which a missing outcome holds the answer back; after that the answer is passed on without it (design D5).
 const PATIENT_TRIES: i64 = 3;
@@ -24,7 +29,7 @@ pub(super) async fn run(
         }
         Err(failure) => return Ok(Err(failure)),
     };
-    let mut outcomes = Vec::new();
+    let mut outcomes: Vec<Copy> = Vec::new();
     if let Some(reach) = plan.outcomes {
         let mut named = read.resource.clone();
         // Only the outputs are followed; what the Task itself refers to is ours already.
@@ -40,6 +45,23 @@ pub(super) async fn run(
             }
             Ok((copies, _)) => outcomes = copies,
             Err(failure) => return Ok(Err(failure)),
+        }
+        if let Some(request) = plan.request.filter(|_| status_of(&read.resource) == Status::Completed) {
+            match search(server, &format!("Procedure?based-on={request}&_count={}", reach.most)).await {
+                Ok(hits) => {
+                    let of_it = |copy: &Copy| {
+                        let based_on = copy.resource.list("basedOn").iter();
+                        let mut based_on = based_on.filter_map(|item| reference_of(Some(item)));
+                        copy.resource.kind() == ResourceType::PROCEDURE && based_on.any(|text| text == request)
+                    };
+                    let known: Vec<String> = outcomes.iter().map(|copy| copy.url.clone()).collect();
+                    let new = hits.copies.into_iter().filter(|copy| of_it(copy) && !known.contains(&copy.url));
+                    outcomes.extend(new.take(reach.most));
+                }
+                Err(failure) if patient && !failure.is_absent() => return Ok(Err(failure)),
+                // The Task has said what it had to say.
+                Err(_) => {}
+            }
         }
     }
     let task = Copy { url: plan.url, mark: mark_of(&read.resource), resource: read.resource };

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use super::client::{Failure, Server};
 use super::poll;
-use crate::app::peers::{DiscoverPlan, Finding, Known, Verdict, Way};
+use crate::app::peers::{Copies, DiscoverPlan, Finding, Known, Verdict, Way};
 use crate::app::{App, Claimed};
 use crate::config::{Follow, OutboundAuth};
 use crate::error::Error;
@@ -78,7 +78,8 @@ pub(super) async fn look(server: &Server<'_>, plan: &DiscoverPlan) -> Result<Kno
         push: read.push(),
         source: Way::Plain,
         target: Way::Plain,
-        copies: true,
+        copies: Copies::ById,
+        outcomes: false,
         findings: Vec::new(),
     };
     follow(plan, known.push, &mut findings);
@@ -109,14 +110,15 @@ pub(super) async fn look(server: &Server<'_>, plan: &DiscoverPlan) -> Result<Kno
                 "Task?identifier: it answered {status}; a create that goes unanswered can't be looked up before it is repeated"
             )),
         }
+        known.outcomes = of(About::Outcomes) == Took::Well;
+        match known.outcomes {
+            true => findings.works("Procedure?based-on: what its Task does not name is found too"),
+            false => findings.instead("Procedure?based-on is not answered: outcomes are what its Task names"),
+        }
     }
     if let Some(filter) = &plan.source {
         known.source = way(server, filter, "owner", (of(About::Asked), of(About::Named)), &mut findings).await?;
-        known.copies = of(About::Copies) == Took::Well;
-        match known.copies {
-            true => findings.works("?_id and ?_lastUpdated: changes of what was copied are asked for together"),
-            false => findings.instead("?_id with ?_lastUpdated is not answered: what was copied is read anew daily"),
-        }
+        known.copies = copies(server, (of(About::Copies), of(About::Clinical)), &mut findings).await?;
     }
     known.findings = findings.0;
     Ok(known)
@@ -230,8 +232,11 @@ enum About {
     Named,
     /// Whether a Task is found by our identifier.
     Identified,
-    /// Whether changes of other types are found by id and since when.
+    /// Whether what became of a request is found by what it is based on.
+    Outcomes,
+    /// Whether changes of other types are found by id and since when: a request, and a clinical resource.
     Copies,
+    Clinical,
 }
 
 struct Question {
@@ -247,13 +252,39 @@ fn questions(plan: &DiscoverPlan) -> Vec<Question> {
         ask(About::Asked, Way::Plain.search(filter, FAR_OFF));
         ask(About::Named, format!("Task?requester={}/Organization/{NOBODY}&_count=1", plan.own));
         ask(About::Identified, format!("Task?identifier={}/Task%7C{NOBODY}&_count=1", plan.own));
+        ask(About::Outcomes, format!("Procedure?based-on={}/ServiceRequest/{NOBODY}&_count=1", plan.own));
     }
     if let Some(filter) = &plan.source {
         ask(About::Asked, Way::Plain.search(filter, FAR_OFF));
         ask(About::Named, format!("Task?owner={}/Organization/{NOBODY}&_count=1", plan.own));
         ask(About::Copies, format!("ServiceRequest?_id={NOBODY}{FAR_OFF}"));
+        ask(About::Clinical, format!("Condition?_id={NOBODY}{FAR_OFF}"));
     }
     list
+}
+
+/// How changes of what was copied are asked for, by what came of asking for a request and for a clinical resource.
+async fn copies(
+    server: &Server<'_>,
+    (request, clinical): (Took, Took),
+    findings: &mut Findings,
+) -> Result<Copies, Failure> {
+    if (request, clinical) == (Took::Well, Took::Well) {
+        findings.works("?_id and ?_lastUpdated: changes of what was copied are asked for together");
+        return Ok(Copies::ById);
+    }
+    if request != Took::Ignored && clinical != Took::Ignored {
+        let mut well = true;
+        for kind in ["ServiceRequest", "Condition"] {
+            well = well && ask(server, &format!("{kind}?_id={NOBODY}&patient={NOBODY}{FAR_OFF}")).await? == Took::Well;
+        }
+        if well {
+            findings.instead("?_id with ?_lastUpdated is answered with the patient alone; so it is asked");
+            return Ok(Copies::WithPatient);
+        }
+    }
+    findings.instead("?_id with ?_lastUpdated is not answered: what was copied is read anew daily");
+    Ok(Copies::Unasked)
 }
 
 /// The way in which a side's Tasks are asked for, by what came of asking.

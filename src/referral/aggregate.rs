@@ -12,6 +12,8 @@ pub struct Answer {
     pub status: Status,
     /// Its statusReason.
     pub reason: Option<Value>,
+    /// A coordinator called it off.
+    pub called_off: bool,
 }
 
 /// What the source's Task should do about the answers.
@@ -23,6 +25,8 @@ pub enum Next {
     Move(Status, Option<Value>),
     /// Every target is full, and another candidate is left (G-096).
     RelayAgain,
+    /// A coordinator called the last one off: who would end the referral ends the source's Task, so it is to go elsewhere.
+    Wait,
 }
 
 /// What comes next. `another` says whether somebody else can be asked, or a coordinator will look.
@@ -38,6 +42,9 @@ pub fn next(source: Status, answers: &[Answer], another: bool) -> Next {
         }
         if another && live.last().is_some_and(|answer| is_capacity_rejection(answer)) {
             return Next::RelayAgain;
+        }
+        if live.last().is_some_and(|answer| answer.called_off) {
+            return Next::Wait;
         }
         let end = if matches!(source, Status::Requested | Status::Draft) { Status::Rejected } else { Status::Failed };
         return Next::Move(end, Some(joined(&live)));
@@ -99,7 +106,7 @@ mod tests {
     use serde_json::json;
 
     fn answer(status: Status, text: &str) -> Answer {
-        Answer { status, reason: (!text.is_empty()).then(|| json!({"text": text})) }
+        Answer { status, reason: (!text.is_empty()).then(|| json!({"text": text})), called_off: false }
     }
 
     fn moved(source: Status, answers: &[Answer]) -> Option<Status> {
@@ -143,12 +150,25 @@ mod tests {
             json!({"coding":[{"system":SDOHCC,"code":"no-capacity"}],"text":"x"}),
             json!({"coding":[{"system":SDOHCC,"code":"waitlist"}],"text":"x"}),
         ] {
-            let full = [Answer { status: Status::Rejected, reason: Some(reason) }];
+            let full = [Answer { status: Status::Rejected, reason: Some(reason), called_off: false }];
             assert_eq!(next(Status::Accepted, &full, true), Next::RelayAgain);
             assert!(matches!(next(Status::Accepted, &full, false), Next::Move(Status::Failed, Some(_))));
         }
         let no = [answer(Status::Rejected, "not eligible")];
         assert!(matches!(next(Status::Accepted, &no, true), Next::Move(Status::Failed, _)));
+    }
+
+    // D5, D12
+    #[test]
+    fn what_a_coordinator_calls_off_goes_elsewhere() {
+        let off = Answer { called_off: true, ..answer(Status::Cancelled, "wrong house") };
+        let no = answer(Status::Rejected, "too far");
+        assert_eq!(next(Status::InProgress, std::slice::from_ref(&off), false), Next::Wait);
+        assert_eq!(next(Status::Accepted, &[no.clone(), off.clone()], false), Next::Wait);
+        assert!(matches!(next(Status::Accepted, &[off.clone(), no], false), Next::Move(Status::Failed, _)));
+        let done = answer(Status::Completed, "");
+        assert_eq!(next(Status::InProgress, &[done, off.clone()], false), Next::Move(Status::Completed, None));
+        assert_eq!(next(Status::InProgress, &[answer(Status::Accepted, ""), off], false), Next::Stay);
     }
 
     #[test]

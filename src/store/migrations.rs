@@ -22,6 +22,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("../../migrations/0014_conflict.sql"),
     include_str!("../../migrations/0015_delivery_lanes.sql"),
     include_str!("../../migrations/0016_reconciling.sql"),
+    include_str!("../../migrations/0017_late_outcomes.sql"),
 ];
 
 /// Runs what has not been run. A second gateway waits for the first.

@@ -51,7 +51,7 @@ pub use links::Link;
 pub use outbox::{Attempt, Claimed, Delivery, Kind, Outcome};
 pub use partners::Following;
 pub use peers::Peer;
-pub use referrals::{Referral, Relay};
+pub use referrals::{Copied, Referral, Relay};
 pub use resources::{Changed, Stored, Written};
 pub use seals::{Seal, Span};
 pub use search::Page;

@@ -19,13 +19,15 @@ pub struct Peer {
     pub source: String,
     /// How the Tasks we gave it are asked for.
     pub target: String,
-    /// Whether it answers searches for what changed of what we hold copies of.
-    pub copies: bool,
+    /// Whether and how it answers searches for what changed of what we hold copies of: 0, 1, 2.
+    pub copies: i64,
+    /// Whether it finds what became of our requests.
+    pub outcomes: bool,
     /// JSON, for people.
     pub findings: String,
 }
 
-const COLUMNS: &str = "partner, known_at, batch, push, source, target, copies, findings";
+const COLUMNS: &str = "partner, known_at, batch, push, source, target, copies, outcomes, findings";
 
 fn read(row: &Row) -> Result<Peer, Error> {
     Ok(Peer {
@@ -35,8 +37,9 @@ fn read(row: &Row) -> Result<Peer, Error> {
         push: row.text(3)?,
         source: row.text(4)?,
         target: row.text(5)?,
-        copies: row.flag(6)?,
-        findings: row.text(7)?,
+        copies: row.int(6)?,
+        outcomes: row.flag(7)?,
+        findings: row.text(8)?,
     })
 }
 
@@ -57,12 +60,22 @@ impl Tx {
     pub async fn put_peer(&mut self, peer: &Peer) -> Result<(), Error> {
         let one = peer.clone();
         self.run(
-            "insert into peer (partner, known_at, batch, push, source, target, copies, findings)
-             values ($1, $2, $3, $4, $5, $6, $7, $8)
+            "insert into peer (partner, known_at, batch, push, source, target, copies, outcomes, findings)
+             values ($1, $2, $3, $4, $5, $6, $7, $8, $9)
              on conflict (partner) do update set known_at = excluded.known_at, batch = excluded.batch,
              push = excluded.push, source = excluded.source, target = excluded.target, copies = excluded.copies,
-             findings = excluded.findings",
-            args![one.partner, one.known_at, one.batch, one.push, one.source, one.target, one.copies, one.findings],
+             outcomes = excluded.outcomes, findings = excluded.findings",
+            args![
+                one.partner,
+                one.known_at,
+                one.batch,
+                one.push,
+                one.source,
+                one.target,
+                one.copies,
+                one.outcomes,
+                one.findings
+            ],
         )
         .await?;
         Ok(())

@@ -156,7 +156,16 @@ fn relay_of(row: &Row) -> Result<Relay, Error> {
     })
 }
 
-/// What one round of polling asks for by its ids, at most; the rest is compared once a day.
+/// What was copied for open referrals, by its key at the source's server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Copied {
+    /// Type and id there.
+    pub key: Key,
+    /// The id of the patient there that a referral with it is about.
+    pub patient: Option<String>,
+}
+
+/// What one round of polling asks for by its ids, at most (the rest is compared once a day); what a new service may claim.
 const A_ROUND: i64 = 2_000;
 
 impl Tx {
@@ -285,6 +294,15 @@ impl Tx {
         self.one(text, args![task]).await?.as_ref().map(relay_of).transpose()
     }
 
+    /// The relays that may still be claimed, oldest first.
+    pub async fn unclaimed(&mut self) -> Result<Vec<Relay>, Error> {
+        let text = format!(
+            "select {RELAY} from relay where partner is null and channel = 'open' and exists
+             (select 1 from referral r where r.task = relay.referral and r.closing is null) order by created limit $1"
+        );
+        self.all(text, args![A_ROUND]).await?.iter().map(relay_of).collect()
+    }
+
     /// The relays of a referral, oldest first.
     pub async fn relays(&mut self, referral: &str) -> Result<Vec<Relay>, Error> {
         if let Some(relays) = self.met.relays.get(referral) {
@@ -306,18 +324,24 @@ impl Tx {
         self.one(text, args![request]).await?.as_ref().map(relay_of).transpose()
     }
 
-    /// The URLs of the copies that a source's open referrals rest on: what has to stay fresh (G-020). What they can't do
-    /// without comes first, for a round asks for so many.
-    pub async fn open_copies(&mut self, source: &str, gateway: &str) -> Result<Vec<Key>, Error> {
-        let text = "select l.origin from referral r
+    /// The copies that a source's open referrals rest on: what has to stay fresh (G-020). What they can't do without comes
+    /// first, for a round asks for so many.
+    pub async fn open_copies(&mut self, source: &str, gateway: &str) -> Result<Vec<Copied>, Error> {
+        let text = "select l.origin, min(p.origin) from referral r
              join resource_grant g on g.task = r.task and g.partner = $2
              join link l on l.type = g.type and l.id = g.id and l.partner = r.source
+             left join link p on p.type = 'Patient' and p.id = substr(r.patient, 9) and p.partner = r.source
              where r.source = $1 and r.closing is null and l.type <> 'Task' group by l.type, l.origin order by
              case l.type when 'ServiceRequest' then 0 when 'Consent' then 1 when 'Patient' then 2 else 3 end,
              l.type, l.origin limit $3";
         let rows = self.all(text, args![source, gateway, A_ROUND]).await?;
-        let origins: Result<Vec<String>, Error> = rows.iter().map(|row| row.text(0)).collect();
-        Ok(origins?.iter().filter_map(|origin| split_absolute(origin)).map(|(_, key)| key).collect())
+        let mut copies = Vec::with_capacity(rows.len());
+        for row in &rows {
+            let (origin, patient) = (row.text(0)?, row.text_or_null(1)?);
+            let patient = patient.as_deref().and_then(split_absolute).map(|(_, key)| key.id);
+            copies.extend(split_absolute(&origin).map(|(_, key)| Copied { key, patient }));
+        }
+        Ok(copies)
     }
 
     /// How many open referrals a partner's server has a part in, as source or as target, and how many of them are urgent.
@@ -335,12 +359,13 @@ impl Tx {
 
     /// The first of what open referrals share with a partner's server, behind `after`: the URLs of the Tasks that it
     /// keeps for us and of those that we gave it, and of what was copied; without `copies` the ids of its open referrals
-    /// instead, for what was copied has to be read whole.
+    /// instead, for what was copied has to be read whole; and our requests (`ServiceRequest/id`) that were fulfilled there
+    /// since `done`, of which more may become known.
     pub async fn shared_with(
         &mut self,
-        partner: &str,
-        gateway: &str,
+        (partner, gateway): (&str, &str),
         copies: bool,
+        done: Option<Timestamp>,
         after: Option<&str>,
         most: usize,
     ) -> Result<Vec<String>, Error> {
@@ -353,9 +378,13 @@ impl Tx {
                  join link l on l.type = g.type and l.id = g.id and l.partner = r.source
                  where r.source = $1 and r.closing is null and l.type <> 'Task' and $3 = 1
              union select task from referral where source = $1 and closing is null and $3 = 0
+             union select 'ServiceRequest/' || t.request from relay t
+                 join evidence e on e.referral = t.referral and e.task = t.task
+                 where t.partner = $1 and t.remote is not null and e.what = 'completed' and e.at >= $6
              ) as shared where one > $4 order by one limit $5";
         let most = i64::try_from(most).unwrap_or(i64::MAX);
-        let rows = self.all(text, args![partner, gateway, copies, after.unwrap_or(""), most]).await?;
+        let done = done.unwrap_or(Timestamp(i64::MAX));
+        let rows = self.all(text, args![partner, gateway, copies, after.unwrap_or(""), most, done]).await?;
         rows.iter().map(|row| row.text(0)).collect()
     }
 

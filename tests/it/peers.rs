@@ -124,6 +124,26 @@ async fn a_code_goes_with_it_where_it_must() {
     assert!(asked(&county, "&code=http://hl7.org/fhir/CodeSystem/task-code%7Cfulfill&_lastUpdated=ge2") > 0);
 }
 
+// G-156: some servers show clinical resources by their patient alone.
+on_both!(a_patient_goes_with_it_where_it_must, async |place: Place| {
+    let county = TestGateway::with(place, &county()).await;
+    county.world.at(EHR, |ehr| ehr.set_batch(false));
+    county.world.refuse(EHR, "GET", "Condition?_id=loopgate-nobody&_lastUpdated", &[400]);
+    let county = county.settled().await;
+    assert!(found(&county, "clinic", "instead").await.iter().any(|text| text.contains("with the patient alone")));
+    let task = county.refers("r1", "food-insecurity").await;
+    county.deliver_due().await;
+    county.later(HOUR).await;
+    let condition = patient::CONDITION.rsplit('/').next().unwrap();
+    let person = patient::PATIENT.rsplit('/').next().unwrap();
+    assert!(asked(&county, &format!("/Condition?_id={condition}&patient={person}&_lastUpdated=ge2")) > 0);
+    assert!(asked(&county, &format!("/Patient?_id={person}&_lastUpdated=ge2")) > 0, "a Patient has none");
+    county.world.at(EHR, |ehr| ehr.update("Condition", condition, |one| one["note"] = json!([{"text": "worse"}])));
+    county.later(HOUR).await;
+    let copies = county.get("root", "Condition").await.entries();
+    assert_eq!(copies[0]["note"][0]["text"], "worse", "{task}");
+});
+
 /// A batch that is offered and refused is not sent again; the searches go one by one.
 #[tokio::test]
 async fn a_batch_that_fails_is_not_insisted_on() {

@@ -336,3 +336,39 @@ async fn a_request_that_is_not_found_any_more_is_on_record() {
     a_day_goes_by(&county).await;
     assert_eq!(in_conflict(&county, &task).await, Vec::<String>::new());
 }
+
+// G-037, G-193: written down at its own server days after the completion, and not named by its Task.
+on_both!(a_late_outcome_at_a_targets_server_is_found, async |place: Place| {
+    let county = TestGateway::with(place, &county()).await.settled().await;
+    let task = referred(&county, "r1").await;
+    pantry_sets(&county, &task, "accepted");
+    county.later(HOUR).await;
+    pantry_sets(&county, &task, "completed");
+    county.later(HOUR).await;
+    assert_eq!((county.status(&task).await, &county.task(&task).await["output"]), ("completed".into(), &Value::Null));
+    county.later(DAY * 3).await;
+    let theirs = theirs(&county, &task);
+    let text = |name: &str| theirs[name]["reference"].as_str().unwrap().to_string();
+    let done = patient::procedure(&text("focus"), &text("for"), "food-insecurity", "2026-11-26");
+    county.world.at(PANTRY, |pantry| pantry.put(done));
+    a_day_goes_by(&county).await;
+    let outputs = county.task(&task).await["output"].as_array().cloned().unwrap_or_default();
+    assert_eq!(outputs.len(), 1, "{outputs:?}");
+    let outcome = outputs[0]["valueReference"]["reference"].as_str().unwrap().to_string();
+    let read = county.get("clinic", &outcome).await;
+    assert_eq!((read.status, &read.body["resourceType"]), (200, &json!("Procedure")));
+    let asked = |county: &TestGateway| {
+        let asked = county.world.requests().into_iter().chain(county.world.bodies().into_iter().map(|(_, body)| body));
+        let about = |one: &String| one.contains("Procedure?based-on=") && !one.contains("loopgate-nobody");
+        asked.filter(about).count()
+    };
+    let version = county.task(&task).await["meta"]["versionId"].clone();
+    let before = asked(&county);
+    a_day_goes_by(&county).await;
+    assert!(asked(&county) > before);
+    assert_eq!(county.task(&task).await["meta"]["versionId"], version, "once");
+    county.later(DAY * 31).await;
+    let before = asked(&county);
+    a_day_goes_by(&county).await;
+    assert_eq!(asked(&county), before, "it is not looked for for ever");
+});

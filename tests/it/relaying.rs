@@ -6,7 +6,7 @@ use loopgate::fhir::views::{CAPACITY_EXTENSION, SDOHCC};
 use serde_json::{Value, json};
 
 use crate::acts::{by_hand, reference, relay_to, there, without_coordinator};
-use crate::gateway::{EHR, TestGateway};
+use crate::gateway::{EHR, PANTRY, TestGateway};
 
 // G-016, G-017, G-018, G-021, G-075, D12a
 // G-048
@@ -302,6 +302,71 @@ async fn a_coordinator_relays_what_is_held_to_one_or_several() {
     // Sent again, as anything may be.
     let again = county.relays(&task, &["Organization/pantry"]).await;
     assert_eq!((again, county.relayed(&task).await.len()), (vec![made[1].clone()], 3));
+}
+
+// D5, D12: who calls a relayed Task off by hand sends the referral elsewhere; the source's Task stays open for that.
+#[tokio::test]
+async fn what_a_coordinator_calls_off_is_relayed_to_another() {
+    for routing in ["automatic", "coordinator"] {
+        let routed = format!("roles = [\"source\"]\nrouting = \"{routing}\"");
+        let settings = crate::gateway::county().replace("roles = [\"source\"]", &routed);
+        let county = TestGateway::with(crate::databases::Place::sqlite(), &settings).await;
+        let task = county.refers("sr1", "food-insecurity").await;
+        county.deliver_due().await;
+        if routing == "coordinator" {
+            county.relays(&task, &["Organization/pantry"]).await;
+            county.deliver_due().await;
+        }
+        let first = county.relayed(&task).await.remove(0);
+        let off = |task: &mut Value| {
+            task["status"] = json!("cancelled");
+            task["statusReason"] = json!({"text": "They are closed."});
+        };
+        assert_eq!(county.change("desk", &first, off).await.status, 200);
+        county.deliver_due().await;
+        assert_eq!((county.status(&task).await, county.waiting_on(&task).await), ("accepted".into(), "hub".into()));
+        assert!(county.loop_part(&task, "held", "valueString").await.as_str().unwrap().contains("called"));
+        let theirs = county.world.at(PANTRY, |pantry| pantry.all("Task")[0]["status"].clone());
+        assert_eq!(theirs, "cancelled", "{routing}");
+        let second = county.relays(&task, &["Organization/kitchen"]).await.remove(0);
+        county.answers("kitchen", &second, "accepted").await;
+        assert_eq!(county.status(&task).await, "in-progress");
+        // Its owner's own word ends it.
+        assert_eq!(county.answers("kitchen", &second, "cancelled").await.status, 200);
+        assert_eq!(county.status(&task).await, "failed", "{routing}");
+    }
+}
+
+// D9: who begins to offer it later may claim what is still open.
+#[tokio::test]
+async fn a_new_service_may_claim_what_is_still_open() {
+    let (county, task, theirs) = open().await;
+    let (claimed, other) = {
+        let body = county.referral("sr2", "food-insecurity", None);
+        let other = county.post("clinic", "Task", &body).await.id();
+        county.deliver_due().await;
+        let claimed = county.relayed(&other).await.remove(0);
+        let read = county.get("kitchen", &format!("Task/{claimed}")).await.body;
+        assert_eq!(county.put("kitchen", &format!("Task/{claimed}"), &claim(&read, "kitchen")).await.status, 200);
+        (claimed, other)
+    };
+    let path = format!("Task/{theirs}");
+    assert_eq!(county.get("agency", &path).await.status, 404);
+    let mut service = county.get("desk", "HealthcareService/zz-kitchen-food").await.body;
+    service["providedBy"] = json!({"reference": "Organization/agency"});
+    service["active"] = json!(false);
+    let made = county.post("desk", "HealthcareService", &service).await;
+    assert_eq!(made.status, 201, "{}", made.body);
+    assert_eq!(county.get("agency", &path).await.status, 404, "not yet");
+    let mut service = made.body.clone();
+    service["active"] = json!(true);
+    assert_eq!(county.put("desk", &format!("HealthcareService/{}", made.id()), &service).await.status, 200);
+    let read = county.get("agency", &path).await;
+    assert_eq!(read.status, 200);
+    assert_eq!(county.get("agency", &reference(&read.body["for"])).await.status, 404, "it tells no name");
+    assert_eq!(county.get("agency", &format!("Task/{claimed}")).await.status, 404, "{other}: somebody has it");
+    assert_eq!(county.put("agency", &path, &claim(&read.body, "agency")).await.status, 200);
+    assert_eq!(county.status(&task).await, "in-progress");
 }
 
 // interface §3: usable before the fetch has ended.
