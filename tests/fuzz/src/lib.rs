@@ -7,5 +7,7 @@ pub mod error;
 pub mod fhir;
 #[path = "../../../src/id.rs"]
 pub mod id;
+#[path = "../../../src/jwt.rs"]
+pub mod jwt;
 #[path = "../../../src/time.rs"]
 pub mod time;
