@@ -48,7 +48,7 @@ impl App {
         precondition: &Precondition,
     ) -> Result<(), Error> {
         let mut tx = self.store().begin().await?;
-        match self.one_match(&mut tx, context, kind, criteria).await? {
+        match self.one_match(&mut tx, context, (kind, 'd'), criteria).await? {
             Some(stored) => self.delete_in(&mut tx, context, &stored.key, precondition).await?,
             None => precondition.check(None)?,
         }
@@ -66,7 +66,7 @@ impl App {
         resource: &Resource,
     ) -> Result<Option<Key>, Error> {
         let named = resource.id().map(|id| Key::new(kind, id));
-        match (self.one_match(tx, context, kind, criteria).await?, named) {
+        match (self.one_match(tx, context, (kind, 'u'), criteria).await?, named) {
             (Some(found), Some(named)) if found.key != named => {
                 let text = "The body's id is not that of the resource this search finds. Leave it out.";
                 Err(Error::malformed(text).at(format!("{kind}.id")))
@@ -80,14 +80,16 @@ impl App {
         }
     }
 
-    /// The one resource that the criteria describe, among those the partner may see; 412 when there are several.
+    /// The one resource that the criteria describe, among those the partner may see; 412 when there are several. Whether
+    /// there is one is told only to who may do what is to be done with it: the scope's letter.
     pub(super) async fn one_match(
         &self,
         tx: &mut Tx,
         context: &Context,
-        kind: ResourceType,
+        (kind, letter): (ResourceType, char),
         criteria: &Criteria,
     ) -> Result<Option<Stored>, Error> {
+        self.check_scope(context, kind, letter)?;
         let mut query = search::parse(kind, criteria.pairs(), self.own(), true)?;
         if query.filters.is_empty() {
             return Err(Error::malformed("A condition names at least one search parameter with a value."));

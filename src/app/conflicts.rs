@@ -94,6 +94,7 @@ impl App {
 
     /// `Task/$conflicts`: all that have not ended, oldest first, with both versions.
     pub async fn conflicts(&self, context: &Context) -> Result<Value, Error> {
+        self.check_scope(context, ResourceType::TASK, 's')?;
         decides(context)?;
         let all = self.store().read().await?.conflicts(None).await?;
         let seen: Vec<(Key, i64)> =
@@ -116,6 +117,7 @@ impl App {
     /// difference that stays as it is was decided on, and is not shown again; the next change of the Task there is looked
     /// at anew.
     pub async fn settle_conflicts(&self, context: &Context, task: &str) -> Result<u64, Error> {
+        self.check_scope(context, ResourceType::TASK, 'u')?;
         decides(context)?;
         let mut tx = self.store().begin().await?;
         let ended = tx.end_conflicts(task, &ALL.map(What::code), &context.partner.id).await?;

@@ -14,6 +14,7 @@ use crate::referral::decide::status_of;
 impl App {
     /// The loop of a source's Task, for its source and any coordinator; nobody else learns that it exists.
     pub async fn loop_status(&self, context: &Context, task: &str) -> Result<Value, Error> {
+        self.check_scope(context, ResourceType::TASK, 'r')?;
         let mut tx = self.store().read().await?;
         let allowed =
             |source: &str| context.is(Role::Operator) || context.is(Role::Coordinator) || source == context.partner.id;

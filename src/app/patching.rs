@@ -68,8 +68,7 @@ impl App {
         kind: ResourceType,
         criteria: &Criteria,
     ) -> Result<Key, Error> {
-        self.check_scope(context, kind, 'u')?;
-        let found = self.one_match(tx, context, kind, criteria).await?;
+        let found = self.one_match(tx, context, (kind, 'u'), criteria).await?;
         found.map(|stored| stored.key).ok_or_else(|| {
             Error::new(Kind::NotFound, format!("This search finds no {kind} that you may see; a PATCH creates none."))
         })

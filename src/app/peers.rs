@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 use super::{App, Claimed, Context};
 use crate::config::{Config, Follow, Partner, Role};
 use crate::error::Error;
+use crate::fhir::ResourceType;
 use crate::fhir::capability_statement::Push;
 use crate::fhir::views::TASK_CODE;
 use crate::store::{Delivery, Kind as Owed, Outcome, Peer, Tx};
@@ -264,6 +265,7 @@ impl App {
     /// `$following` of a partner's Organization, for operators and coordinators: what its server offers, how it is
     /// followed, and when it was last heard of.
     pub async fn following_of(&self, context: &Context, id: &str) -> Result<Value, Error> {
+        self.check_scope(context, ResourceType::ORGANIZATION, 'r')?;
         let partner = self.partner_for(context, id)?;
         let mut tx = self.store().read().await?;
         let mut parameters = Vec::new();
@@ -314,6 +316,7 @@ impl App {
 
     /// `$poll` of a partner's Organization: its server is asked now.
     pub async fn poll_of(&self, context: &Context, id: &str) -> Result<(), Error> {
+        self.check_scope(context, ResourceType::ORGANIZATION, 'u')?;
         let partner = self.partner_for(context, id)?;
         self.poll_now(&partner.id).await
     }

@@ -217,6 +217,7 @@ impl App {
 
     /// `$relay`: a coordinator sends a referral to these targets, also before everything has been fetched.
     pub async fn relay(&self, context: &Context, task: &str, targets: &[String]) -> Result<String, Error> {
+        self.check_scope(context, ResourceType::TASK, 'c')?;
         let mut tx = self.store().begin().await?;
         let key = Key::new(ResourceType::TASK, task);
         if !context.is(Role::Coordinator) {

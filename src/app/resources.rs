@@ -70,7 +70,9 @@ impl App {
         self.check_scope(context, resource.kind(), 'c')?;
         self.may_write(context, resource)?;
         let Some(criteria) = if_none_exist else { return Ok(None) };
-        let Some(stored) = self.one_match(tx, context, resource.kind(), criteria).await? else { return Ok(None) };
+        let Some(stored) = self.one_match(tx, context, (resource.kind(), 'c'), criteria).await? else {
+            return Ok(None);
+        };
         self.audit(tx, context, "read", &stored).await?;
         Ok(Some(Answer::new(stored, false)))
     }

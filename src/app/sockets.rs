@@ -17,6 +17,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 use super::notifications::standing;
 use super::{App, Context};
 use crate::error::{Error, Kind};
+use crate::fhir::ResourceType;
 use crate::fhir::subscription::{Channel, Notice, websocket_url};
 use crate::store::{Binding, Subscription, Tx};
 use crate::time::Timestamp;
@@ -128,6 +129,7 @@ impl App {
     /// `$get-ws-binding-token`: for one Subscription, or for those of the caller's that have one of these ids, or for all
     /// that take a websocket (S-140). Nobody but their owner may bind them.
     pub async fn binding_token(&self, context: &Context, id: Option<&str>, ids: &[&str]) -> Result<Value, Error> {
+        self.check_scope(context, ResourceType::SUBSCRIPTION, 'r')?;
         let ids = id.as_ref().map_or(ids, std::slice::from_ref);
         let mut tx = self.store().begin().await?;
         let mut own = tx.subscriptions(Some(&context.partner.id)).await?;

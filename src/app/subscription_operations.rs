@@ -36,6 +36,7 @@ impl App {
         ids: &[&str],
         statuses: &[&str],
     ) -> Result<Value, Error> {
+        self.check_scope(context, ResourceType::SUBSCRIPTION, 'r')?;
         let mut tx = self.store().read().await?;
         let list: Vec<Subscription> = match id {
             Some(id) => vec![self.own_subscription(&mut tx, context, id).await?],
@@ -63,9 +64,11 @@ impl App {
         (from, to): (Option<i64>, Option<i64>),
         content: Option<Content>,
     ) -> Result<Value, Error> {
+        self.check_scope(context, ResourceType::SUBSCRIPTION, 'r')?;
         let mut tx = self.store().read().await?;
         let one = self.own_subscription(&mut tx, context, id).await?;
         let asked = self.asked_of(&one)?;
+        self.check_scope(context, asked.subject.kind(), 'r')?;
         if asked.subject.is_classic() {
             return Err(Error::new(Kind::Invalid, "Classic criteria have no numbered events.").code("not-supported"));
         }
@@ -89,6 +92,7 @@ impl App {
     /// `$resend`: the kept events of this range are sent again over the channel, in order, with their numbers, before what
     /// is new (Backport 1.2.0). How many that are.
     pub async fn resend(&self, context: &Context, id: &str, range: Range) -> Result<i64, Error> {
+        self.check_scope(context, ResourceType::SUBSCRIPTION, 'u')?;
         let mut tx = self.store().begin().await?;
         let mut one = self.own_subscription(&mut tx, context, id).await?;
         if one.status != "active" || self.asked_of(&one)?.subject.is_classic() {
@@ -112,6 +116,7 @@ impl App {
 
     /// `$pause`, `$resume`: an operator holds a Subscription. Events count, nothing is sent; what waited is sent in order.
     pub async fn hold_subscription(&self, context: &Context, id: &str, held: bool) -> Result<(), Error> {
+        self.check_scope(context, ResourceType::SUBSCRIPTION, 'u')?;
         let mut tx = self.store().begin().await?;
         let mut one = self.own_subscription(&mut tx, context, id).await?;
         if !context.is(Role::Operator) {
@@ -142,6 +147,7 @@ impl App {
 
     /// `$deliveries`: how the notifications of one Subscription stand, with its last tries, or of all the caller's.
     pub async fn subscription_deliveries(&self, context: &Context, id: Option<&str>) -> Result<Value, Error> {
+        self.check_scope(context, ResourceType::SUBSCRIPTION, 'r')?;
         let mut tx = self.store().read().await?;
         if let Some(id) = id {
             self.own_subscription(&mut tx, context, id).await?;

@@ -29,6 +29,7 @@ impl App {
     ) -> Result<Answer, Error> {
         self.room_for_one_more(tx, context).await?;
         let asked = self.check_subscription(&mut resource)?;
+        self.check_scope(context, asked.subject.kind(), 'r')?;
         if asked.off {
             return Err(Error::invalid("Subscription.status", "A Subscription is created as requested."));
         }
@@ -77,6 +78,9 @@ impl App {
             }
         }
         let asked = self.check_subscription(&mut resource)?;
+        if !asked.off {
+            self.check_scope(context, asked.subject.kind(), 'r')?;
+        }
         let was_off = before.as_ref().is_none_or(|before| before.status == "off");
         if was_off && !asked.off {
             self.room_for_one_more(tx, context).await?;

@@ -280,7 +280,7 @@ impl App {
         let key = match target {
             Target::Key(key) => Some(key),
             Target::Criteria(kind, criteria) => {
-                self.one_match(tx, context, kind, &criteria).await?.map(|stored| stored.key)
+                self.one_match(tx, context, (kind, 'd'), &criteria).await?.map(|stored| stored.key)
             }
         };
         let Some(key) = key else { return precondition.check(None) };
@@ -350,7 +350,7 @@ impl App {
         for (text, kind, criteria) in links::conditional(&one.resource) {
             let place = |error: Error| error.at(reference::path_of(&one.resource, &text));
             let criteria = Criteria::read(&criteria).map_err(place)?;
-            let Some(found) = self.one_match(tx, context, kind, &criteria).await.map_err(place)? else {
+            let Some(found) = self.one_match(tx, context, (kind, 's'), &criteria).await.map_err(place)? else {
                 let error = Error::new(Kind::Invalid, "This conditional reference finds nothing that you may see.");
                 return Err(place(error.code("not-found")));
             };

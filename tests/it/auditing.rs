@@ -220,3 +220,43 @@ async fn a_patient_learns_who_has_seen_what_is_theirs() {
         assert_eq!(county.get("eye", bad).await.status, 400, "{bad}");
     }
 }
+
+// what can't be put on record does not happen, and is not shown.
+on_both!(what_cannot_be_put_on_record_does_not_happen, async |place: Place| {
+    let county = TestGateway::with(place, &county()).await;
+    let patient =
+        json!({"resourceType": "Patient", "gender": "female", "identifier": [{"system": "urn:p", "value": "1"}]});
+    let id = county.post("clinic", "Patient", &patient).await.id();
+    let path = format!("Patient/{id}");
+    let store = county.store().await;
+    change(&store, "alter table audit rename to audit_away").await;
+    let mut changed = patient.clone();
+    (changed["id"], changed["gender"]) = (json!(id), json!("male"));
+    let patch = json!([{"op": "replace", "path": "/gender", "value": "male"}]);
+    let as_patch = [("content-type", "application/json-patch+json")];
+    let bundle = json!({"resourceType": "Bundle", "type": "transaction", "entry": [
+        {"resource": patient, "request": {"method": "POST", "url": "Patient"}}]});
+    let history = format!("{path}/_history");
+    let wishes: [(&str, &str, Option<&Value>, &[(&str, &str)]); 8] = [
+        ("GET", &path, None, &[]),
+        ("GET", &history, None, &[]),
+        ("GET", "Patient?identifier=urn:p|1", None, &[]),
+        ("POST", "Patient", Some(&patient), &[]),
+        ("PUT", &path, Some(&changed), &[]),
+        ("PATCH", &path, Some(&patch), &as_patch),
+        ("DELETE", &path, None, &[]),
+        ("POST", "", Some(&bundle), &[]),
+    ];
+    for (method, path, body, headers) in wishes {
+        let answer = county.ask("clinic", method, path, body, headers).await;
+        assert!(answer.status >= 500, "{method} {path}: {} {}", answer.status, answer.body);
+        assert!(!answer.body.to_string().contains("female"), "{method} {path}: {}", answer.body);
+    }
+    change(&store, "alter table audit_away rename to audit").await;
+    let kept = county.get("clinic", &path).await;
+    assert_eq!(
+        (kept.status, &kept.body["gender"], &kept.body["meta"]["versionId"]),
+        (200, &json!("female"), &json!("1"))
+    );
+    assert_eq!(county.get("root", "Patient?_summary=count").await.body["total"], 1);
+});

@@ -105,6 +105,22 @@ async fn a_task_kept_at_the_ehr_is_found_and_written_back_step_by_step() {
         assert_eq!((&there["status"], &there["description"]), (&json!("completed"), &json!("by the ward")));
         assert_eq!(reference(&there["output"][0]["valueReference"]), format!("https://hub.test/fhir/{done}"));
         assert_eq!(reference(&there["owner"]), owner);
+        // Each write names the version it was read in, and no other.
+        let letters = county.world.letters();
+        let writes: Vec<_> =
+            letters.iter().filter(|one| one.method == "PUT" && one.url.ends_with("/Task/kept")).collect();
+        assert!(writes.len() >= 3, "{owner}");
+        for write in writes {
+            let body: Value = serde_json::from_str(write.body.as_deref().unwrap()).unwrap();
+            let version = body["meta"]["versionId"].as_str().unwrap();
+            let named: Vec<&str> = write
+                .headers
+                .iter()
+                .filter(|(name, _)| name.eq_ignore_ascii_case("if-match"))
+                .map(|(_, tag)| tag.as_str())
+                .collect();
+            assert_eq!(named, [format!("W/\"{version}\"")], "{owner}");
+        }
         let steps: Vec<Value> =
             county.world.at(EHR, |ehr| ehr.history("Task", "kept").iter().map(|task| task["status"].clone()).collect());
         let mut legal = steps.clone();

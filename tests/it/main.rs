@@ -42,6 +42,7 @@ mod rest;
 mod revoking;
 mod routing;
 mod running;
+mod scopes;
 mod searching;
 mod seeing;
 mod simulation;

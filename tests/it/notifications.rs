@@ -138,6 +138,15 @@ async fn headers_are_never_read_back() {
         }
         assert!(!county.get(who, "Subscription").await.body.to_string().contains("hush"));
     }
+    // Nor is it in the database.
+    let url = county.gateway.app.config().store.url.expose().to_string();
+    let file = url.strip_prefix("sqlite://").unwrap();
+    let mut stored = Vec::new();
+    for end in ["", "-wal"] {
+        stored.extend(std::fs::read(format!("{file}{end}")).unwrap_or_default());
+    }
+    let holds = |text: &str| stored.windows(text.len()).any(|window| window == text.as_bytes());
+    assert!(holds(&id) && !holds("hush"));
     // What was read and is PUT back keeps the headers.
     let mut read = county.get("clinic", &format!("Subscription/{id}")).await.body;
     read["status"] = json!("requested");

@@ -74,15 +74,24 @@ async fn a_resource_is_created_read_changed_deleted_and_revived() {
     }
     body["id"] = json!(id);
     assert_eq!(county.put("clinic", "Task/x", &body).await.status, 400, "another type");
+    let read = county.get("clinic", &path).await;
+    assert_eq!((read.status, read.headers["etag"].as_str(), read.id()), (200, "W/\"1\"", id.clone()));
+    let when = [("if-modified-since", read.headers["last-modified"].as_str())];
+    let known = county.ask("clinic", "GET", &path, None, &when).await;
+    assert_eq!((known.status, &known.body), (304, &Value::Null), "R-022");
     let since = created.body["meta"]["lastUpdated"].as_str().unwrap().to_string();
     county.clock.advance(std::time::Duration::from_secs(2));
     body["gender"] = json!("other");
     let changed = county.put("clinic", &path, &body).await;
     assert_eq!((changed.status, changed.headers["etag"].as_str()), (200, "W/\"2\""));
+    let news = county.ask("clinic", "GET", &path, None, &when).await;
+    assert_eq!((news.status, news.body["gender"].as_str()), (200, Some("other")), "R-022");
     county.clock.advance(std::time::Duration::from_secs(2));
     let delete = async || county.ask("clinic", "DELETE", &path, None, &[]).await.status;
     assert_eq!((delete().await, delete().await), (204, 204));
     assert_eq!(county.get("clinic", &path).await.status, 410);
+    let found = county.get("clinic", &format!("Patient?_id={id}&_total=accurate")).await;
+    assert_eq!((found.entries().len(), &found.body["total"]), (0, &json!(0)), "what is deleted is not found");
     assert_eq!(county.get("clinic", &format!("{path}/_history/3")).await.status, 410);
     assert_eq!(county.get("clinic", &format!("{path}/_history/2")).await.body["gender"], "other");
     for bad in ["0", "01", "-1", "x", "4", "99999999999999999999"] {
@@ -122,6 +131,19 @@ async fn a_request_keeps_its_id_or_hears_it_again() {
         assert_eq!(answer.headers.get("x-correlation-id").map(String::as_str), (!taken).then_some(sent));
     }
     assert!(!county.get("clinic", "Patient").await.headers.contains_key("x-correlation-id"));
+    // On record under the id that the answer had, whatever it was.
+    let id = county.post("clinic", "Patient", &patient()).await.id();
+    let answer = county.ask("clinic", "GET", &format!("Patient/{id}"), None, &[("x-request-id", "mine-2")]).await;
+    assert_eq!(answer.headers["x-request-id"], "mine-2");
+    let given = county.get("clinic", &format!("Patient/{id}/_history")).await.headers["x-request-id"].clone();
+    let record = county.get("root", &format!("AuditEvent?entity=Patient/{id}&_count=100")).await.entries();
+    for request in ["mine-2", given.as_str()] {
+        let named = |event: &&Value| {
+            let entities = event["entity"].as_array().unwrap();
+            entities.iter().any(|one| one["what"]["identifier"]["value"] == request)
+        };
+        assert_eq!(record.iter().filter(named).count(), 1, "{request}: {record:?}");
+    }
 }
 
 // R-016, R-056, R-058
@@ -138,6 +160,76 @@ async fn answers_are_as_the_client_prefers() {
         assert_eq!((answer.status, &answer.body["resourceType"]), (201, &kind), "{prefer}");
         assert!(answer.headers.contains_key("location") && answer.headers.contains_key("etag"));
     }
-    let read = county.get("clinic", "Patient?_pretty=true&_count=1").await;
-    assert!(read.status == 200 && read.entries().len() == 1);
+    // R-057: to the last digit.
+    let long = "0.010000000000000000000000001";
+    let mut sent = patient();
+    sent["extension"][0]["valueDecimal"] = serde_json::from_str("1.50").unwrap();
+    let digits = json!({"url": "http://x.test/unknown", "valueDecimal": serde_json::from_str::<Value>(long).unwrap()});
+    sent["extension"].as_array_mut().unwrap().push(digits);
+    assert_eq!(county.post("clinic", "Patient", &sent).await.status, 201);
+    for (path, lines) in [("Patient?_pretty=true&_count=1", true), ("Patient?_pretty=false&_count=1", false)] {
+        let request = axum::http::Request::get(format!("/fhir/{path}")).header("authorization", "Bearer clinic");
+        let request = request.body(axum::body::Body::empty()).unwrap();
+        let answer = tower::ServiceExt::oneshot(county.gateway.router(), request).await.unwrap();
+        let text = axum::body::to_bytes(answer.into_body(), usize::MAX).await.unwrap();
+        let text = String::from_utf8(text.to_vec()).unwrap();
+        assert_eq!(text.contains("\n  \""), lines, "{path}");
+        assert!(text.contains("1.50") && text.contains(long), "a number keeps its text: {path}");
+    }
+}
+
+// R-009: the address is ours with either scheme, in what is sent and in what is asked for; another authority's is not.
+// R-001: what is said of the server needs no token.
+#[tokio::test]
+async fn our_address_is_ours_with_either_scheme() {
+    let county = TestGateway::county().await;
+    let id = county.post("clinic", "Patient", &patient()).await.id();
+    for (base, ours) in
+        [("https://hub.test/fhir", true), ("http://hub.test/fhir", true), ("http://hub.test:8080/fhir", false)]
+    {
+        let goal = json!({"resourceType": "Goal", "lifecycleStatus": "active", "description": {"text": base},
+            "subject": {"reference": format!("{base}/Patient/{id}")}});
+        let made = county.post("clinic", "Goal", &goal).await;
+        assert_eq!(
+            made.status == 201 && made.body["subject"]["reference"] == format!("Patient/{id}"),
+            ours,
+            "{}",
+            made.body
+        );
+        let found = county.get("clinic", &format!("Goal?patient={base}/Patient/{id}&description={base}")).await;
+        assert_eq!(found.status, 200);
+    }
+    for base in ["https://hub.test/fhir", "http://hub.test/fhir"] {
+        let found = county.get("clinic", &format!("Goal?patient={base}/Patient/{id}")).await;
+        assert_eq!(found.entries().len(), 2, "{base}");
+    }
+    let statement = county.get("", "metadata").await;
+    assert_eq!((statement.status, &statement.body["fhirVersion"]), (200, &json!("4.0.1")));
+    let known = [("if-none-match", statement.headers["etag"].as_str())];
+    assert_eq!(county.ask("", "GET", "metadata", None, &known).await.status, 304);
+}
+
+// R-013: a sender's X-Intermediary changes nothing here and goes nowhere.
+#[tokio::test]
+async fn what_others_say_of_intermediaries_is_not_acted_on() {
+    let county = TestGateway::county().await;
+    let header = [("x-intermediary", "elsewhere.test")];
+    let made = county.ask("clinic", "POST", "Patient", Some(&patient()), &header).await;
+    assert_eq!(made.status, 201);
+    let path = format!("Patient/{}", made.id());
+    let with = county.ask("clinic", "GET", &path, None, &header).await;
+    assert_eq!(with.body, county.get("clinic", &path).await.body);
+    for answer in [&made, &with] {
+        assert!(
+            answer.headers.get("x-intermediary").is_none_or(|said| !said.contains("elsewhere")),
+            "{:?}",
+            answer.headers
+        );
+    }
+    let task = county.referral("sr1", "food-insecurity", Some("Organization/hub"));
+    assert_eq!(county.ask("clinic", "POST", "Task", Some(&task), &header).await.status, 201);
+    county.deliver_due().await;
+    let letters = county.world.letters();
+    assert!(letters.iter().any(|letter| letter.body.is_some()));
+    assert!(letters.iter().all(|letter| letter.headers.iter().all(|(_, value)| !value.contains("elsewhere"))));
 }

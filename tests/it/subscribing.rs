@@ -121,6 +121,38 @@ async fn a_request_is_told_of_when_it_changes() {
     taken(&county, "clinic", &alias).await;
 }
 
+// G-118: both filters of the ServiceRequest topic, each with a value that fits and one that doesn't.
+#[tokio::test]
+async fn each_filter_of_the_request_topic_works() {
+    let county = TestGateway::county().await.settled().await;
+    let task = county.refers("sr1", "housing-instability").await;
+    county.deliver_due().await;
+    let theirs = county.relayed(&task).await.remove(0);
+    let request = county.get("agency", &format!("Task/{theirs}")).await.body["focus"]["reference"].clone();
+    let id = request.as_str().unwrap().rsplit('/').next().unwrap().to_string();
+    let fitting = format!("_id={id}");
+    let filters = [
+        ("updated", "_lastUpdated=gt2001-01-01T00:00:00Z", "_lastUpdated=lt2001-01-01T00:00:00Z"),
+        ("id", fitting.as_str(), "_id=another"),
+    ];
+    let hook = |name: &str, fits: bool| format!("https://{name}-{fits}.test/hook");
+    for (name, good, bad) in filters {
+        for (fits, filter) in [(true, good), (false, bad)] {
+            let topic = format!("{GUIDE}/Servicerequest");
+            taken(&county, "agency", &about(&topic, &hook(name, fits), &[filter], "id-only")).await;
+        }
+    }
+    let mut source = county.get("clinic", &format!("Task/{task}")).await.body;
+    source["status"] = json!("cancelled");
+    assert_eq!(county.put("clinic", &format!("Task/{task}"), &source).await.status, 200);
+    county.deliver_due().await;
+    for (name, ..) in filters {
+        let told = events(&county, &hook(name, true));
+        assert!(foci(told.last().unwrap())[0].ends_with(&format!("/ServiceRequest/{id}")), "{name}");
+        assert_eq!(county.world.heard(&hook(name, false)).len(), 1, "{name}: the handshake alone");
+    }
+}
+
 // Our own topics: what was done, who has capacity, who consents.
 #[tokio::test]
 async fn our_own_topics_tell_what_they_say() {
@@ -266,13 +298,27 @@ async fn the_status_of_several_can_be_asked_for() {
     assert_eq!(posted.entries().len(), 1, "S-124");
     let instance = county.get("clinic", &format!("Subscription/{one}/$status?id=other&status=off")).await;
     assert_eq!(instance.entries().len(), 1, "S-123");
-    // S-006…S-008: the search parameters.
+    // S-121: before the handshake, after it, after one that failed, and switched off.
+    let failing = "https://ehr.test/hook/failing";
+    county.world.fault(failing, &[Fault::Answer(500)]);
+    let new = county.post("clinic", "Subscription", &subscription(failing)).await.id();
+    assert_eq!(status(&county, "clinic", &new).await, "requested");
+    county.later(HANDSHAKE).await;
+    for (id, expected) in [(&one, "active"), (&new, "error"), (&two, "off")] {
+        assert_eq!(status(&county, "clinic", id).await, expected);
+    }
+    assert_eq!(county.ask("clinic", "DELETE", &format!("Subscription/{new}"), None, &[]).await.status, 204);
+    // S-006…S-008: the search parameters. An endpoint that only begins alike is another.
+    let longer = subscribed(&county, "clinic", &format!("{HOOK}/3")).await;
+    assert_eq!(put(&county, &longer, "off", &format!("{HOOK}/3")).await.status, 200);
     for (query, found) in [
         (format!("url={HOOK}"), 2),
+        (format!("url={HOOK}/3"), 1),
+        (format!("url={}", &HOOK[..HOOK.len() - 1]), 0),
         ("status=active".into(), 1),
-        (format!("topic={GUIDE}/Task"), 2),
-        ("payload-type=application/fhir%2Bjson".into(), 2),
-        ("type=rest-hook&status=off".into(), 1),
+        (format!("topic={GUIDE}/Task"), 3),
+        ("payload-type=application/fhir%2Bjson".into(), 3),
+        ("type=rest-hook&status=off".into(), 2),
         ("filter-criteria=x".into(), 0),
     ] {
         let answer = county.get("clinic", &format!("Subscription?{query}")).await;
