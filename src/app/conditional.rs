@@ -90,7 +90,7 @@ impl App {
         criteria: &Criteria,
     ) -> Result<Option<Stored>, Error> {
         self.check_scope(context, kind, letter)?;
-        let mut query = search::parse(kind, criteria.pairs(), self.own(), true)?;
+        let mut query = search::parse(kind, criteria.pairs(), self.own(), true)?.asked_at(self.now());
         if query.filters.is_empty() {
             return Err(Error::malformed("A condition names at least one search parameter with a value."));
         }

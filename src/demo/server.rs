@@ -14,6 +14,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use serde_json::{Map, Value, json};
 
+use crate::fhir::query;
 use crate::time::{Timestamp, span_of};
 
 /// The types it takes over HTTP; Subscription only where it is offered.
@@ -731,22 +732,8 @@ fn is_parameter(name: &str) -> bool {
     PARAMETERS.iter().any(|(known, ..)| *known == name)
 }
 
-fn parameters(query: &str) -> Vec<(String, String)> {
-    let pairs = query.split('&').filter(|pair| !pair.is_empty());
-    pairs.map(|pair| pair.split_once('=').unwrap_or((pair, ""))).map(|(n, v)| (decoded(n), decoded(v))).collect()
-}
-
-/// Percent-decoding, with `+` as a blank.
-fn decoded(text: &str) -> String {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((first, after)) = rest.split_first() {
-        let code = after.get(..2).filter(|_| *first == b'%').and_then(|code| std::str::from_utf8(code).ok());
-        let code = code.and_then(|code| u8::from_str_radix(code, 16).ok());
-        bytes.push(code.unwrap_or(if *first == b'+' { b' ' } else { *first }));
-        rest = if code.is_some() { after.get(2..).unwrap_or_default() } else { after };
-    }
-    String::from_utf8_lossy(&bytes).into_owned()
+fn parameters(asked: &str) -> Vec<(String, String)> {
+    query::pairs(Some(asked)).unwrap_or_default()
 }
 
 #[cfg(test)]

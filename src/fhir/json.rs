@@ -1,7 +1,7 @@
 //! JSON at the door: partner bytes become a [`Value`] once, or an error that says what is wrong.
 //!
-//! Stricter than serde_json: duplicate keys, too deep nesting and too long strings are refused; a trailing byte or a
-//! byte-order mark is too. Numbers keep their text. <https://hl7.org/fhir/R4/json.html>
+//! Stricter than serde_json: duplicate keys, too deep nesting, too long strings and trailing bytes are refused. A byte-order
+//! mark in front, as some clients write it, means nothing. Numbers keep their text. <https://hl7.org/fhir/R4/json.html>
 
 use std::fmt;
 
@@ -35,6 +35,7 @@ impl Default for Bounds {
 /// Reads one JSON value. Errors are [`Kind::Malformed`] with line and column, or [`Kind::TooLarge`].
 pub fn parse(bytes: &[u8], bounds: Bounds) -> Result<Value, Error> {
     let bounds = Bounds { depth: bounds.depth.min(DEEPEST), ..bounds };
+    let bytes = bytes.strip_prefix("\u{feff}".as_bytes()).unwrap_or(bytes);
     let mut reader = serde_json::Deserializer::from_slice(bytes);
     let value = Seed { bounds, depth: 0 }.deserialize(&mut reader).and_then(|value| reader.end().map(|()| value));
     value.map_err(|fault| {
@@ -146,11 +147,16 @@ mod tests {
 
     #[test]
     fn bad_json_is_refused_with_its_place() {
-        for bad in [r#"{"a":1,"a":2}"#, "{} x", "{", "", "\u{feff}{}", r#"{"a":01}"#, r#"{"a":NaN}"#] {
+        for bad in [r#"{"a":1,"a":2}"#, "{} x", "{", "", "{}\u{feff}", r#"{"a":01}"#, r#"{"a":NaN}"#] {
             let error = read(bad).unwrap_err();
             assert_eq!(error.kind, Kind::Malformed, "{bad}");
         }
         assert!(read(r#"{"a":1,"a":2}"#).unwrap_err().text().contains("twice"));
+    }
+
+    #[test]
+    fn a_byte_order_mark_in_front_means_nothing() {
+        assert_eq!(read("\u{feff}{\"a\":1}").unwrap().to_string(), r#"{"a":1}"#);
     }
 
     // R-015

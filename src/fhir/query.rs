@@ -1,7 +1,8 @@
 //! Query strings and forms: to decoded pairs, and back into links.
 //!
-//! A `+` is a space, as forms have it; dates that lost theirs are forgiven further in ([`super::search`], R-105). The one
-//! place for this: addresses, forms, `If-None-Exist` and the entries of Bundles are all read here.
+//! A `+` is a space, as forms have it, but where no space can stand and clients often write it bare: before a time zone
+//! and in a media type. The one place for this: addresses, forms, `If-None-Exist` and the entries of
+//! Bundles are all read here.
 //! <https://url.spec.whatwg.org/#application/x-www-form-urlencoded>
 
 use crate::error::Error;
@@ -12,10 +13,31 @@ pub fn pairs(text: Option<&str>) -> Result<Vec<(String, String)>, Error> {
     let parts = text.unwrap_or("").split('&').filter(|part| !part.is_empty());
     let pair = |part: &str| {
         let (name, value) = part.split_once('=').unwrap_or((part, ""));
-        Some((decode(name, true)?, decode(value, true)?))
+        let (name, value) = (decode(name, true)?, decode(value, true)?);
+        let value = if name == "_format" { value.replace(' ', "+") } else { zoned(value) };
+        Some((name, value))
     };
     let read: Option<Vec<_>> = parts.map(pair).collect();
     Ok(read.ok_or_else(unreadable)?.into_iter().filter(|(name, _)| !name.is_empty()).collect())
+}
+
+/// The dates of a list with the `+` of their time zones: a space behind a time of day and before hours and minutes was
+/// one.
+fn zoned(value: String) -> String {
+    if !value.contains(' ') {
+        return value;
+    }
+    let clock = |text: &str| {
+        let shape = text.bytes().map(|byte| if byte.is_ascii_digit() { b'0' } else { byte });
+        shape.eq(*b"00:00")
+    };
+    let date = |item: &str| {
+        let (time, zone) = item.rsplit_once(' ')?;
+        let (_, of_day) = time.rsplit_once('T')?;
+        (clock(zone) && clock(of_day.get(..5)?)).then(|| format!("{time}+{zone}"))
+    };
+    let items = value.split(',').map(|item| date(item).unwrap_or_else(|| item.to_string()));
+    items.collect::<Vec<_>>().join(",")
 }
 
 /// Parameters that say how results are shown: no condition.
@@ -131,6 +153,25 @@ mod tests {
         );
         assert!(pairs(Some("a=%ff")).is_err());
         assert!(pairs(None).unwrap().is_empty());
+    }
+
+    //
+    #[test]
+    fn a_bare_plus_stays_one_where_no_space_can_stand() {
+        let at = "2026-03-01T10:00";
+        for (text, value) in [
+            (format!("d={at}+01:00"), format!("{at}+01:00")),
+            (format!("d=ge{at}:00.5+01:00,lt{at}:01%2B02:00"), format!("ge{at}:00.5+01:00,lt{at}:01+02:00")),
+            ("_format=application/fhir+json".into(), "application/fhir+json".into()),
+            ("name=Ann+Lee,Jo".into(), "Ann Lee,Jo".into()),
+            ("name=Tea+10:00".into(), "Tea 10:00".into()),
+        ] {
+            let read = pairs(Some(&text)).unwrap();
+            assert_eq!(read.first().map(|pair| pair.1.as_str()), Some(value.as_str()), "{text}");
+            let again = link("", read.iter().map(|(name, value)| (name.as_str(), value.as_str())));
+            assert_eq!(pairs(again.strip_prefix('?')).unwrap(), read, "{again}");
+            assert_eq!(again.contains("%2B"), value.contains('+'), "a plus is written as one: {again}");
+        }
     }
 
     #[test]

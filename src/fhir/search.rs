@@ -13,6 +13,7 @@ use super::resource::ResourceType;
 use super::search_index::{ParameterType, parameter, parameters};
 use crate::error::Error;
 use crate::id;
+use crate::time::Timestamp;
 
 pub use satisfies::{foreign_references, satisfies};
 
@@ -48,7 +49,7 @@ pub enum Prefix {
     Sa,
     /// Ends before it.
     Eb,
-    /// Overlaps with it, widened.
+    /// Overlaps with it; of dates, as far as [`Query::asked_at`] widens them.
     Ap,
 }
 
@@ -202,7 +203,19 @@ impl Filter {
             Filter::Has { its, .. } => its.each_references(change),
         }
     }
-}
+
+    /// Calls `change` with every date in it: prefix, start, end.
+    fn each_date(&mut self, change: &mut dyn FnMut(Prefix, &mut i64, &mut i64)) {
+        match self {
+            Filter::Updated(prefix, from, to) => change(*prefix, from, to),
+            Filter::Indexed { test: Test::Dates(list), .. } => {
+                list.iter_mut().for_each(|(prefix, from, to)| change(*prefix, from, to));
+            }
+            Filter::Ids(_) | Filter::Indexed { .. } => {}
+            Filter::Chain { to, .. } => to.iter_mut().for_each(|(_, filter)| filter.each_date(change)),
+            Filter::Has { its, .. } => its.each_date(change),
+        }
+    }}
 
 /// What the results are ordered by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -285,6 +298,23 @@ pub struct Query {
     pub used: Vec<(String, String)>,
     /// This server's base: references to it are relative in the index.
     pub own: String,
+}
+
+impl Query {
+    /// The same, asked now: what is approximately a date lies no further from it than a tenth of its distance from now,
+    /// as R4 recommends. <https://hl7.org/fhir/R4/search.html#prefix>
+    #[must_use]
+    pub fn asked_at(mut self, now: Timestamp) -> Query {
+        for filter in &mut self.filters {
+            filter.each_date(&mut |prefix, from, to| {
+                if prefix == Prefix::Ap {
+                    let distance = from.saturating_sub(now.0).max(now.0.saturating_sub(*to)).max(0);
+                    (*from, *to) = (from.saturating_sub(distance / 10), to.saturating_add(distance / 10));
+                }
+            });
+        }
+        self
+    }
 }
 
 /// What became of one parameter.

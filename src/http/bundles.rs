@@ -8,6 +8,7 @@ use axum::http::header::{ETAG, LOCATION};
 use axum::response::Response;
 use serde_json::{Value, json};
 
+use super::capability::Published;
 use super::door::{self, Place};
 use super::extract::Asked;
 use super::interactions;
@@ -21,12 +22,17 @@ use crate::id;
 /// How an OperationOutcome of ours begins; no such thing is stored.
 const OUTCOME: &str = r#"{"resourceType":"OperationOutcome""#;
 
-pub(super) async fn answer(app: &App, context: &Context, mut asked: Asked) -> Result<Response, Error> {
+pub(super) async fn answer(
+    app: &App,
+    context: &Context,
+    statement: &Published,
+    mut asked: Asked,
+) -> Result<Response, Error> {
     let bundle = bundle::parse(asked.json()?, app.own(), app.config().limits.bundle_entries)?;
     let (kind, entries) = if bundle.transaction {
         ("transaction-response", transaction(app, context, &asked, bundle.entries).await?)
     } else {
-        ("batch-response", batch(app, context, &asked, bundle.entries).await?)
+        ("batch-response", batch(app, context, statement, &asked, bundle.entries).await?)
     };
     let mut out = format!(r#"{{"resourceType":"Bundle","id":"{}","type":"{kind}""#, id::new());
     if !entries.is_empty() {
@@ -36,7 +42,13 @@ pub(super) async fn answer(app: &App, context: &Context, mut asked: Asked) -> Re
     Ok(respond::fhir(200, out))
 }
 
-async fn batch(app: &App, context: &Context, asked: &Asked, entries: Vec<Entry>) -> Result<Vec<String>, Error> {
+async fn batch(
+    app: &App,
+    context: &Context,
+    statement: &Published,
+    asked: &Asked,
+    entries: Vec<Entry>,
+) -> Result<Vec<String>, Error> {
     let created: Vec<(usize, String)> = entries
         .iter()
         .enumerate()
@@ -48,7 +60,7 @@ async fn batch(app: &App, context: &Context, asked: &Asked, entries: Vec<Entry>)
         let head = entry.method == "HEAD";
         let others = created.iter().filter(|(other, _)| *other != index).map(|(_, url)| url.as_str());
         let answer = match check_alone(&entry, others) {
-            Ok(()) => single(app, context, asked, entry).await,
+            Ok(()) => single(app, context, statement, asked, entry).await,
             Err(refusal) => Err(refusal),
         };
         answers.push(match answer {
@@ -78,9 +90,18 @@ fn check_alone<'a>(entry: &Entry, others: impl Iterator<Item = &'a str>) -> Resu
     Ok(())
 }
 
-async fn single(app: &App, context: &Context, asked: &Asked, entry: Entry) -> Result<Response, Error> {
+async fn single(
+    app: &App,
+    context: &Context,
+    statement: &Published,
+    asked: &Asked,
+    entry: Entry,
+) -> Result<Response, Error> {
     let place = place(&entry)?;
     let asked = asked.entry(entry)?;
+    if place == Place::Metadata {
+        return Ok(statement.answer(&asked.headers));
+    }
     interactions::answer(app, context, &place, asked).await
 }
 
@@ -93,8 +114,8 @@ fn place(entry: &Entry) -> Result<Place, Error> {
         Place::Version(key, _) if entry.method != "GET" && entry.method != "HEAD" => Place::Instance(key),
         place => place,
     };
-    if matches!(place, Place::Base | Place::Metadata) {
-        return Err(Error::new(Kind::NotSupported, "An entry asks for a type, a resource or an operation."));
+    if place == Place::Base {
+        return Err(Error::new(Kind::NotSupported, "An entry is no batch or transaction itself."));
     }
     if place.allowed().contains(&entry.method.as_str()) {
         return Ok(place);
@@ -123,7 +144,7 @@ fn step(app: &App, asked: &Asked, entry: Entry) -> Result<(Step, bool, Asked), E
     let (place, head, full_url) = (place(&entry)?, entry.method == "HEAD", entry.full_url.clone());
     let mut request = asked.entry(entry)?;
     let ask = interactions::ask(app, &place, &mut request)?.ok_or_else(|| {
-        Error::new(Kind::NotSupported, "A transaction holds no operations and histories; ask for them by themselves.")
+        Error::new(Kind::NotSupported, "A transaction holds no operations, histories and metadata; ask for them by themselves.")
     })?;
     Ok((Step { full_url, ask }, head, request))
 }

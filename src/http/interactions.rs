@@ -67,7 +67,7 @@ pub(super) fn ask(app: &App, place: &Place, asked: &mut Asked) -> Result<Option<
         }
         (Place::Type(kind) | Place::Search(kind), _) => {
             let strict = conditional::preferred_handling(&asked.headers) == Handling::Strict;
-            Ask::Search(Box::new(search::parse(*kind, &asked.pairs, app.own(), strict)?))
+            Ask::Search(Box::new(search::parse(*kind, &asked.pairs, app.own(), strict)?.asked_at(app.now())))
         }
         (Place::Instance(key), &Method::PUT) => {
             Ask::Update(Target::Key(key.clone()), asked.resource(key.kind)?, precondition(asked)?)

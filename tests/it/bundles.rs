@@ -271,23 +271,30 @@ async fn the_entries_of_a_batch_stand_alone() {
             entry("DELETE", "Patient?identifier=urn:p|nobody"),
             json!({"resource": patient("1"), "request": {"method": "PUT", "url": "Patient/1", "ifMatch": "W/1"}}),
             entry("POST", ""),
+            entry("GET", "metadata"),
+            json!({"resource": patient("1"), "request": {"method": "POST", "url": "metadata"}}),
         ],
     );
     let mut sent = sent;
     sent["entry"][13]["resource"] = json!({"resourceType": "Bundle", "type": "batch"});
     let answer = county.post("clinic", "", &sent).await;
     assert_eq!((answer.status, answer.body["type"].as_str()), (200, Some("batch-response")), "{}", answer.body);
-    let expected = ["201", "400", "404", "404", "405", "200", "200", "200", "200", "304", "403", "204", "400", "400"];
+    let expected = [
+        "201", "400", "404", "404", "405", "200", "200", "200", "200", "304", "403", "204", "400", "400", "200", "405",
+    ];
     assert_eq!(statuses(&answer), expected, "{}", answer.body);
     for (index, status) in expected.iter().enumerate() {
         let response = &answer.body["entry"][index]["response"];
         assert_eq!(response["outcome"]["resourceType"] == "OperationOutcome", status.starts_with('4'), "{index}");
     }
     assert_eq!(answer.body["entry"][5]["resource"]["type"], "history");
+    assert_eq!(answer.body["entry"][14]["resource"]["fhirVersion"], "4.0.1");
     assert_eq!(
         answer.body["entry"][8]["resource"]["link"][0]["url"],
         "https://hub.test/fhir/Patient?identifier=urn:p%7Ckept"
     );
+    let at_once = county.post("clinic", "", &bundle("transaction", &[entry("GET", "metadata")])).await;
+    assert_eq!(at_once.status, 400, "{}", at_once.body);
     let none = county.post("clinic", "", &json!({"resourceType": "Bundle", "type": "batch"})).await;
     assert!(none.status == 200 && none.body.get("entry").is_none());
 }

@@ -58,17 +58,11 @@ fn prefixed(text: &str) -> (Prefix, &str) {
     found.unwrap_or((Prefix::Eq, text))
 }
 
-/// A date: prefix, and the span it means at its precision. What is approximately so lies no further away than that
-/// span is wide.
+/// A date: prefix, and the span it means at its precision.
 pub(super) fn date(text: &str) -> Option<(Prefix, i64, i64)> {
     let (prefix, rest) = prefixed(text);
     let (low, high) = span_of(rest)?;
-    Some(widened(prefix, low.0, high.0))
-}
-
-fn widened(prefix: Prefix, low: i64, high: i64) -> (Prefix, i64, i64) {
-    let width = if prefix == Prefix::Ap { high.saturating_sub(low) } else { 0 };
-    (prefix, low.saturating_sub(width), high.saturating_add(width))
+    Some((prefix, low.0, high.0))
 }
 
 /// A `_lastUpdated` value. With a time of day it is the instant itself, not the second it lies in: a poller that
