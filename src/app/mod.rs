@@ -56,7 +56,7 @@ use crate::fhir::{Key, Resource, ResourceType};
 use crate::store::{Recorder, Store, Tx, Written};
 use crate::time::{Clock, Timestamp};
 
-pub use crate::store::{Claimed, Kind as Owed, Outcome, Position, Stored, Viewer};
+pub use crate::store::{Claimed, Kind as Owed, Outcome, Position, Stored, Viewer, When};
 pub use copies::{Copy, Missing};
 pub use following::{Standing, SubscribePlan};
 pub use key_sets::{Document, Fetch};

@@ -11,7 +11,7 @@ use crate::fhir::reference::Reference;
 use crate::fhir::search::{Cursor, Filter, Query, foreign_references};
 use crate::fhir::views::Task;
 use crate::fhir::{Key, Resource, ResourceType, published};
-use crate::store::{Access, Position, Tx, Viewer};
+use crate::store::{Access, Position, Tx, Viewer, When};
 use crate::time::Timestamp;
 
 /// Most Tasks asked about at once.
@@ -107,13 +107,13 @@ impl App {
         Ok(self.passed_on(context, Arc::new(stored)))
     }
 
-    /// The versions of a resource, a type or all, newest first, older than `from` and not older than `since`.
+    /// The versions of a resource, a type or all, newest first, older than `from`.
     pub async fn history(
         &self,
         context: &Context,
         whose: &Whose,
         from: Option<(ResourceType, &Position)>,
-        since: Option<Timestamp>,
+        when: &When,
         count: usize,
     ) -> Result<Versions, Error> {
         match whose {
@@ -127,13 +127,13 @@ impl App {
         }
         let viewer = self.viewer(context);
         let horizon = self.store().horizon();
-        let since = since.unwrap_or(Timestamp(i64::MIN));
         // One more than asked for tells whether more follow.
         let most = count.saturating_add(1);
         let mut list = match whose {
             Whose::One(key) if published::holds(key.kind) => {
                 let all = self.published(key).into_iter();
-                all.filter(|one| from.is_none_or(|(_, from)| one.version < from.version)).collect()
+                all.filter(|one| when.covers(one.updated) && from.is_none_or(|(_, from)| one.version < from.version))
+                    .collect()
             }
             // No type that is part of the program has it (`http::routes`).
             Whose::Type(kind) if published::holds(*kind) => Vec::new(),
@@ -142,18 +142,18 @@ impl App {
                 if tx.resource(key).await?.is_none() || !tx.may_see(&viewer, key).await? {
                     return Err(not_found(key));
                 }
-                tx.resource_history(key, from.map_or(i64::MAX, |(_, from)| from.version), since, most).await?
+                tx.resource_history(key, from.map_or(i64::MAX, |(_, from)| from.version), when, most).await?
             }
             Whose::Type(kind) => {
                 let from = from.map(|(_, from)| from);
-                self.store().read().await?.type_history(*kind, &viewer, from, since, most).await?
+                self.store().read().await?.type_history(*kind, &viewer, from, when, most).await?
             }
             Whose::All(kinds) => {
                 let mut tx = self.store().read().await?;
                 let mut all = Vec::new();
                 for kind in kinds.iter().filter(|kind| context.scopes.allow(**kind, 's')) {
                     let from = from.map(|(of, from)| from.seen_from(of, *kind));
-                    all.extend(tx.type_history(*kind, &viewer, from.as_ref(), since, most).await?);
+                    all.extend(tx.type_history(*kind, &viewer, from.as_ref(), when, most).await?);
                 }
                 // Of one time, by the type's name: the order that `seen_from` goes on in. The sort keeps a type's own.
                 all.sort_by(|one, other| {

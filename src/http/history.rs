@@ -5,7 +5,7 @@
 
 use serde_json::{Value, json};
 
-use crate::app::{Position, Stored, Versions, Whose};
+use crate::app::{Position, Stored, Versions, When, Whose};
 use crate::error::Error;
 use crate::fhir::search::{DEFAULT_PAGE, MAX_PAGE};
 use crate::fhir::{ResourceType, query};
@@ -18,14 +18,14 @@ pub(super) struct Page {
     pub(super) count: usize,
     /// The last entry of the page before, and its type.
     pub(super) before: Option<(ResourceType, Position)>,
-    pub(super) since: Option<Timestamp>,
+    pub(super) when: When,
 }
 
 impl Page {
     pub(super) fn of(whose: &Whose, pairs: &[(String, String)]) -> Result<Page, Error> {
-        if let Some((name, _)) = pairs.iter().find(|(name, _)| ["_at", "_list"].contains(&name.as_str())) {
-            // Ignored, they would answer another question.
-            let text = format!("The parameter {name} is not offered for histories; _since and _count are.");
+        if pairs.iter().any(|(name, _)| name == "_list") {
+            // Ignored, it would answer another question.
+            let text = "Lists are not held here, so there is no _list of a history; _since, _at and _count there are.";
             return Err(Error::malformed(text).code("not-supported"));
         }
         let bad = |name: &str, what: &str| Error::malformed(format!("The parameter {name} {what}")).code("value");
@@ -38,10 +38,14 @@ impl Page {
             Some(text) => Some(parsed(whose, text).ok_or_else(|| bad("_page", "is not one of our links."))?),
         };
         let since = match query::once(pairs, "_since")? {
-            None => None,
-            Some(text) => Some(span_of(text).ok_or_else(|| bad("_since", "is no instant."))?.0),
+            None => When::EVER.since,
+            Some(text) => span_of(text).ok_or_else(|| bad("_since", "is no instant."))?.0,
         };
-        Ok(Page { count, before, since })
+        let at = match query::once(pairs, "_at")? {
+            None => None,
+            Some(text) => Some(span_of(text).ok_or_else(|| bad("_at", "is no date or time."))?),
+        };
+        Ok(Page { count, before, when: When { since, at } })
     }
 }
 
@@ -85,7 +89,7 @@ pub(super) fn bundle(own: &str, whose: &Whose, pairs: &[(String, String)], versi
         Whose::All(_) => format!("{own}/_history"),
     };
     let used = pairs.iter().filter(|(name, value)| {
-        ["_count", "_page", "_since", "_summary", "_elements"].contains(&name.as_str()) && !value.is_empty()
+        ["_count", "_page", "_since", "_at", "_summary", "_elements"].contains(&name.as_str()) && !value.is_empty()
     });
     let used: Vec<(&str, &str)> = used.map(|(name, value)| (name.as_str(), value.as_str())).collect();
     let mut links = vec![json!({"relation": "self", "url": query::link(&address, used.iter().copied())})];
@@ -205,7 +209,8 @@ mod tests {
     #[test]
     fn what_cannot_be_read_is_refused() {
         for bad in [
-            "_at=2026",
+            "_at=2026&_at=2027",
+            "_at=ge2026",
             "_list=l",
             "_count=x",
             "_page=x",

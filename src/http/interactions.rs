@@ -17,7 +17,7 @@ use super::history;
 use super::operations;
 use super::respond;
 use super::routes::{self, Interaction};
-use crate::app::{App, Ask, Context, Found, Made, Stored, Target, Whose};
+use crate::app::{App, Ask, Context, Found, Made, Stored, Target, When, Whose};
 use crate::error::Error;
 use crate::fhir::ResourceType;
 use crate::fhir::bundle::{self, Hit};
@@ -117,7 +117,7 @@ async fn read(app: &App, context: &Context, mut stored: Arc<Stored>, asked: &Ask
         // Two versions of one second have one Last-Modified: then the client may hold the older, and a status it never
         // reads is a loop that never closes.
         let (one, from) = (Whose::One(stored.key.clone()), history::position(&stored));
-        let earlier = app.history(context, &one, Some((stored.key.kind, &from)), None, 1).await?;
+        let earlier = app.history(context, &one, Some((stored.key.kind, &from)), &When::EVER, 1).await?;
         let alone = earlier
             .list
             .first()
@@ -137,7 +137,7 @@ async fn read(app: &App, context: &Context, mut stored: Arc<Stored>, asked: &Ask
 async fn versions(app: &App, context: &Context, whose: &Whose, asked: &Asked) -> Result<Response, Error> {
     let page = history::Page::of(whose, &asked.pairs)?;
     let before = page.before.as_ref().map(|(kind, position)| (*kind, position));
-    let mut versions = app.history(context, whose, before, page.since, page.count).await?;
+    let mut versions = app.history(context, whose, before, &page.when, page.count).await?;
     if let Some(subset) = Subset::asked(&asked.pairs) {
         for version in versions.list.iter_mut().filter(|version| !version.deleted) {
             let content = subset.of(&version.content)?;

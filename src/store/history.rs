@@ -38,18 +38,56 @@ impl Position {
     }
 }
 
+/// Of which time the versions of a history are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct When {
+    /// Made then or later.
+    pub since: Timestamp,
+    /// The current one at some point from here to there, which is exclusive.
+    pub at: Option<(Timestamp, Timestamp)>,
+}
+
+impl When {
+    /// Of any time.
+    pub const EVER: When = When { since: Timestamp(i64::MIN), at: None };
+
+    /// Whether the only version there is, made then, is of this time.
+    pub fn covers(&self, made: Timestamp) -> bool {
+        made >= self.since && self.at.is_none_or(|(_, to)| made < to)
+    }
+
+    /// Whether `resource_version v` is of this time, ` and …`.
+    pub(super) fn of_version(&self, updated: &str, args: &mut Vec<Arg>) -> String {
+        let mut mark = |at: Timestamp| {
+            args.push(Arg::from(at));
+            format!("${}", args.len())
+        };
+        let mut sql = format!(" and {updated} >= {}", mark(self.since));
+        if let Some((from, to)) = self.at {
+            // Numbers follow each other without gaps: the next version ended this one.
+            sql.push_str(&format!(
+                " and {updated} < {} and not exists (select 1 from resource_version n where n.type = v.type
+                 and n.id = v.id and n.version = v.version + 1 and n.updated <= {})",
+                mark(to),
+                mark(from)
+            ));
+        }
+        sql
+    }
+}
+
 impl Tx {
-    /// The versions of a type, newest first, from `before` (exclusive) on, none made before `since`.
+    /// The versions of a type, newest first, from `before` (exclusive) on.
     pub async fn type_history(
         &mut self,
         kind: ResourceType,
         viewer: &Viewer,
         before: Option<&Position>,
-        since: Timestamp,
+        when: &When,
         most: usize,
     ) -> Result<Vec<Stored>, Error> {
         let few = self.sees_few(kind, viewer).await?;
-        let (sql, args) = asked(kind, viewer, before, since, most, few);
+        let (sql, args) = asked(kind, viewer, before, when, most, few);
         let rows = self.all_aside(sql, args).await?;
         rows.iter().map(|row| stored_of(&Key::new(kind, row.text(6)?), row)).collect()
     }
@@ -62,7 +100,7 @@ impl Tx {
         before: Option<&Position>,
     ) -> Result<String, Error> {
         let few = self.sees_few(kind, viewer).await?;
-        let (sql, args) = asked(kind, viewer, before, Timestamp(i64::MIN), 1, few);
+        let (sql, args) = asked(kind, viewer, before, &When::EVER, 1, few);
         let (word, column) = self.explain();
         let rows = self.all(format!("{word} {sql}"), args).await?;
         let lines: Result<Vec<String>, Error> = rows.iter().map(|row| row.text(column)).collect();
@@ -92,11 +130,11 @@ fn asked(
     kind: ResourceType,
     viewer: &Viewer,
     before: Option<&Position>,
-    since: Timestamp,
+    when: &When,
     most: usize,
     few: bool,
 ) -> (String, Vec<Arg>) {
-    let mut args = args![kind.name(), since, i64::try_from(most).unwrap_or(i64::MAX)];
+    let mut args = args![kind.name(), i64::try_from(most).unwrap_or(i64::MAX)];
     // Of a short list, none is looked for along the order of all: `+ 0` keeps the planner from trying.
     let (seen, at) = match viewer {
         Viewer::Grantees(grantees) if few => {
@@ -104,17 +142,17 @@ fn asked(
         }
         Viewer::Grantees(_) | Viewer::Operator => (visible(viewer, kind.is_directory(), &mut args), "v.updated"),
     };
-    let mut edge = String::new();
+    let mut edge = when.of_version(at, &mut args);
     if let Some(before) = before {
         let first = args.len() + 1;
         args.extend(args![before.updated, &before.id, before.version]);
-        edge = format!(" and ({at}, v.id, v.version) < (${first}, ${}, ${})", first + 1, first + 2);
+        edge.push_str(&format!(" and ({at}, v.id, v.version) < (${first}, ${}, ${})", first + 1, first + 2));
     }
     // A cross join is taken in this order by SQLite.
     let sql = format!(
         "select {COLUMNS}, v.id from resource_version v cross join resource r
-         where v.type = $1 and {at} >= $2 and r.type = v.type and r.id = v.id{seen}{edge}
-         order by {at} desc, v.id desc, v.version desc limit $3"
+         where v.type = $1 and r.type = v.type and r.id = v.id{seen}{edge}
+         order by {at} desc, v.id desc, v.version desc limit $2"
     );
     (sql, args)
 }

@@ -46,7 +46,7 @@ mod writer;
 pub use audit::{Access, Entry, Evidence, Recorder};
 pub use conflicts::Conflict;
 pub use grants::{Reason, Viewer};
-pub use history::Position;
+pub use history::{Position, When};
 pub use links::Link;
 pub use outbox::{Attempt, Claimed, Delivery, Kind, Outcome};
 pub use partners::Following;

@@ -8,7 +8,7 @@ use crate::fhir::subscription::Change;
 use crate::fhir::{Key, Resource};
 use crate::store::grants::visible;
 use crate::store::later::Shape;
-use crate::store::{Arg, Tx, Viewer};
+use crate::store::{Arg, Tx, Viewer, When};
 use crate::time::Timestamp;
 
 /// A stored version.
@@ -167,20 +167,20 @@ impl Tx {
         stored_of(key, &row).map(Some)
     }
 
-    /// The versions of a resource, newest first, from `before` (exclusive) on, none made before `since`.
+    /// The versions of a resource, newest first, from `before` (exclusive) on.
     pub async fn resource_history(
         &mut self,
         key: &Key,
         before: i64,
-        since: Timestamp,
+        when: &When,
         most: usize,
     ) -> Result<Vec<Stored>, Error> {
+        let mut args = args![key.kind.name(), &key.id, before, i64::try_from(most).unwrap_or(i64::MAX)];
+        let time = when.of_version("v.updated", &mut args);
         let text = format!(
             "select {COLUMNS} from resource r join resource_version v on v.type = r.type and v.id = r.id
-             where r.type = $1 and r.id = $2 and v.version < $3 and v.updated >= $5
-             order by v.version desc limit $4"
+             where r.type = $1 and r.id = $2 and v.version < $3{time} order by v.version desc limit $4"
         );
-        let args = args![key.kind.name(), &key.id, before, i64::try_from(most).unwrap_or(i64::MAX), since];
         let rows = self.all(text, args).await?;
         rows.iter().map(|row| stored_of(key, row)).collect()
     }

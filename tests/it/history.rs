@@ -3,8 +3,7 @@
 use std::time::Duration;
 
 use loopgate::fhir::{Key, ResourceType};
-use loopgate::store::{Position, Reason, Stored, Viewer};
-use loopgate::time::Timestamp;
+use loopgate::store::{Position, Reason, Stored, Viewer, When};
 use serde_json::json;
 
 use crate::databases::Place;
@@ -135,7 +134,7 @@ on_both!(pages_neither_repeat_nor_skip, async |place: Place| {
             loop {
                 let mut reader = store.read().await.unwrap();
                 let page =
-                    reader.type_history(ResourceType::TASK, viewer, from.as_ref(), Timestamp(0), most).await.unwrap();
+                    reader.type_history(ResourceType::TASK, viewer, from.as_ref(), &When::EVER, most).await.unwrap();
                 drop(reader);
                 let Some(last) = page.last() else { break };
                 let (updated, id) = (last.updated, last.key.id.clone());
@@ -155,6 +154,49 @@ on_both!(pages_neither_repeat_nor_skip, async |place: Place| {
             let known = read.iter().filter(|one| !one.key.id.starts_with("new")).count();
             assert_eq!((places.len(), known), (count, count), "{viewer:?} by {most}");
         }
+    }
+});
+
+//
+on_both!(a_history_tells_what_was_current_at_a_time, async |place: Place| {
+    let county = TestGateway::with(place, &county()).await;
+    let mut times = Vec::new();
+    let mut then = || {
+        times.push(county.clock.now().to_string());
+        county.clock.advance(Duration::from_secs(60));
+    };
+    let patient = json!({"resourceType": "Patient", "gender": "male"});
+    then();
+    let ids =
+        [county.post("clinic", "Patient", &patient).await.id(), county.post("clinic", "Patient", &patient).await.id()];
+    then();
+    let changed = json!({"resourceType": "Patient", "id": ids[0], "gender": "female"});
+    assert_eq!(county.put("clinic", &format!("Patient/{}", ids[0]), &changed).await.status, 200);
+    then();
+    assert_eq!(county.ask("clinic", "DELETE", &format!("Patient/{}", ids[0]), None, &[]).await.status, 204);
+    then();
+    let one = format!("Patient/{}/_history", ids[0]);
+    for (moment, of_one, of_all) in [
+        (0, &[][..], &[][..]),
+        (1, &["POST"][..], &["POST", "POST"][..]),
+        (2, &["PUT"][..], &["PUT", "POST"][..]),
+        (3, &["DELETE"][..], &["DELETE", "POST"][..]),
+    ] {
+        for (path, expected) in [(one.as_str(), of_one), ("Patient/_history", of_all), ("_history", of_all)] {
+            let found = county.get("clinic", &format!("{path}?_at={}", times[moment])).await;
+            // The directory, which is everybody's, has a history as well.
+            let mine = told(&found).into_iter().filter(|(_, id, _)| ids.contains(id));
+            let methods: Vec<String> = mine.map(|entry| entry.0).collect();
+            assert_eq!(methods, expected, "{path} {moment}");
+        }
+    }
+    // At some point of a day that saw them all.
+    let whole = county.get("clinic", &format!("{one}?_at={}&_count=2", &times[0][..10])).await;
+    assert_eq!(told(&whole).len(), 2);
+    let rest = county.get("clinic", &next(&whole).unwrap()).await;
+    assert_eq!(told(&rest).len(), 1, "{}", rest.body);
+    for bad in ["_at=soon", "_list=l", "_at=2026&_at=2027"] {
+        assert_eq!(county.get("clinic", &format!("{one}?{bad}")).await.status, 400, "{bad}");
     }
 });
 
@@ -253,7 +295,7 @@ on_both!(the_history_of_all_tells_every_version_once, async |place: Place| {
     assert_eq!(county.get("nobody", "_history").await.status, 403);
     assert_eq!(county.get("", "_history").await.status, 401);
     assert_eq!(county.post("root", "_history", &json!({})).await.status, 405);
-    for bad in ["_page=1.same.1", "_page=Nope.1.same.1", "_at=2026", "_list=x", "_since=soon"] {
+    for bad in ["_page=1.same.1", "_page=Nope.1.same.1", "_at=soon", "_list=x", "_since=soon"] {
         assert_eq!(county.get("root", &format!("_history?{bad}")).await.status, 400, "{bad}");
     }
     let batch = json!({"resourceType": "Bundle", "type": "batch", "entry": [{"request": {"method": "GET", "url": "_history?_count=1"}}]});

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use loopgate::error::Kind;
 use loopgate::fhir::{Key, Resource, ResourceType};
-use loopgate::store::{Referral, Relay, Store, Stored, Tx};
+use loopgate::store::{Referral, Relay, Store, Stored, Tx, When};
 use serde_json::{Value, json};
 
 use crate::databases::{BEGINNING, Place};
@@ -61,11 +61,12 @@ on_both!(every_version_of_a_resource_comes_back_as_it_was_stored, async |place: 
     let key = task_key("t1");
     assert_eq!(reader.resource_version(&key, 1).await.unwrap().unwrap(), first);
     assert_eq!(reader.resource_version(&key, 4).await.unwrap(), None);
-    let history = reader.resource_history(&key, i64::MAX, loopgate::time::Timestamp(0), 2).await.unwrap();
+    let history = reader.resource_history(&key, i64::MAX, &When::EVER, 2).await.unwrap();
     assert_eq!(history, [gone.clone(), second.clone()]);
-    assert_eq!(reader.resource_history(&key, 2, loopgate::time::Timestamp(0), 9).await.unwrap(), [first]);
+    assert_eq!(reader.resource_history(&key, 2, &When::EVER, 9).await.unwrap(), [first]);
     //
-    let since = reader.resource_history(&key, i64::MAX, second.updated, 9).await.unwrap();
+    let when = When { since: second.updated, at: None };
+    let since = reader.resource_history(&key, i64::MAX, &when, 9).await.unwrap();
     assert_eq!(since, [gone.clone(), second.clone()]);
     drop(reader);
 
