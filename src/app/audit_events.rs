@@ -12,7 +12,7 @@ use crate::config::{Partner, Role};
 use crate::error::{Error, Kind};
 use crate::fhir::audit_event::{Event, render};
 use crate::fhir::bundle::Hit;
-use crate::fhir::search::{Cursor, Filter, Order, Prefix, Query, Test, satisfies};
+use crate::fhir::search::{Cursor, Filter, Order, Prefix, Query, Search, Test, satisfies};
 use crate::fhir::{Key, Resource, ResourceType, query, search_index};
 use crate::id;
 use crate::store::{Access, Entry, Span, Tx};
@@ -50,7 +50,12 @@ impl App {
     }
 
     /// A search over the record.
-    pub(super) async fn find_audit_events(&self, context: &Context, query: &Query) -> Result<Found, Error> {
+    pub(super) async fn find_audit_events(
+        &self,
+        context: &Context,
+        query: &Query,
+        asked: String,
+    ) -> Result<Found, Error> {
         self.check_auditor(context, 's')?;
         if query.filters.iter().any(|filter| matches!(filter, Filter::Chain { .. } | Filter::Has { .. })) {
             return Err(Error::new(Kind::NotSupported, "AuditEvents are not searched by chains or _has."));
@@ -60,7 +65,7 @@ impl App {
             return Err(Error::new(Kind::NotSupported, text));
         }
         let descending = descending(query)?;
-        let (horizon, asked) = (self.store().horizon(), self.asked(query));
+        let horizon = self.store().horizon();
         let kind = Some(ResourceType::AUDIT_EVENT);
         self.0.recorder.record(Access { kind, query: Some(asked), ..access(context, "search", Vec::new()) }).await?;
         let (mut from, mut till) = bounds(query);
@@ -143,9 +148,9 @@ impl App {
     }
 
     /// What a search asked for, as it goes on record.
-    pub(super) fn asked(&self, asked: &Query) -> String {
-        let used = asked.used.iter().map(|(name, value)| (name.as_str(), value.as_str()));
-        query::link(asked.kind.name(), used)
+    pub(super) fn asked(&self, search: &Search) -> String {
+        let used = search.first().map_or(&[][..], |query| query.used.as_slice());
+        query::link(&search.address, used.iter().map(|(name, value)| (name.as_str(), value.as_str())))
     }
 
     fn check_auditor(&self, context: &Context, letter: char) -> Result<(), Error> {

@@ -8,7 +8,7 @@ use crate::config::Role;
 use crate::error::{Error, Kind};
 use crate::fhir::bundle::Hit;
 use crate::fhir::reference::Reference;
-use crate::fhir::search::{Cursor, Filter, Query, foreign_references};
+use crate::fhir::search::{Cursor, Filter, Query, Search, foreign_references};
 use crate::fhir::views::Task;
 use crate::fhir::{Key, Resource, ResourceType, published};
 use crate::store::{Access, Position, Tx, Viewer, When};
@@ -175,23 +175,30 @@ impl App {
     }
 
     /// A search.
-    pub async fn search(&self, context: &Context, query: &Query) -> Result<Found, Error> {
-        self.check_scope(context, query.kind, 's')?;
-        if published::holds(query.kind) {
-            return Ok(self.find_published(query));
-        }
-        if query.kind == ResourceType::AUDIT_EVENT {
-            return self.find_audit_events(context, query).await;
+    pub async fn search(&self, context: &Context, search: &Search) -> Result<Found, Error> {
+        if let Some(query) = search.first().filter(|_| !search.several) {
+            self.check_scope(context, query.kind, 's')?;
+            if published::holds(query.kind) {
+                return Ok(self.find_published(query));
+            }
+            if query.kind == ResourceType::AUDIT_EVENT {
+                return self.find_audit_events(context, query, self.asked(search)).await;
+            }
         }
         let viewer = self.viewer(context);
         // Taken before looking: what is stamped later may be missing, what is stamped earlier is there.
         let horizon = self.store().horizon();
-        if self.store().finds_nothing(query, &viewer) {
-            return Ok(Found { hits: Vec::new(), total: query.total.then_some(0), next: None, horizon });
+        if search.queries.iter().all(|query| self.store().finds_nothing(query, &viewer)) {
+            self.permitted(context, search)?;
+            let total = search.first().filter(|query| query.total).map(|_| 0);
+            return Ok(Found { hits: Vec::new(), total, next: None, horizon });
         }
-        let mut tx = self.looking(query.kind).await?;
-        let (found, seen) = self.search_in(&mut tx, context, query).await?;
-        self.show(tx, context, "search", Some(self.asked(query)), &seen).await?;
+        let mut tx = match search.kind() {
+            Some(kind) => self.looking(kind).await?,
+            None => self.store().look().await?,
+        };
+        let (found, seen) = self.search_in(&mut tx, context, search).await?;
+        self.show(tx, context, "search", Some(self.asked(search)), &seen).await?;
         Ok(Found { horizon, ..found })
     }
 
@@ -200,23 +207,26 @@ impl App {
         &self,
         tx: &mut Tx,
         context: &Context,
-        query: &Query,
+        search: &Search,
     ) -> Result<(Found, Vec<(Key, i64)>), Error> {
-        self.check_scope(context, query.kind, 's')?;
-        for kind in query.filters.iter().flat_map(Filter::other_types) {
-            self.check_scope(context, kind, 's')?;
+        let mut queries = Vec::with_capacity(search.queries.len());
+        for query in self.permitted(context, search)? {
+            queries.push(self.with_copies(tx, context, query).await?);
         }
-        if published::holds(query.kind) {
+        if let (Some(query), false) = (queries.first(), search.several)
+            && published::holds(query.kind)
+        {
             return Ok((self.find_published(query), Vec::new()));
         }
         let viewer = self.viewer(context);
         let horizon = self.store().horizon();
-        let query = self.with_copies(tx, context, query).await?;
-        let page = tx.search(&query, &viewer).await?;
+        let page = tx.search_all(&queries.iter().collect::<Vec<_>>(), &viewer).await?;
         let readable = |kind: ResourceType| context.scopes.allow(kind, 'r');
-        let included = tx.included(&page.hits, &query.includes, &viewer, &readable).await?;
+        let includes = queries.first().map_or(&[][..], |query| query.includes.as_slice());
+        let included = tx.included(&page.hits, includes, &viewer, &readable).await?;
         let seen: Vec<(Key, i64)> =
             page.hits.iter().chain(&included).map(|found| (found.key.clone(), found.version)).collect();
+        let next = page.next.zip(page.hits.last()).map(|(cursor, last)| search.behind(&last.key, cursor));
         let hit = |found: Arc<Stored>, mode| Hit {
             full_url: format!("{}/{}", self.own(), found.key),
             content: self.passed_on(context, found).content.clone(),
@@ -224,7 +234,25 @@ impl App {
         };
         let hits = page.hits.into_iter().map(|found| hit(found, "match"));
         let hits = hits.chain(included.into_iter().map(|found| hit(found, "include"))).collect();
-        Ok((Found { hits, total: page.total, next: page.next, horizon }, seen))
+        Ok((Found { hits, total: page.total, next, horizon }, seen))
+    }
+
+    /// The queries of a search that the partner's scopes cover: all that were asked for by name, else as many as there
+    /// are.
+    fn permitted<'a>(&self, context: &Context, search: &'a Search) -> Result<Vec<&'a Query>, Error> {
+        let (mut list, mut refused) = (Vec::new(), None);
+        for query in &search.queries {
+            let kinds = query.filters.iter().flat_map(Filter::other_types).chain([query.kind]);
+            match kinds.map(|kind| self.check_scope(context, kind, 's')).collect::<Result<(), Error>>() {
+                Ok(()) => list.push(query),
+                Err(error) if search.named => return Err(error),
+                Err(error) => refused = Some(error),
+            }
+        }
+        match refused {
+            Some(error) if list.is_empty() => Err(error),
+            _ => Ok(list),
+        }
     }
 
     /// A source asks in its own URLs; the copies answer to ours.

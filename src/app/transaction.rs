@@ -16,7 +16,7 @@ use crate::fhir::links::{self, Places};
 use crate::fhir::patch::Patch;
 use crate::fhir::precondition::Precondition;
 use crate::fhir::query::Criteria;
-use crate::fhir::search::Query;
+use crate::fhir::search::Search;
 use crate::fhir::{Key, Resource, ResourceType, published, reference};
 use crate::store::Tx;
 
@@ -44,8 +44,8 @@ pub enum Ask {
     Read(Key),
     /// vread
     Version(Key, i64),
-    /// search-type
-    Search(Box<Query>),
+    /// search-type, search-system, a search of a compartment
+    Search(Box<Search>),
 }
 
 /// One entry of a transaction.
@@ -67,7 +67,7 @@ pub enum Made {
     /// What was read.
     Read(Arc<Stored>),
     /// What was found, and by which search.
-    Found(Found, Box<Query>),
+    Found(Found, Box<Search>),
 }
 
 /// What a partner saw: how, and which versions.
@@ -109,7 +109,7 @@ impl App {
             }
             Ask::Read(key) => Made::Read(self.read(context, &key).await?),
             Ask::Version(key, version) => Made::Read(self.vread(context, &key, version).await?),
-            Ask::Search(query) => Made::Found(self.search(context, &query).await?, query),
+            Ask::Search(search) => Made::Found(self.search(context, &search).await?, search),
         })
     }
 
@@ -243,11 +243,11 @@ impl App {
         match ask {
             // The same for everybody, and nothing that a transaction could change.
             Ask::Read(key) if published::holds(key.kind) => Ok(Made::Read(self.read(context, &key).await?)),
-            Ask::Search(query) if published::holds(query.kind) => {
-                Ok(Made::Found(self.search(context, &query).await?, query))
+            Ask::Search(search) if search.kind().is_some_and(published::holds) => {
+                Ok(Made::Found(self.search(context, &search).await?, search))
             }
             Ask::Read(Key { kind: ResourceType::AUDIT_EVENT, .. }) => Err(audit_apart()),
-            Ask::Search(query) if query.kind == ResourceType::AUDIT_EVENT => Err(audit_apart()),
+            Ask::Search(search) if search.kind() == Some(ResourceType::AUDIT_EVENT) => Err(audit_apart()),
             Ask::Read(key) => {
                 let stored = self.read_in(tx, context, &key).await?;
                 seen.push(("read", vec![(key, stored.version)]));
@@ -258,10 +258,10 @@ impl App {
                 seen.push(("vread", vec![(key, version)]));
                 Ok(Made::Read(stored))
             }
-            Ask::Search(query) => {
-                let (found, list) = self.search_in(tx, context, &query).await?;
+            Ask::Search(search) => {
+                let (found, list) = self.search_in(tx, context, &search).await?;
                 seen.push(("search", list));
-                Ok(Made::Found(found, query))
+                Ok(Made::Found(found, search))
             }
             Ask::Create(..) | Ask::Update(..) | Ask::Patch(..) | Ask::Delete(..) => {
                 Err(Error::internal("a write is no read"))

@@ -6,6 +6,7 @@
 pub mod audit_event;
 pub mod bundle;
 pub mod capability_statement;
+pub mod compartment;
 pub mod concept_map;
 pub mod definitions;
 pub mod following;

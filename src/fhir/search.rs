@@ -8,6 +8,7 @@
 mod condition;
 mod satisfies;
 mod value;
+mod whole;
 
 use super::resource::ResourceType;
 use super::search_index::{ParameterType, parameter, parameters};
@@ -16,6 +17,7 @@ use crate::id;
 use crate::time::Timestamp;
 
 pub use satisfies::{foreign_references, satisfies};
+pub use whole::Search;
 
 /// Entries of a page unless the client asks otherwise (design D16a).
 pub const DEFAULT_PAGE: usize = 200;
@@ -156,6 +158,13 @@ pub enum Filter {
         /// `:not`
         not: bool,
     },
+    /// Refers to this resource by one of these parameters: that it is in a compartment.
+    Refers {
+        /// Reference parameters.
+        names: &'static [&'static str],
+        /// `Type/id`
+        to: String,
+    },
     /// `owner:Organization.name=x`: refers to a resource that satisfies another condition, of one of these types.
     Chain {
         /// The reference parameter.
@@ -178,7 +187,7 @@ impl Filter {
     /// Whether it speaks of the resource alone, and not of others it is connected with.
     pub fn is_of_one_resource(&self) -> bool {
         match self {
-            Filter::Ids(_) | Filter::Updated(..) | Filter::Indexed { .. } => true,
+            Filter::Ids(_) | Filter::Updated(..) | Filter::Indexed { .. } | Filter::Refers { .. } => true,
             Filter::Chain { .. } | Filter::Has { .. } => false,
         }
     }
@@ -186,7 +195,7 @@ impl Filter {
     /// The types of other resources it asks about: whoever asks needs the right to read them.
     pub fn other_types(&self) -> Vec<ResourceType> {
         match self {
-            Filter::Ids(_) | Filter::Updated(..) | Filter::Indexed { .. } => Vec::new(),
+            Filter::Ids(_) | Filter::Updated(..) | Filter::Indexed { .. } | Filter::Refers { .. } => Vec::new(),
             Filter::Chain { to, .. } => {
                 to.iter().flat_map(|(kind, filter)| filter.other_types().into_iter().chain([*kind])).collect()
             }
@@ -198,7 +207,7 @@ impl Filter {
     pub fn each_references(&mut self, change: &mut dyn FnMut(&mut Vec<String>)) {
         match self {
             Filter::Indexed { test: Test::References(list), .. } => change(list),
-            Filter::Ids(_) | Filter::Updated(..) | Filter::Indexed { .. } => {}
+            Filter::Ids(_) | Filter::Updated(..) | Filter::Indexed { .. } | Filter::Refers { .. } => {}
             Filter::Chain { to, .. } => to.iter_mut().for_each(|(_, filter)| filter.each_references(change)),
             Filter::Has { its, .. } => its.each_references(change),
         }
@@ -211,11 +220,12 @@ impl Filter {
             Filter::Indexed { test: Test::Dates(list), .. } => {
                 list.iter_mut().for_each(|(prefix, from, to)| change(*prefix, from, to));
             }
-            Filter::Ids(_) | Filter::Indexed { .. } => {}
+            Filter::Ids(_) | Filter::Indexed { .. } | Filter::Refers { .. } => {}
             Filter::Chain { to, .. } => to.iter_mut().for_each(|(_, filter)| filter.each_date(change)),
             Filter::Has { its, .. } => its.each_date(change),
         }
-    }}
+    }
+}
 
 /// What the results are ordered by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -270,10 +280,10 @@ impl Cursor {
     pub fn to_text(&self) -> String {
         format!("{:x}.{}", self.key, self.id)
     }
-    fn parse(text: &str) -> Option<Self> {
+    fn read(text: &str, is_id: impl Fn(&str) -> bool) -> Option<Self> {
         let (key, id) = text.split_once('.')?;
         let key = i64::from_str_radix(key, 16).ok()?;
-        id::is_valid(id).then(|| Cursor { key, id: id.to_string() })
+        is_id(id).then(|| Cursor { key, id: id.to_string() })
     }
 }
 
@@ -418,7 +428,8 @@ fn apply(query: &mut Query, written: &str, value: &str, own: &str) -> Result<App
             Applied::Whole
         }
         "_page" => {
-            query.cursor = Some(Cursor::parse(value).ok_or_else(|| bad(name, "is not one of our links."))?);
+            query.cursor =
+                Some(Cursor::read(value, id::is_valid).ok_or_else(|| bad(name, "is not one of our links."))?);
             Applied::Whole
         }
         "_sort" => sort(query, value)?,

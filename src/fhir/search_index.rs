@@ -20,7 +20,7 @@ pub(in crate::fhir) use values::decimal;
 pub use values::{SEPARATOR, canonical_reference, fold, fold_code};
 
 /// Raised when what a resource puts into the index changes: then what is stored is indexed anew at the next start.
-pub const GENERATION: i64 = 1;
+pub const GENERATION: i64 = 2;
 
 /// The parameter types of R4 that we serve.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -147,7 +147,7 @@ const PARTIES: &[&str] = &[
 ];
 
 /// Parameters every type has, besides `_id` and `_lastUpdated`, which need no index of their own.
-const EVERYWHERE: &[Parameter] = &[
+pub const EVERYWHERE: &[Parameter] = &[
     uri("_profile", &["meta.profile"]),
     token("_tag", &["meta.tag"]),
     token("_security", &["meta.security"]),

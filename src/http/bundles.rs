@@ -114,7 +114,7 @@ fn place(entry: &Entry) -> Result<Place, Error> {
         Place::Version(key, _) if entry.method != "GET" && entry.method != "HEAD" => Place::Instance(key),
         place => place,
     };
-    if place == Place::Base {
+    if place == Place::Base && entry.method == "POST" {
         return Err(Error::new(Kind::NotSupported, "An entry is no batch or transaction itself."));
     }
     if place.allowed().contains(&entry.method.as_str()) {
@@ -144,7 +144,10 @@ fn step(app: &App, asked: &Asked, entry: Entry) -> Result<(Step, bool, Asked), E
     let (place, head, full_url) = (place(&entry)?, entry.method == "HEAD", entry.full_url.clone());
     let mut request = asked.entry(entry)?;
     let ask = interactions::ask(app, &place, &mut request)?.ok_or_else(|| {
-        Error::new(Kind::NotSupported, "A transaction holds no operations, histories and metadata; ask for them by themselves.")
+        Error::new(
+            Kind::NotSupported,
+            "A transaction holds no operations, histories and metadata; ask for them by themselves.",
+        )
     })?;
     Ok((Step { full_url, ask }, head, request))
 }

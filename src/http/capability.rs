@@ -13,10 +13,10 @@ use serde_json::{Value, json};
 use super::conditional::Known;
 use super::respond;
 use super::routes::{Interaction, ROWS, Row, operations_of};
-use crate::fhir::ResourceType;
 use crate::fhir::patch::JSON_PATCH;
-use crate::fhir::search_index::{ParameterType, own_parameters, parameters};
+use crate::fhir::search_index::{EVERYWHERE, Parameter, ParameterType, own_parameters};
 use crate::fhir::subscription::{TOPICS, websocket_url};
+use crate::fhir::{ResourceType, compartment};
 
 /// When what is claimed here last changed.
 const DATE: &str = "2026-11-26";
@@ -63,7 +63,10 @@ pub fn statement(own: &str) -> Value {
                 "description": "A bearer token in the Authorization header on every request but this one. /.well-known/smart-configuration says where to get one.",
             },
             "resource": ROWS.iter().filter_map(resource).collect::<Vec<Value>>(),
-            "interaction": [{"code": "batch"}, {"code": "transaction"}, {"code": "history-system"}],
+            "interaction":
+                [{"code": "batch"}, {"code": "transaction"}, {"code": "history-system"}, {"code": "search-system"}],
+            "searchParam": everywhere().collect::<Vec<Value>>(),
+            "compartment": [compartment::DEFINITION],
         }],
     })
 }
@@ -131,18 +134,24 @@ fn reverse_includes(kind: ResourceType) -> Vec<String> {
     found
 }
 
-fn searches(kind: ResourceType) -> Vec<Value> {
-    let everywhere = [("_id", "id", "token"), ("_lastUpdated", "lastUpdated", "date")].map(|(name, definition, code)| {
+/// The parameters that all types have.
+fn everywhere() -> impl Iterator<Item = Value> {
+    let own = [("_id", "id", "token"), ("_lastUpdated", "lastUpdated", "date")].map(|(name, definition, code)| {
         json!({"name": name, "definition": format!("http://hl7.org/fhir/SearchParameter/Resource-{definition}"), "type": code})
     });
-    let indexed = parameters(kind).map(|parameter| {
-        let mut out = json!({"name": parameter.name, "type": parameter.kind.code()});
-        if let Some(definition) = parameter.definition {
-            out["definition"] = json!(definition);
-        }
-        out
-    });
-    everywhere.into_iter().chain(indexed).collect()
+    own.into_iter().chain(EVERYWHERE.iter().map(searched))
+}
+
+fn searches(kind: ResourceType) -> Vec<Value> {
+    everywhere().chain(own_parameters(kind).iter().map(searched)).collect()
+}
+
+fn searched(parameter: &Parameter) -> Value {
+    let mut out = json!({"name": parameter.name, "type": parameter.kind.code()});
+    if let Some(definition) = parameter.definition {
+        out["definition"] = json!(definition);
+    }
+    out
 }
 
 /// The statement as `/metadata` answers it: written once, with a tag that changes when it does.
@@ -335,7 +344,13 @@ mod tests {
     fn the_statement_is_r4s() {
         let statement = statement(OWN);
         assert_eq!((&statement["fhirVersion"], &statement["kind"]), (&json!("4.0.1"), &json!("instance")));
-        assert_eq!(names(&statement["rest"][0]["interaction"], "code"), ["batch", "transaction", "history-system"]);
+        assert_eq!(
+            names(&statement["rest"][0]["interaction"], "code"),
+            ["batch", "transaction", "history-system", "search-system"]
+        );
+        //
+        assert_eq!(statement["rest"][0]["compartment"], json!(["http://hl7.org/fhir/CompartmentDefinition/patient"]));
+        assert!(names(&statement["rest"][0]["searchParam"], "name").contains(&"_lastUpdated".to_string()));
         assert_eq!(
             names(&of("Task")["operation"], "name"),
             ["relay", "loop-status", "conflicts", "settle", "validate"]

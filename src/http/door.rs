@@ -7,21 +7,33 @@ use axum::http::Method;
 
 use super::routes::Interaction::{self, Create, Delete, History, Patch, Read, Search, TypeHistory, Update, Vread};
 use super::routes::{Operation, operations_of, row_of};
-use crate::fhir::query;
-use crate::fhir::{Key, ResourceType};
+use crate::fhir::{Key, ResourceType, compartment, query};
 use crate::id;
+
+/// Where a search looks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Area {
+    /// All types.
+    All,
+    /// One type.
+    Type(ResourceType),
+    /// The compartment of this Patient: one type of it, or all.
+    Compartment(Key, Option<ResourceType>),
+}
 
 /// A place below the FHIR base.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Place {
-    /// The base itself: batch and transaction.
+    /// The base itself: batch and transaction, and a search of all.
     Base,
     /// `metadata`
     Metadata,
     /// `T`
     Type(ResourceType),
-    /// `T/_search`
-    Search(ResourceType),
+    /// `Patient/id/T`, `Patient/id/*`
+    Compartment(Key, Option<ResourceType>),
+    /// `_search` behind any of these: a search as a form.
+    Search(Area),
     /// `T/id`
     Instance(Key),
     /// `T/id/_history`
@@ -110,6 +122,21 @@ fn segments(path: &str) -> Option<Vec<String>> {
 }
 
 fn place(names: &[&str]) -> Option<Place> {
+    if let [area @ .., "_search"] = names {
+        return match place(area)? {
+            Place::Base => Some(Place::Search(Area::All)),
+            Place::Type(kind) => Some(Place::Search(Area::Type(kind))),
+            Place::Compartment(patient, kind) => Some(Place::Search(Area::Compartment(patient, kind))),
+            Place::Metadata
+            | Place::Search(_)
+            | Place::Instance(_)
+            | Place::History(_)
+            | Place::TypeHistory(_)
+            | Place::SystemHistory
+            | Place::Version(..)
+            | Place::Operation(..) => None,
+        };
+    }
     let kind = |name: &str| ResourceType::parse(name).filter(|kind| row_of(*kind).is_some());
     let key = |name: &str, id: &str| Some(Key::new(kind(name)?, Some(id).filter(|id| id::is_valid(id))?));
     let operation = |on: &str, name: &str| {
@@ -121,7 +148,6 @@ fn place(names: &[&str]) -> Option<Place> {
         ["metadata"] => Some(Place::Metadata),
         ["_history"] => Some(Place::SystemHistory),
         [name] => kind(name).map(Place::Type),
-        [name, "_search"] => kind(name).map(Place::Search),
         [name, "_history"] => kind(name).map(Place::TypeHistory),
         [name, last] => match last.strip_prefix('$') {
             Some(asked) => {
@@ -131,6 +157,11 @@ fn place(names: &[&str]) -> Option<Place> {
             None => key(name, last).map(Place::Instance),
         },
         [name, id, "_history"] => key(name, id).map(Place::History),
+        ["Patient", id, "*"] => key("Patient", id).map(|key| Place::Compartment(key, None)),
+        ["Patient", id, member] if ResourceType::parse(member).is_some() => {
+            let member = kind(member).filter(|kind| compartment::holds(*kind))?;
+            key("Patient", id).map(|key| Place::Compartment(key, Some(member)))
+        }
         [name, id, last] => {
             let known = operation(name, last.strip_prefix('$')?).filter(|known| known.on_instance)?;
             key(name, id).map(|key| Place::Operation(known, key.kind, Some(key.id)))
@@ -198,8 +229,8 @@ impl Place {
             methods.copied().collect()
         };
         match self {
-            Place::Base => vec!["POST"],
-            Place::Metadata | Place::SystemHistory => vec!["GET", "HEAD"],
+            Place::Base => vec!["GET", "HEAD", "POST"],
+            Place::Metadata | Place::SystemHistory | Place::Compartment(..) => vec!["GET", "HEAD"],
             Place::Type(kind) => offers(*kind, &[Search, Create, Update, Patch, Delete]),
             Place::Search(_) => vec!["POST"],
             Place::Instance(key) => offers(key.kind, &[Read, Update, Patch, Delete]),
@@ -214,8 +245,9 @@ impl Place {
     /// The type, and the resource, that it is about.
     pub fn about(&self) -> Option<(ResourceType, Option<&str>)> {
         match self {
-            Place::Base | Place::Metadata | Place::SystemHistory => None,
-            Place::Type(kind) | Place::Search(kind) | Place::TypeHistory(kind) => Some((*kind, None)),
+            Place::Base | Place::Metadata | Place::SystemHistory | Place::Search(Area::All) => None,
+            Place::Type(kind) | Place::Search(Area::Type(kind)) | Place::TypeHistory(kind) => Some((*kind, None)),
+            Place::Compartment(key, _) | Place::Search(Area::Compartment(key, _)) => Some((key.kind, Some(&key.id))),
             Place::Instance(key) | Place::History(key) | Place::Version(key, _) => Some((key.kind, Some(&key.id))),
             Place::Operation(_, kind, id) => Some((*kind, id.as_deref())),
         }
@@ -233,7 +265,7 @@ impl Place {
             (Place::History(_) | Place::TypeHistory(_) | Place::SystemHistory, _) => "history",
             (Place::Version(..), _) => "vread",
             (Place::Instance(_), _) => "read",
-            (Place::Type(_) | Place::Base | Place::Metadata, _) => "search",
+            (Place::Type(_) | Place::Compartment(..) | Place::Base | Place::Metadata, _) => "search",
         }
     }
 
@@ -243,7 +275,12 @@ impl Place {
             Place::Metadata => "metadata".into(),
             Place::SystemHistory => "_history".into(),
             Place::Type(kind) => kind.to_string(),
-            Place::Search(kind) => format!("{kind}/_search"),
+            Place::Compartment(key, kind) => format!("{}/{{id}}/{}", key.kind, kind.map_or("*", ResourceType::name)),
+            Place::Search(Area::All) => "_search".into(),
+            Place::Search(Area::Type(kind)) => format!("{kind}/_search"),
+            Place::Search(Area::Compartment(key, kind)) => {
+                format!("{}/_search", Place::Compartment(key.clone(), *kind).label())
+            }
             Place::Instance(key) => format!("{}/{{id}}", key.kind),
             Place::History(key) => format!("{}/{{id}}/_history", key.kind),
             Place::TypeHistory(kind) => format!("{kind}/_history"),
@@ -307,6 +344,16 @@ mod tests {
         assert_eq!(allowed("/fhir/Task/1/$relay"), ["POST"]);
         assert_eq!(allowed("/fhir/Subscription/%24status"), ["GET", "HEAD", "POST"]);
         assert_eq!(allowed("/fhir/Task/_history"), ["GET", "HEAD"]);
+        assert_eq!(allowed("/fhir"), ["GET", "HEAD", "POST"]);
+        // R-123
+        for compartment in ["/fhir/Patient/1/*", "/fhir/Patient/1/Task", "/fhir/Patient/1/AuditEvent"] {
+            assert_eq!(allowed(compartment), ["GET", "HEAD"], "{compartment}");
+            assert_eq!(allowed(&format!("{compartment}/_search")), ["POST"], "{compartment}");
+        }
+        assert_eq!((allowed("/fhir/_search"), allowed("/fhir/Task/_search")), (vec!["POST"], vec!["POST"]));
+        for none in ["/fhir/Patient/1/Organization", "/fhir/Group/1/Task", "/fhir/Task/1/_search", "/fhir/Patient/*"] {
+            assert!(allowed(none).is_empty(), "{none}");
+        }
         for without in ["/fhir/Encounter/1/_history", "/fhir/Encounter/_history", "/fhir/ValueSet/_history"] {
             assert!(allowed(without).is_empty(), "{without}");
         }

@@ -204,6 +204,7 @@ impl Asked {
 
 #[cfg(test)]
 mod tests {
+    use super::super::door::Area;
     use super::*;
 
     const LIMITS: Limits =
@@ -236,7 +237,7 @@ mod tests {
     //
     #[tokio::test]
     async fn a_searchs_form_joins_its_query() {
-        let place = Place::Search(ResourceType::TASK);
+        let place = Place::Search(Area::Type(ResourceType::TASK));
         let form = "application/x-www-form-urlencoded";
         let asked = read(request("POST", "/fhir/Task/_search?a=1", form, "b=2+3"), &place, &LIMITS, &mut Format::Json)
             .await

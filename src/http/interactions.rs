@@ -11,7 +11,7 @@ use axum::response::Response;
 use serde_json::{Value, json};
 
 use super::conditional::{self, Handling, Known};
-use super::door::Place;
+use super::door::{Area, Place};
 use super::extract::Asked;
 use super::history;
 use super::operations;
@@ -19,11 +19,11 @@ use super::respond;
 use super::routes::{self, Interaction};
 use crate::app::{App, Ask, Context, Found, Made, Stored, Target, When, Whose};
 use crate::error::Error;
-use crate::fhir::ResourceType;
 use crate::fhir::bundle::{self, Hit};
 use crate::fhir::query::{self, Criteria};
-use crate::fhir::search::{self, Query};
+use crate::fhir::search::{Query, Search};
 use crate::fhir::subset::Subset;
+use crate::fhir::{ResourceType, compartment};
 use crate::id;
 
 /// Answers a request whose method the table offers at this place.
@@ -42,9 +42,13 @@ pub(super) async fn answer(app: &App, context: &Context, place: &Place, mut aske
         }
         Place::Operation(known, kind, id) => operations::answer(app, context, known, *kind, id.as_deref(), asked).await,
         // Metadata is answered before anyone is asked for a token, a Bundle by its own file; the others are asks.
-        Place::Base | Place::Metadata | Place::Type(_) | Place::Search(_) | Place::Instance(_) | Place::Version(..) => {
-            Err(respond::no_such_path())
-        }
+        Place::Base
+        | Place::Metadata
+        | Place::Type(_)
+        | Place::Compartment(..)
+        | Place::Search(_)
+        | Place::Instance(_)
+        | Place::Version(..) => Err(respond::no_such_path()),
     }
 }
 
@@ -65,10 +69,10 @@ pub(super) fn ask(app: &App, place: &Place, asked: &mut Asked) -> Result<Option<
         (Place::Type(kind), &Method::DELETE) => {
             Ask::Delete(Target::Criteria(*kind, Criteria::of(&asked.pairs)?), precondition(asked)?)
         }
-        (Place::Type(kind) | Place::Search(kind), _) => {
-            let strict = conditional::preferred_handling(&asked.headers) == Handling::Strict;
-            Ask::Search(Box::new(search::parse(*kind, &asked.pairs, app.own(), strict)?.asked_at(app.now())))
-        }
+        (Place::Type(kind), _) => search(app, &Area::Type(*kind), asked)?,
+        (Place::Compartment(patient, kind), _) => search(app, &Area::Compartment(patient.clone(), *kind), asked)?,
+        (Place::Base, &Method::GET) => search(app, &Area::All, asked)?,
+        (Place::Search(area), _) => search(app, area, asked)?,
         (Place::Instance(key), &Method::PUT) => {
             Ask::Update(Target::Key(key.clone()), asked.resource(key.kind)?, precondition(asked)?)
         }
@@ -96,6 +100,26 @@ pub(super) fn ask(app: &App, place: &Place, asked: &mut Asked) -> Result<Option<
     }))
 }
 
+fn search(app: &App, area: &Area, asked: &Asked) -> Result<Ask, Error> {
+    let strict = conditional::preferred_handling(&asked.headers) == Handling::Strict;
+    let (own, pairs) = (app.own(), asked.pairs.as_slice());
+    let search = match area {
+        Area::Type(kind) => Search::of_type(*kind, None, pairs, own, strict),
+        Area::Compartment(patient, Some(kind)) => Search::of_type(*kind, Some(&patient.id), pairs, own, strict),
+        Area::Compartment(patient, None) => {
+            let members: Vec<ResourceType> = routes::stored().filter(|kind| compartment::holds(*kind)).collect();
+            Search::of_types(&members, Some(&patient.id), pairs, own, strict)
+        }
+        Area::All if pairs.is_empty() => {
+            let text =
+                "A search of everything says at least which types it is over, such as _type=Task,ServiceRequest.";
+            return Err(Error::malformed(text).code("required"));
+        }
+        Area::All => Search::of_types(&routes::stored().collect::<Vec<_>>(), None, pairs, own, strict),
+    };
+    Ok(Ask::Search(Box::new(search?.asked_at(app.now()))))
+}
+
 /// What came of it, in the form the client prefers.
 pub(super) async fn told(app: &App, context: &Context, made: Made, asked: &Asked) -> Result<Response, Error> {
     let preferred = conditional::preferred_return(&asked.headers);
@@ -103,7 +127,7 @@ pub(super) async fn told(app: &App, context: &Context, made: Made, asked: &Asked
         Made::Written(answer) => Ok(respond::written(app.own(), &answer, preferred, asked.method == Method::POST)),
         Made::Deleted => Ok(respond::deleted(preferred)),
         Made::Read(stored) => read(app, context, stored, asked).await,
-        Made::Found(found, query) => searchset(app, found, &query, asked),
+        Made::Found(found, search) => searchset(app, found, &search, asked),
     }
 }
 
@@ -147,8 +171,9 @@ async fn versions(app: &App, context: &Context, whose: &Whose, asked: &Asked) ->
     Ok(respond::fhir(200, history::bundle(app.own(), whose, &asked.pairs, &versions)))
 }
 
-/// search-type
-fn searchset(app: &App, mut found: Found, query: &Query, asked: &Asked) -> Result<Response, Error> {
+/// search-type, search-system and a compartment's
+fn searchset(app: &App, mut found: Found, search: &Search, asked: &Asked) -> Result<Response, Error> {
+    let query = search.first().ok_or_else(|| Error::internal("a search over no type"))?;
     let subset = Subset::asked(&asked.pairs);
     if subset == Some(Subset::Text) && !query.includes.is_empty() {
         let text = "_summary=text shows narratives alone; it goes with no _include.";
@@ -163,13 +188,13 @@ fn searchset(app: &App, mut found: Found, query: &Query, asked: &Asked) -> Resul
         found.hits.extend(ignored(query, &asked.pairs));
     }
     let next = found.next.map(|cursor| cursor.to_text());
-    let links = links(app.own(), query, next.as_deref());
+    let links = links(app.own(), &search.address, query, next.as_deref());
     Ok(respond::fhir(200, bundle::searchset(&found.hits, found.total, &links, found.horizon)))
 }
 
 /// The self link holds what was used and no more; the next link is the same search from where this page ends.
-fn links(own: &str, query: &Query, next: Option<&str>) -> Vec<(&'static str, String)> {
-    let address = format!("{own}/{}", query.kind);
+fn links(own: &str, address: &str, query: &Query, next: Option<&str>) -> Vec<(&'static str, String)> {
+    let address = if address.is_empty() { own.to_string() } else { format!("{own}/{address}") };
     let used = || query.used.iter().map(|(name, value)| (name.as_str(), value.as_str()));
     let mut links = vec![("self", query::link(&address, used()))];
     if let Some(cursor) = next.filter(|_| query.count > 0) {
@@ -196,7 +221,7 @@ fn ignored(query: &Query, pairs: &[(String, String)]) -> Option<Hit> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::fhir::ResourceType;
+    use crate::fhir::search;
 
     fn parsed(text: &str) -> (Query, Vec<(String, String)>) {
         let pairs = query::pairs(Some(text)).unwrap();
@@ -206,15 +231,19 @@ mod tests {
     #[test]
     fn links_are_absolute_and_hold_what_was_used() {
         let (query, _) = parsed("colour=red&status=requested,accepted&_count=2&_page=5.abc&identifier=s%7Ca");
-        let links = links("https://hub/fhir", &query, Some("6.def"));
+        let links = links("https://hub/fhir", "Task", &query, Some("6.def"));
         assert_eq!(links[0].1, "https://hub/fhir/Task?status=requested,accepted&_count=2&_page=5.abc&identifier=s%7Ca");
         assert_eq!(links[1].1, "https://hub/fhir/Task?status=requested,accepted&_count=2&identifier=s%7Ca&_page=6.def");
     }
 
     #[test]
     fn a_count_has_no_next_page() {
-        assert_eq!(links("https://hub/fhir", &parsed("_summary=count").0, Some("1.a")).len(), 1);
-        assert_eq!(links("https://hub/fhir", &parsed("").0, None), [("self", "https://hub/fhir/Task".to_string())]);
+        assert_eq!(links("https://hub/fhir", "Task", &parsed("_summary=count").0, Some("1.a")).len(), 1);
+        assert_eq!(
+            links("https://hub/fhir", "Task", &parsed("").0, None),
+            [("self", "https://hub/fhir/Task".to_string())]
+        );
+        assert_eq!(links("https://hub/fhir", "", &parsed("").0, None), [("self", "https://hub/fhir".to_string())]);
     }
 
     #[test]

@@ -180,7 +180,9 @@ impl Gate {
                 let method = request.method().clone();
                 let asked = extract::read(request, place, &self.app.config().limits, &mut known.format).await?;
                 let answer = match place {
-                    Place::Base => bundles::answer(&self.app, &context, &self.statement, asked).await,
+                    Place::Base if method == Method::POST => {
+                        bundles::answer(&self.app, &context, &self.statement, asked).await
+                    }
                     place => interactions::answer(&self.app, &context, place, asked).await,
                 };
                 if let (Err(error), Some((kind, id))) = (&answer, place.about()) {

@@ -160,6 +160,12 @@ pub fn row_of(kind: ResourceType) -> Option<&'static Row> {
     ROWS.iter().find(|row| row.kind == kind.name())
 }
 
+/// The types that are searched together: all whose versions are stored, not the program's own and the record.
+pub fn stored() -> impl Iterator<Item = ResourceType> {
+    let stored = ROWS.iter().filter(|row| row.interactions.contains(&Vread));
+    stored.filter_map(|row| ResourceType::parse(row.kind))
+}
+
 /// An operation the gateway has.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Operation {

@@ -81,28 +81,41 @@ impl Store {
 impl Tx {
     /// Answers a search for a viewer.
     pub async fn search(&mut self, query: &Query, viewer: &Viewer) -> Result<Page, Error> {
-        let asked = self.asked(query, viewer).await?;
-        let way = self.way(&asked).await?;
-        let total = if query.total {
-            let (sql, args) = asked.count(&way);
-            let rows = self.all_aside(sql, args).await?;
-            Some(rows.first().map_or(Ok(0), |row| row.int(0))?.unsigned_abs())
-        } else {
-            None
-        };
-        if query.count == 0 {
-            return Ok(Page { hits: Vec::new(), next: None, total });
+        self.search_all(&[query], viewer).await
+    }
+
+    /// Answers several, of different types and alike but for their conditions, as one: their pages are merged by the time
+    /// that orders them.
+    pub async fn search_all(&mut self, queries: &[&Query], viewer: &Viewer) -> Result<Page, Error> {
+        let (mut found, mut total) = (Vec::new(), 0);
+        for query in queries {
+            let asked = self.asked(query, viewer).await?;
+            let way = self.way(&asked).await?;
+            if query.total {
+                let (sql, args) = asked.count(&way);
+                let rows = self.all_aside(sql, args).await?;
+                total += rows.first().map_or(Ok(0), |row| row.int(0))?.unsigned_abs();
+            }
+            if query.count > 0 {
+                let (sql, args) = self.page_of(&asked, &way).await?;
+                for row in self.all_aside(sql, args).await? {
+                    found.push((Key::new(query.kind, row.text(0)?), row.int(1)?, row.int(2)?));
+                }
+            }
         }
-        let (sql, args) = self.page_of(&asked, &way).await?;
-        let rows = self.all_aside(sql, args).await?;
-        let more = rows.len() > query.count;
-        let mut hits = Vec::with_capacity(rows.len());
-        for row in rows.iter().take(query.count) {
-            hits.push((Key::new(query.kind, row.text(0)?), row.int(1)?));
+        let Some(first) = queries.first() else { return Ok(Page { hits: Vec::new(), next: None, total: None }) };
+        if let ([_, _, ..], Some((_, descending))) = (queries, time_order(first)) {
+            // Of one time, by the type's name: the order a next page goes on in. The sort keeps a type's own.
+            found.sort_by(|(one, _, at), (other, _, then)| {
+                let by_time = if descending { then.cmp(at) } else { at.cmp(then) };
+                by_time.then_with(|| one.kind.name().cmp(other.kind.name()))
+            });
         }
-        let last = rows.get(query.count - 1).filter(|_| more);
-        let next = last.map(|row| Ok(Cursor { key: row.int(2)?, id: row.text(0)? })).transpose()?;
-        Ok(Page { hits: self.versions(hits).await?, next, total })
+        let more = found.len() > first.count;
+        found.truncate(first.count);
+        let next = found.last().filter(|_| more).map(|(key, _, at)| Cursor { key: *at, id: key.id.clone() });
+        let hits = self.versions(found.into_iter().map(|(key, version, _)| (key, version)).collect()).await?;
+        Ok(Page { hits, next, total: first.total.then_some(total) })
     }
 
     /// How the database goes about a search's page, in its own words: an index, or all of a table.
@@ -182,7 +195,7 @@ impl Tx {
     /// not see is not there.
     async fn resolved(&mut self, filter: &Filter, kind: ResourceType, viewer: &Viewer) -> Result<Filter, Error> {
         match filter {
-            Filter::Ids(_) | Filter::Updated(..) | Filter::Indexed { .. } => Ok(filter.clone()),
+            Filter::Ids(_) | Filter::Updated(..) | Filter::Indexed { .. } | Filter::Refers { .. } => Ok(filter.clone()),
             Filter::Chain { name, to } => {
                 let (mut chain, mut references) = (Vec::new(), Some(Vec::new()));
                 for (target, inner) in to {
@@ -373,7 +386,7 @@ impl Asked<'_> {
         match way {
             Way::Short(index) => {
                 let since = match self.filters.get(*index) {
-                    Some(Filter::Indexed { test: Test::References(_), .. }) => self.since,
+                    Some(Filter::Indexed { test: Test::References(_), .. } | Filter::Refers { .. }) => self.since,
                     _ => None,
                 };
                 let list = self.filters.get(*index).map(|filter| listed(filter, self.about, since, text));

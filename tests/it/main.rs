@@ -8,6 +8,7 @@ mod bridging;
 mod bundles;
 mod bursts;
 mod closing;
+mod compartments;
 mod conditional;
 mod consent;
 mod databases;

@@ -20,6 +20,7 @@ pub fn satisfies(filter: &Filter, id: &str, updated: Timestamp, rows: &[Row]) ->
             };
             found != *not
         }
+        Filter::Refers { names, to } => rows.iter().any(|row| names.contains(&row.parameter) && row.value == *to),
         Filter::Chain { .. } | Filter::Has { .. } => false,
     }
 }

@@ -11,6 +11,9 @@ macro_rules! us_core {
     };
 }
 
+const SENDER: Parameter = reference("sender", &["sender"], PARTIES);
+const RECIPIENT: Parameter = reference("recipient", &["recipient"], PARTIES);
+
 pub(super) fn parameters(kind: &str) -> Option<&'static [Parameter]> {
     Some(match kind {
         "Condition" => {
@@ -100,6 +103,7 @@ pub(super) fn parameters(kind: &str) -> Option<&'static [Parameter]> {
                     PATIENT,
                     SUBJECT,
                     ENCOUNTER,
+                    reference("performer", &["activity.detail.performer"], PARTIES),
                     reference("based-on", &["basedOn"], &["CarePlan"]),
                     reference("condition", &["addresses"], &["Condition"]),
                     reference("goal", &["goal"], &["Goal"]),
@@ -144,6 +148,8 @@ pub(super) fn parameters(kind: &str) -> Option<&'static [Parameter]> {
                     TYPE,
                     reference("patient", &["beneficiary"], &["Patient"]),
                     reference("beneficiary", &["beneficiary"], &["Patient"]),
+                    reference("policy-holder", &["policyHolder"], PARTIES),
+                    reference("subscriber", &["subscriber"], &["Patient", "RelatedPerson"]),
                     reference("payor", &["payor"], PARTIES),
                 ]
             }
@@ -155,6 +161,8 @@ pub(super) fn parameters(kind: &str) -> Option<&'static [Parameter]> {
                     token("clinical-status", &["clinicalStatus"]),
                     CODE,
                     reference("patient", &["patient"], &["Patient"]),
+                    reference("recorder", &["recorder"], PARTIES),
+                    reference("asserter", &["asserter"], PARTIES),
                 ]
             }
         }
@@ -196,7 +204,45 @@ pub(super) fn parameters(kind: &str) -> Option<&'static [Parameter]> {
                 ]
             }
         }
-        "Specimen" | "Media" | "MedicationStatement" | "Communication" | "CommunicationRequest" | "RiskAssessment" => {
+        "Appointment" => {
+            const {
+                &[
+                    IDENTIFIER,
+                    token("status", &["status"]),
+                    date("date", &["start"]),
+                    reference("patient", &["participant.actor"], &["Patient"]),
+                    reference("actor", &["participant.actor"], PARTIES),
+                ]
+            }
+        }
+        "Claim" => {
+            const {
+                &[
+                    IDENTIFIER,
+                    token("status", &["status"]),
+                    reference("patient", &["patient"], &["Patient"]),
+                    reference("payee", &["payee.party"], PARTIES),
+                ]
+            }
+        }
+        "Communication" => const { &[IDENTIFIER, token("status", &["status"]), PATIENT, SUBJECT, SENDER, RECIPIENT] },
+        "CommunicationRequest" => {
+            const {
+                &[
+                    IDENTIFIER,
+                    token("status", &["status"]),
+                    PATIENT,
+                    SUBJECT,
+                    SENDER,
+                    RECIPIENT,
+                    reference("requester", &["requester"], PARTIES),
+                ]
+            }
+        }
+        "EpisodeOfCare" | "FamilyMemberHistory" | "NutritionOrder" => {
+            const { &[IDENTIFIER, token("status", &["status"]), reference("patient", &["patient"], &["Patient"])] }
+        }
+        "Specimen" | "Media" | "MedicationStatement" | "RiskAssessment" => {
             const { &[IDENTIFIER, token("status", &["status"]), PATIENT, SUBJECT] }
         }
         _ => return None,

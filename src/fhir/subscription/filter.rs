@@ -75,7 +75,11 @@ pub fn terms(filters: &[Filter]) -> Vec<String> {
             let place = TERMS.iter().position(|known| known == name)?;
             Some((place + 1, list.iter().map(|value| format!("{name}={value}")).collect()))
         }
-        Filter::Indexed { .. } | Filter::Updated(..) | Filter::Chain { .. } | Filter::Has { .. } => None,
+        Filter::Indexed { .. }
+        | Filter::Updated(..)
+        | Filter::Refers { .. }
+        | Filter::Chain { .. }
+        | Filter::Has { .. } => None,
     });
     let best = telling.min_by_key(|(place, list)| (*place > 0, list.len(), *place));
     best.map_or_else(|| vec![ANY.to_string()], |(_, list)| list)

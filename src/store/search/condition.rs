@@ -73,6 +73,13 @@ pub(super) fn condition(filter: &Filter, about: About<'_>, text: &mut Text) -> S
                  and {rows}.parameter = {parameter}{test})"
             )
         }
+        Filter::Refers { names, to } => {
+            let its = refers(names, to, &rows, text);
+            format!(
+                "exists (select 1 from search_index {rows} where {rows}.type = {name}.type and {rows}.id = {name}.id
+                 and {its})"
+            )
+        }
         Filter::Chain { name: parameter, to } => {
             let one = |(kind, filter): &(ResourceType, Filter), text: &mut Text| {
                 let other = About { kind: *kind, depth: about.depth + 1, ..about };
@@ -113,20 +120,24 @@ pub(super) fn condition(filter: &Filter, about: About<'_>, text: &mut Text) -> S
 /// short. `since` also holds of them all.
 pub(super) fn listed(filter: &Filter, about: About<'_>, since: Option<i64>, text: &mut Text) -> String {
     let (name, rows) = (about.name(), about.rows());
-    match filter {
+    let its = match filter {
         Filter::Indexed { name: parameter, test, not: false } => {
-            let (kind, parameter) = (text.arg(about.kind.name()), text.arg(*parameter));
-            let (_, test) = test_of(test, &rows, text);
-            let since = since.map(|since| format!(" and {rows}.updated > {}", text.arg(since))).unwrap_or_default();
-            format!(
-                "{name}.id in (select {rows}.id from search_index {rows} where {rows}.type = {kind}
-                 and {rows}.parameter = {parameter}{test}{since})"
-            )
+            let parameter = text.arg(*parameter);
+            format!("{rows}.parameter = {parameter}{}", test_of(test, &rows, text).1)
         }
+        Filter::Refers { names, to } => refers(names, to, &rows, text),
         Filter::Ids(_) | Filter::Updated(..) | Filter::Indexed { .. } | Filter::Chain { .. } | Filter::Has { .. } => {
-            condition(filter, about, text)
+            return condition(filter, about, text);
         }
-    }
+    };
+    let kind = text.arg(about.kind.name());
+    let since = since.map(|since| format!(" and {rows}.updated > {}", text.arg(since))).unwrap_or_default();
+    format!("{name}.id in (select {rows}.id from search_index {rows} where {rows}.type = {kind} and {its}{since})")
+}
+
+fn refers(names: &[&'static str], to: &str, rows: &str, text: &mut Text) -> String {
+    let (names, to) = (text.any_of(names), text.arg(indexable(to)));
+    format!("{rows}.parameter in ({names}) and {rows}.value = {to}")
 }
 
 /// ` and …` of one index row, and whether such a row must be there.

@@ -59,6 +59,8 @@ pub(super) fn since(query: &Query) -> Option<i64> {
 pub(super) fn short(filters: &[Filter]) -> Option<usize> {
     let rank = |filter: &Filter| match filter {
         Filter::Ids(_) => Some(0),
+        // Of a patient, few speak.
+        Filter::Refers { .. } => Some(2),
         Filter::Indexed { name, test: Test::Tokens(list), not: false } if SELECTIVE.contains(name) => {
             list.iter().all(|token| token.code.is_some()).then_some(1)
         }
