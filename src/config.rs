@@ -8,6 +8,7 @@
 //! Leaves out: opening what is configured (certificates, the database, partners' servers), reloading,
 //! and the resources partners become. Syntax: <https://toml.io/en/v1.1.0>.
 
+mod people;
 mod reader;
 mod sections;
 mod settings;
@@ -23,6 +24,7 @@ use toml::de::DeTable;
 
 use crate::jwt::{KeySet, PrivateKey};
 
+pub use people::{People, PersonRole};
 pub use reader::Fault;
 use reader::{Place, Reader, Section};
 use sections::config;
@@ -50,6 +52,8 @@ pub struct Config {
     pub consent: Consent,
     /// Access tokens.
     pub auth: Auth,
+    /// Signing in of people.
+    pub people: People,
     /// Subscriptions and their events.
     pub subscriptions: Subscriptions,
     /// The record of who saw what.

@@ -6,6 +6,7 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use aws_lc_rs::digest::{SHA256, digest};
 use uuid::{Builder, Uuid};
 
 /// A new id, fit for `Resource.id` (`[A-Za-z0-9\-\.]{1,64}`).
@@ -47,9 +48,11 @@ fn of(micros: i64, rest: [u8; 8]) -> String {
     Builder::from_unix_timestamp_millis(micros / 1_000, &bytes).into_uuid().to_string()
 }
 
-/// A new secret of 256 random bits, as hexadecimal text: for the header secrets we hand out.
+/// A new secret of 256 random bits, as hexadecimal text: for whatever must not be guessed.
 pub fn secret() -> String {
-    format!("{}{}", Uuid::new_v4().simple(), Uuid::new_v4().simple())
+    // A UUID has 122 random bits: three of them, and their SHA-256.
+    let bits = [Uuid::new_v4(), Uuid::new_v4(), Uuid::new_v4()].map(Uuid::into_bytes).concat();
+    digest(&SHA256, &bits).as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Whether a text may stand as a FHIR id: <https://hl7.org/fhir/R4/datatypes.html#id>.

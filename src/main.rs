@@ -1,13 +1,15 @@
 //! The command line. Answers go to standard output, logs to standard error; exit status 2 is wrong usage.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command line prints its answers")]
 
+use std::io::{BufRead, IsTerminal, Read};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use clap::{Parser, Subcommand};
+use loopgate::app::people::accounts;
 use loopgate::app::validation;
-use loopgate::config::{Config, Fault};
+use loopgate::config::{Config, Fault, PersonRole};
 use loopgate::delivery::{Network, Transport};
 use loopgate::fhir::json::Bounds;
 use loopgate::fhir::profile::Profiles;
@@ -78,12 +80,58 @@ enum Command {
         #[command(subcommand)]
         command: AuditCommand,
     },
+    /// Accounts of people, where no identity provider is. Passwords are read from standard input: one line.
+    User {
+        #[command(subcommand)]
+        command: UserCommand,
+        /// The configuration file.
+        #[arg(long, global = true)]
+        config: Option<PathBuf>,
+    },
     /// Prints the CapabilityStatement.
     Capability {
         /// The configuration file.
         #[arg(long)]
         config: Option<PathBuf>,
     },
+}
+
+#[derive(Debug, Subcommand)]
+enum UserCommand {
+    /// Adds an account, and prints what its holder needs for one-time codes: this once.
+    Add {
+        /// What is typed to sign in.
+        name: String,
+        /// coordinator, staff, administrator or auditor.
+        #[arg(long)]
+        role: String,
+        /// Whose staff.
+        #[arg(long, default_value = "")]
+        partner: String,
+    },
+    /// Gives an account another password and other codes, ends its sessions, and lets it try again.
+    Reset {
+        /// The account.
+        name: String,
+    },
+    /// Gives an account another role, and ends its sessions.
+    Role {
+        /// The account.
+        name: String,
+        /// coordinator, staff, administrator or auditor.
+        #[arg(long)]
+        role: String,
+        /// Whose staff.
+        #[arg(long, default_value = "")]
+        partner: String,
+    },
+    /// Removes an account, and ends its sessions.
+    Remove {
+        /// The account.
+        name: String,
+    },
+    /// Prints names and roles.
+    List,
 }
 
 #[derive(Debug, Subcommand)]
@@ -165,6 +213,17 @@ fn main() -> ExitCode {
             Ok(config) => block_on(verify_audit(config, seal)),
             Err(code) => code,
         },
+        Command::User { command, config } => match config.as_deref().map(load) {
+            Some(Ok(config)) => {
+                telemetry::start("error");
+                block_on(user(config, command))
+            }
+            Some(Err(code)) => code,
+            None => {
+                eprintln!("loopgate: --config FILE is required");
+                ExitCode::from(2)
+            }
+        },
         Command::Demo { listen, data, exit } => {
             telemetry::start("warn,loopgate=info");
             block_on(demo::run(listen, data, exit, stop_signal))
@@ -234,6 +293,48 @@ async fn migrate(config: Config) -> Result<bool, String> {
     store.reindex(&config.base()).await.map_err(told)?;
     println!("The database is up to date.");
     Ok(true)
+}
+
+async fn user(config: Config, command: UserCommand) -> Result<bool, String> {
+    let role = |role: &str, partner: &str| {
+        let read = PersonRole::read(role, partner);
+        read.ok_or("--role is coordinator, administrator, auditor, or staff with --partner".to_string())
+    };
+    let store = Store::open(config.store.url.expose(), Clock::system()).await.map_err(told)?;
+    store.migrate().await.map_err(told)?;
+    let given = match command {
+        UserCommand::Add { name, role: word, partner } => {
+            let role = role(&word, &partner)?;
+            accounts::add(&store, &config, &name, &role, &password()?).await.map(Some)
+        }
+        UserCommand::Reset { name } => accounts::reset(&store, &config, &name, &password()?).await.map(Some),
+        UserCommand::Role { name, role: word, partner } => {
+            accounts::set_role(&store, &config, &name, &role(&word, &partner)?).await.map(|()| None)
+        }
+        UserCommand::Remove { name } => accounts::remove(&store, &name).await.map(|()| None),
+        UserCommand::List => {
+            for (name, role, partner) in accounts::list(&store).await.map_err(told)? {
+                println!("{}", format!("{name} {role} {partner}").trim_end());
+            }
+            Ok(None)
+        }
+    };
+    if let Some(given) = given.map_err(told)? {
+        println!("For the authenticator (type its secret in, or make a QR code of it):\n{}", given.authenticator);
+        println!("Recovery codes, each good once:");
+        given.recovery.iter().for_each(|code| println!("{code}"));
+    }
+    Ok(true)
+}
+
+/// One line of standard input: an argument would stand in the list of processes.
+fn password() -> Result<String, String> {
+    if std::io::stdin().is_terminal() {
+        eprintln!("Type the new password, then Enter. It is shown as you type.");
+    }
+    let mut line = String::new();
+    std::io::stdin().lock().take(8 * 1024).read_line(&mut line).map_err(|error| error.to_string())?;
+    Ok(line.trim_end_matches(['\r', '\n']).to_string())
 }
 
 async fn check_partner(config: Option<Config>, named: String, practice: bool, data: PathBuf) -> Result<bool, String> {

@@ -147,13 +147,13 @@ impl App {
             return Ok(None);
         }
         let scopes = Arc::new(self.configured_scopes(&partner.id).grant(&signed.asked));
-        Ok(Some((Identity { partner, scopes, token: Some(signed.jti.clone()) }, Some(signed))))
+        Ok(Some((Identity { partner, scopes, token: Some(signed.jti.clone()), person: None }, Some(signed))))
     }
 
     fn by_static_token(&self, shown: &[u8; 32]) -> Option<(Identity, Option<Arc<Signed>>)> {
         let partner = super::rights::holder(self.partners(), shown)?;
         let scopes = self.configured_scopes(&partner.id);
-        Some((Identity { partner, scopes, token: None }, None))
+        Some((Identity { partner, scopes, token: None, person: None }, None))
     }
 
     /// What a token says, if the key it names signed it.

@@ -196,6 +196,7 @@ impl App {
                     token: row.token.as_deref(),
                     address: row.address.as_deref(),
                     query: row.query.as_deref(),
+                    person: row.person.as_deref(),
                     request: &row.request,
                     seen,
                     patient: patient.as_deref(),
@@ -276,8 +277,8 @@ fn bounds(query: &Query) -> (String, String) {
             _ => {}
         }
     }
-    // No id is greater than this; the least is the empty text.
-    let end = if till == i64::MAX { "~".to_string() } else { id::from(till.saturating_add(1)) };
+    // No id is greater than this, also where databases sort as people do; the least is the empty text.
+    let end = if till == i64::MAX { "g".to_string() } else { id::from(till.saturating_add(1)) };
     (if from > 0 { id::from(from) } else { String::new() }, end)
 }
 
@@ -327,7 +328,7 @@ mod tests {
         let time = Timestamp::parse("2027-01-02T00:00:00Z").unwrap().0;
         let (from, till) = bounds(&asked("date=ge2027-01-02&date=lt2027-01-02"));
         assert!(from == id::from(time) && till > id::at(time) && till < id::at(time + 90_000_000_000));
-        assert_eq!(bounds(&asked("action=R")), (String::new(), "~".to_string()));
+        assert_eq!(bounds(&asked("action=R")), (String::new(), "g".to_string()));
         assert_eq!(partners(&asked("agent=Organization/clinic"), "hub"), ["clinic"]);
         assert!(partners(&asked("agent=Organization/hub"), "hub").is_empty());
         assert!(about(&asked("entity=Patient/p")).is_none() && about(&asked("entity=Task/t")).is_some());

@@ -21,6 +21,7 @@ mod notifications;
 mod pace;
 mod patching;
 pub mod peers;
+pub mod people;
 mod polls;
 mod published;
 mod reading;
@@ -88,6 +89,8 @@ pub struct Context {
     pub token: Option<String>,
     /// Where the request came from.
     pub address: Option<String>,
+    /// Who it is, where a person signed in.
+    pub person: Option<String>,
 }
 
 impl Context {
@@ -114,6 +117,7 @@ struct Inner {
     counts: notifications::Counts,
     sockets: sockets::Sockets,
     tokens: Tokens,
+    passwords: people::Passwords,
     wake: Notify,
 }
 
@@ -140,6 +144,7 @@ impl App {
             clock,
             recorder,
             tokens,
+            passwords: people::Passwords::new(),
             wake: Notify::new(),
         };
         let app = App(Arc::new(inner));

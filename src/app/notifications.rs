@@ -405,6 +405,7 @@ impl App {
             request: String::new(),
             token: None,
             address: None,
+            person: None,
         };
         Ok(context.scopes.allow(event.focus.kind, 'r') && tx.may_see(&self.viewer(&context), &event.focus).await?)
     }

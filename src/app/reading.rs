@@ -340,7 +340,10 @@ impl App {
     /// Who reads its own Task knows its status.
     pub(super) async fn known_to_source(&self, context: &Context, list: &[(Key, i64)]) -> Result<(), Error> {
         // A version that is asked for by number is one the source may have known of; it counts as well.
-        self.source_saw(&context.partner.id, &tasks(list), "read").await
+        for source in self.sources(&context.partner) {
+            self.source_has(source, &tasks(list), "read").await?;
+        }
+        Ok(())
     }
 
     /// Notes that a partner has these versions of Tasks: evidence, where it is their source.
@@ -498,6 +501,7 @@ pub(super) fn access(context: &Context, action: &'static str, seen: Vec<(Key, i6
         request: context.request.clone(),
         token: context.token.clone(),
         address: context.address.clone(),
+        person: context.person.clone(),
         ..Access::default()
     }
 }

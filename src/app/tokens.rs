@@ -99,6 +99,8 @@ pub struct Identity {
     pub scopes: Arc<Scopes>,
     /// The token's jti; none of a static one.
     pub token: Option<String>,
+    /// Who it is, where a person signed in.
+    pub person: Option<String>,
 }
 
 /// What this gateway keeps in memory of keys and tokens.

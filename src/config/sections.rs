@@ -37,6 +37,7 @@ pub(super) fn config(root: &Section<'_, '_>) -> Option<Config> {
     let (required, sensitive) = (section.flag("required"), section.list("sensitive", category));
     let lifetime = |t: &str| between(t, SECOND..=DAY, "must be between 1s and 24h");
     let token_lifetime = root.within("auth").read("token_lifetime", lifetime);
+    let people = people::people(&root.within("people"));
     let section = root.within("subscriptions");
     let per_partner = section.number("per_partner");
     let accept_past_end = section.flag("accept_past_end");
@@ -100,6 +101,7 @@ pub(super) fn config(root: &Section<'_, '_>) -> Option<Config> {
         sms,
         consent: Consent { required: required?, sensitive: sensitive? },
         auth: Auth { token_lifetime: token_lifetime? },
+        people: people?,
         subscriptions: Subscriptions {
             per_partner: per_partner?,
             accept_past_end: accept_past_end?,

@@ -45,6 +45,8 @@ pub const SETTINGS: &[Setting] = &[
     row("consent.required", "true", "whether a referral needs a Consent"),
     row("consent.sensitive", "[\"intimate-partner-violence\"]", "categories that take a Consent which names them and the recipient"),
     row("auth.token_lifetime", "\"5m\"", "how long an access token is good for, 1s to 24h"),
+    row("people.session_idle", "\"30m\"", "how long a person who does nothing stays signed in, 1m to 24h"),
+    row("people.session_lifetime", "\"12h\"", "how long anybody stays signed in, up to 7d"),
     row("subscriptions.per_partner", "100", "most Subscriptions of one partner"),
     row("subscriptions.accept_past_end", "false", "take an `end` in the past as none"),
     row("subscriptions.keep_events", "\"30d\"", "how long events and tries of deliveries are kept; at least the sum of delivery.backoff"),

@@ -39,6 +39,8 @@ pub struct Event<'a> {
     pub address: Option<&'a str>,
     /// What was asked for.
     pub query: Option<&'a str>,
+    /// Who it was, of the partner's people: a name, or `issuer|sub`.
+    pub person: Option<&'a str>,
     /// The X-Request-Id.
     pub request: &'a str,
     /// What was shown or changed: `Type/id` and version; version 0 where none is known.
@@ -85,7 +87,8 @@ fn words(event: &Event<'_>) -> Words {
             let subtype = coded("http://terminology.hl7.org/CodeSystem/iso-21089-lifecycle", "disclose", "Disclose");
             (asks, "R", "PrivacyDisclosure.Source", subtype)
         }
-        "login" => (sends, "E", "", coded(DCM, "110122", "Login")),
+        "login" | "lockout" => (sends, "E", "", coded(DCM, "110122", "Login")),
+        "logout" => (sends, "E", "", coded(DCM, "110123", "Logout")),
         _ => (sends, "E", "", interaction("operation")),
     };
     Words { action, subtype, profile, client, server }
@@ -104,7 +107,7 @@ pub fn render(event: &Event<'_>) -> Value {
     }
     let kind = match event.action {
         "notify" | "disclose" => json!({"system": DCM, "code": "110106", "display": "Export"}),
-        "login" => json!({"system": DCM, "code": "110114", "display": "User Authentication"}),
+        "login" | "lockout" | "logout" => json!({"system": DCM, "code": "110114", "display": "User Authentication"}),
         _ => json!({"system": EVENT_TYPE, "code": "rest", "display": "RESTful Operation"}),
     };
     let server = json!({"reference": format!("Organization/{}", event.server)});
@@ -113,7 +116,11 @@ pub fn render(event: &Event<'_>) -> Value {
         "action": words.action, "recorded": event.at.to_string(), "outcome": event.outcome.to_string(),
     });
     if !done {
-        out["outcomeDesc"] = json!(if event.outcome == 4 { "Refused" } else { "Failed" });
+        out["outcomeDesc"] = json!(match (event.action, event.outcome) {
+            ("lockout", _) => "Locked out after too many tries in vain",
+            (_, 4) => "Refused",
+            _ => "Failed",
+        });
     }
     let mut agents = vec![
         client(event, words.client),
@@ -125,6 +132,9 @@ pub fn render(event: &Event<'_>) -> Value {
         agents.push(json!({"type": {"coding": [kind]}, "who": named(event.partner), "requestor": true,
             "policy": [format!("urn:ietf:params:oauth:jti:{token}")]}));
     }
+    if let Some(person) = event.person {
+        agents.push(user(person, words.action));
+    }
     out["agent"] = Value::Array(agents);
     out["source"] = json!({"observer": server});
     let entities = entities(event);
@@ -132,6 +142,19 @@ pub fn render(event: &Event<'_>) -> Value {
         out["entity"] = Value::Array(entities);
     }
     out
+}
+
+/// The person who asked: who reads receives what there is, who writes is its author.
+fn user(person: &str, action: &str) -> Value {
+    let identifier = match person.split_once('|') {
+        Some((issuer, subject)) => json!({"system": issuer, "value": subject}),
+        None => json!({"value": person}),
+    };
+    let (code, display) =
+        if matches!(action, "R" | "E") { ("IRCP", "information recipient") } else { ("AUT", "author (originator)") };
+    let role = json!({"system": "http://terminology.hl7.org/CodeSystem/v3-ParticipationType", "code": code,
+        "display": display});
+    json!({"type": {"coding": [role]}, "who": {"identifier": identifier}, "requestor": true})
 }
 
 /// Who is named by a partner's id; the id is its client id, too.
@@ -143,8 +166,7 @@ fn named(partner: &str) -> Value {
 }
 
 fn client(event: &Event<'_>, role: Value) -> Value {
-    let mut agent =
-        json!({"type": {"coding": [role]}, "who": named(event.partner), "requestor": event.token.is_none()});
+    let mut agent = json!({"type": {"coding": [role]}, "who": named(event.partner), "requestor": event.token.is_none() && event.person.is_none()});
     if let Some(address) = event.address {
         agent["network"] = json!({"address": address, "type": "2"});
     }
@@ -202,6 +224,7 @@ mod tests {
             token: None,
             address: Some("192.0.2.1"),
             query: None,
+            person: None,
             request: "r1",
             seen,
             patient: None,

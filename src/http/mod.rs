@@ -169,12 +169,12 @@ impl Gate {
 
     /// The doors that a partner's token opens.
     async fn admit(&self, door: &Door, request: Request, id: &str, known: &mut Seen) -> Result<Response, Error> {
-        let Identity { partner, scopes, token } = auth::authenticate(&self.app, request.headers()).await?;
+        let Identity { partner, scopes, token, person } = auth::authenticate(&self.app, request.headers()).await?;
         known.partner = Some(partner.id.clone());
         self.allowances.spend(&partner)?;
         door.check(request.method())?;
         let address = request.extensions().get::<ClientAddress>().map(|client| client.0.to_string());
-        let context = Context { partner, scopes, request: id.to_string(), token, address };
+        let context = Context { partner, scopes, request: id.to_string(), token, address, person };
         match door {
             Door::Fhir(place) => {
                 let method = request.method().clone();

@@ -34,6 +34,8 @@ pub struct Access {
     pub address: Option<String>,
     /// What was asked for, in a search.
     pub query: Option<String>,
+    /// Who it was, of the partner's people.
+    pub person: Option<String>,
 }
 
 /// A row of the record as it is stored.
@@ -65,11 +67,13 @@ pub struct Entry {
     pub address: Option<String>,
     /// What was asked for, in a search.
     pub query: Option<String>,
+    /// Who it was, of the partner's people.
+    pub person: Option<String>,
 }
 
 impl Entry {
     pub(super) const COLUMNS: &str =
-        "id, at, partner, action, type, resource, version, request, detail, outcome, token, address, query";
+        "id, at, partner, action, type, resource, version, request, detail, outcome, token, address, query, person";
 
     pub(super) fn of(row: &Row) -> Result<Entry, Error> {
         Ok(Entry {
@@ -86,6 +90,7 @@ impl Entry {
             token: row.text_or_null(10)?,
             address: row.text_or_null(11)?,
             query: row.text_or_null(12)?,
+            person: row.text_or_null(13)?,
         })
     }
 
@@ -96,7 +101,9 @@ impl Entry {
         let texts = texts.map(|text| Some(text.clone()));
         let more = [&self.detail, &self.token, &self.address, &self.query].map(Clone::clone);
         let mut out = Vec::new();
-        for part in numbers.into_iter().chain(texts).chain(more) {
+        // A row without a person says what it said before rows had one.
+        let person = self.person.iter().map(|person| Some(person.clone()));
+        for part in numbers.into_iter().chain(texts).chain(more).chain(person) {
             match part {
                 None => out.push(b'-'),
                 Some(text) => out.extend(format!("{}:{text}", text.len()).bytes()),
@@ -129,7 +136,7 @@ const AUDIT: Shape = Shape::new(
     "audit",
     &[
         "id", "at", "partner", "action", "type", "resource", "version", "request", "detail", "outcome", "token",
-        "address", "query",
+        "address", "query", "person",
     ],
     1,
 );
@@ -146,7 +153,7 @@ impl Tx {
                 [(key, version)] => (key.kind.name(), key.id.as_str(), *version, None),
                 [(key, _), ..] => (key.kind.name(), "", 0, Some(listed(&access.seen))),
             };
-            let Access { partner, action, request, outcome, token, address, query, .. } = access;
+            let Access { partner, action, request, outcome, token, address, query, person, .. } = access;
             let (token, address, query) = (token.clone(), address.clone(), query.clone());
             Some(args![
                 id::at(stamp.0),
@@ -161,7 +168,8 @@ impl Tx {
                 *outcome,
                 token,
                 address,
-                query
+                query,
+                person.clone()
             ])
         };
         self.insert(AUDIT, list.iter().filter_map(row).collect()).await

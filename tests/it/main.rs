@@ -33,6 +33,7 @@ mod operating;
 mod oracle;
 mod patch;
 mod peers;
+mod people;
 mod permissions;
 mod program;
 mod public_clients;

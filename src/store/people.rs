@@ -1,0 +1,184 @@
+//! People who sign in: accounts, sessions, and the tries that failed. Shared by all gateways on one database.
+//!
+//! Promises that no secret is here in clear: passwords as Argon2id, cookies and recovery codes as SHA-256, what one-time
+//! codes are made of as the app has sealed it. What any of it means is the app's (`app::people`).
+
+use crate::error::Error;
+use crate::store::{Row, Tx};
+use crate::time::Timestamp;
+
+/// Most sessions of one person; the oldest give way.
+const MOST_SESSIONS: i64 = 10;
+
+/// An account.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Account {
+    /// What is typed to sign in.
+    pub name: String,
+    /// The role's word.
+    pub role: String,
+    /// Whose staff; else empty.
+    pub partner: String,
+    /// The password's hash.
+    pub password: String,
+    /// What one-time codes are made of, sealed.
+    pub secret: String,
+    /// The last step whose code was used.
+    pub step: i64,
+    /// Hashes of the recovery codes that are left.
+    pub recovery: Vec<String>,
+}
+
+/// A session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Session {
+    /// SHA-256 of what the cookie holds.
+    pub hash: String,
+    /// Who.
+    pub subject: String,
+    /// What the person is called.
+    pub name: String,
+    /// The role's word.
+    pub role: String,
+    /// Whose staff; else empty.
+    pub partner: String,
+    /// When it was last used, give or take a minute.
+    pub seen_at: Timestamp,
+    /// When it ends, used or not.
+    pub expires_at: Timestamp,
+}
+
+const ACCOUNT: &str = "select name, role, partner, password, secret, step, recovery from account";
+
+fn account(row: &Row) -> Result<Account, Error> {
+    Ok(Account {
+        name: row.text(0)?,
+        role: row.text(1)?,
+        partner: row.text(2)?,
+        password: row.text(3)?,
+        secret: row.text(4)?,
+        step: row.int(5)?,
+        recovery: row.text(6)?.split_whitespace().map(str::to_string).collect(),
+    })
+}
+
+impl Tx {
+    /// The account of this name.
+    pub async fn account(&mut self, name: &str) -> Result<Option<Account>, Error> {
+        self.one(format!("{ACCOUNT} where name = $1"), args![name]).await?.as_ref().map(account).transpose()
+    }
+
+    /// All accounts, by name.
+    pub async fn accounts(&mut self) -> Result<Vec<Account>, Error> {
+        self.all(format!("{ACCOUNT} order by name"), args![]).await?.iter().map(account).collect()
+    }
+
+    /// Adds an account; false when the name is taken.
+    pub async fn add_account(&mut self, new: &Account) -> Result<bool, Error> {
+        let text = "insert into account (name, role, partner, password, secret, step, recovery)
+             values ($1, $2, $3, $4, $5, $6, $7) on conflict (name) do nothing";
+        let Account { name, role, partner, password, secret, step, recovery } = new;
+        let recovery = recovery.join(" ");
+        Ok(self.run(text, args![name, role, partner, password, secret, *step, recovery]).await? == 1)
+    }
+
+    /// Removes an account; false when there is none.
+    pub async fn remove_account(&mut self, name: &str) -> Result<bool, Error> {
+        Ok(self.run("delete from account where name = $1", args![name]).await? == 1)
+    }
+
+    /// Uses the code of a step; false when that or a later one was used.
+    pub async fn use_step(&mut self, name: &str, step: i64) -> Result<bool, Error> {
+        let text = "update account set step = $1 where name = $2 and step < $1";
+        Ok(self.run(text, args![step, name]).await? == 1)
+    }
+
+    /// Uses a recovery code up: this is what was left before, and what is after. False when somebody was faster.
+    pub async fn use_recovery(&mut self, name: &str, before: &[String], after: &[String]) -> Result<bool, Error> {
+        let text = "update account set recovery = $1 where name = $2 and recovery = $3";
+        Ok(self.run(text, args![after.join(" "), name, before.join(" ")]).await? == 1)
+    }
+
+    /// Adds a session. Those that have ended are forgotten, and the oldest of a person who has too many.
+    pub async fn add_session(&mut self, new: &Session) -> Result<(), Error> {
+        let now = self.stamp();
+        self.run("delete from session where expires_at <= $1", args![now]).await?;
+        let Session { hash, subject, name, role, partner, seen_at, expires_at } = new;
+        self.run(
+            "insert into session (hash, subject, name, role, partner, started_at, seen_at, expires_at)
+             values ($1, $2, $3, $4, $5, $6, $7, $8)",
+            args![hash, subject, name, role, partner, now, *seen_at, *expires_at],
+        )
+        .await?;
+        self.run(
+            "delete from session where subject = $1 and hash not in
+             (select hash from session where subject = $1 order by started_at desc, hash limit $2)",
+            args![subject, MOST_SESSIONS],
+        )
+        .await?;
+        Ok(())
+    }
+
+    /// The session of this hash.
+    pub async fn session(&mut self, hash: &str) -> Result<Option<Session>, Error> {
+        let text = "select hash, subject, name, role, partner, seen_at, expires_at from session where hash = $1";
+        let Some(row) = self.one(text, args![hash]).await? else { return Ok(None) };
+        Ok(Some(Session {
+            hash: row.text(0)?,
+            subject: row.text(1)?,
+            name: row.text(2)?,
+            role: row.text(3)?,
+            partner: row.text(4)?,
+            seen_at: row.time(5)?,
+            expires_at: row.time(6)?,
+        }))
+    }
+
+    /// A session was used just now.
+    pub async fn touch_session(&mut self, hash: &str) -> Result<(), Error> {
+        let now = self.stamp();
+        self.run("update session set seen_at = $1 where hash = $2", args![now, hash]).await?;
+        Ok(())
+    }
+
+    /// Ends a session; false when there is none.
+    pub async fn end_session(&mut self, hash: &str) -> Result<bool, Error> {
+        Ok(self.run("delete from session where hash = $1", args![hash]).await? == 1)
+    }
+
+    /// Ends all sessions of a person; how many there were.
+    pub async fn end_sessions(&mut self, subject: &str) -> Result<u64, Error> {
+        self.run("delete from session where subject = $1", args![subject]).await
+    }
+
+    /// Counts one more failure; how many that are, and until when nothing was to be tried. What has rested since before
+    /// this time is forgotten.
+    pub async fn count_failure(&mut self, who: &str, forgotten: Timestamp) -> Result<(i64, Timestamp), Error> {
+        let now = self.stamp();
+        self.run("delete from sign_in_failure where at < $1", args![forgotten]).await?;
+        let text = "insert into sign_in_failure (who, failures, at) values ($1, 1, $2)
+             on conflict (who) do update set failures = sign_in_failure.failures + 1, at = $2
+             returning failures, locked_till";
+        let row = self.one(text, args![who, now]).await?.ok_or_else(|| Error::internal("nothing was counted"))?;
+        Ok((row.int(0)?, row.time(1)?))
+    }
+
+    /// Nothing may be tried until then.
+    pub async fn lock_out(&mut self, who: &str, till: Timestamp) -> Result<(), Error> {
+        self.run("update sign_in_failure set locked_till = $1 where who = $2", args![till, who]).await?;
+        Ok(())
+    }
+
+    /// What was counted last was no failure.
+    pub async fn uncount_failure(&mut self, who: &str) -> Result<(), Error> {
+        self.run("update sign_in_failure set failures = failures - 1, locked_till = 0 where who = $1", args![who])
+            .await?;
+        Ok(())
+    }
+
+    /// Forgets the failures of a name.
+    pub async fn forget_failures(&mut self, who: &str) -> Result<(), Error> {
+        self.run("delete from sign_in_failure where who = $1", args![who]).await?;
+        Ok(())
+    }
+}
