@@ -242,8 +242,8 @@ impl App {
     fn permitted<'a>(&self, context: &Context, search: &'a Search) -> Result<Vec<&'a Query>, Error> {
         let (mut list, mut refused) = (Vec::new(), None);
         for query in &search.queries {
-            let kinds = query.filters.iter().flat_map(Filter::other_types).chain([query.kind]);
-            match kinds.map(|kind| self.check_scope(context, kind, 's')).collect::<Result<(), Error>>() {
+            let mut kinds = query.filters.iter().flat_map(Filter::other_types).chain([query.kind]);
+            match kinds.try_for_each(|kind| self.check_scope(context, kind, 's')) {
                 Ok(()) => list.push(query),
                 Err(error) if search.named => return Err(error),
                 Err(error) => refused = Some(error),

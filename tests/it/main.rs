@@ -1,5 +1,7 @@
 //! The gateway against real databases: one test program, every test on its own fresh database.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr)]
+// Tables of cases are tuples.
+#![allow(clippy::type_complexity)]
 
 mod acts;
 mod auditing;

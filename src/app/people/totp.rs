@@ -46,7 +46,7 @@ pub(super) fn step_of(secret: &str, code: &str, now: Timestamp) -> Option<i64> {
     let (key, code) = (bytes(secret)?, code.split_whitespace().collect::<String>());
     let current = now.seconds().div_euclid(STEP);
     let fits = |step: &i64| verify_slices_are_equal(code_at(&key, *step, 6).as_bytes(), code.as_bytes()).is_ok();
-    (current - SKEW..=current + SKEW).filter(fits).last()
+    (current - SKEW..=current + SKEW).rfind(fits)
 }
 
 fn code_at(key: &[u8], step: i64, digits: u32) -> String {
