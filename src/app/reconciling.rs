@@ -1,5 +1,5 @@
-//! Reconciling: once a day a partner's server is asked for everything we share with it that is open, whatever its clock
-//! and its notifications have told, and what differs is looked at.
+//! Reconciling: once a day a partner's server is asked for everything we share with it that is open, or ended lately,
+//! whatever its clock and its notifications have told, and what differs is looked at.
 //!
 //! A pass goes over it in parts, and a part goes on where the last one stopped, so that however much is open, nothing is
 //! left out. It compares marks (version and time), so agreement costs no more than the question. What differs is read by the
@@ -24,7 +24,8 @@ use crate::store::{Delivery, Kind as Owed, Outcome, Tx};
 
 /// Ids in one search.
 const IDS: usize = 40;
-/// How long after a referral was fulfilled an outcome is looked for that its Task does not name.
+/// How long after its end a referral is compared, for a server may be set back to a time before it, and an outcome looked
+/// for that its Task does not name.
 const LATE: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 /// What one part of a pass is about, at most.
 const PART: usize = 500;
@@ -65,10 +66,9 @@ impl App {
         let mut tx = self.store().read().await?;
         let known = self.known(&mut tx, &partner.id).await?.unwrap_or_else(Known::nothing);
         let after = tx.reconciled_to(&partner.id).await?;
-        let by_id = known.copies == Copies::ById;
-        let done = known.outcomes.then(|| self.now().minus(LATE));
-        let parties = (partner.id.as_str(), self.gateway());
-        let shared = tx.shared_with(parties, by_id, done, after.as_deref(), PART).await?;
+        let answers = (known.copies == Copies::ById, known.outcomes);
+        let (parties, since) = ((partner.id.as_str(), self.gateway()), self.now().minus(LATE));
+        let shared = tx.shared_with(parties, answers, since, after.as_deref(), PART).await?;
         let next = shared.last().filter(|_| shared.len() == PART).cloned();
         let (asked, rest): (Vec<String>, Vec<String>) =
             shared.into_iter().partition(|one| split_absolute(one).is_some());

@@ -357,22 +357,24 @@ impl Tx {
         row.map_or(Ok((0, 0)), |row| Ok((row.int(0)?, row.int(1)?)))
     }
 
-    /// The first of what open referrals share with a partner's server, behind `after`: the URLs of the Tasks that it
-    /// keeps for us and of those that we gave it, and of what was copied; without `copies` the ids of its open referrals
-    /// instead, for what was copied has to be read whole; and our requests (`ServiceRequest/id`) that were fulfilled there
-    /// since `done`, of which more may become known.
+    /// The first of what referrals share with a partner's server, behind `after`: the URLs of the Tasks that it keeps for
+    /// us and of those that we gave it, of open referrals and of those that ended since; the URLs of what was copied for
+    /// open ones, or, where `copies` says no, the ids of these referrals, for what was copied has to be read whole; and,
+    /// where `outcomes` says so, our requests (`ServiceRequest/id`) that were fulfilled there since.
     pub async fn shared_with(
         &mut self,
         (partner, gateway): (&str, &str),
-        copies: bool,
-        done: Option<Timestamp>,
+        (copies, outcomes): (bool, bool),
+        since: Timestamp,
         after: Option<&str>,
         most: usize,
     ) -> Result<Vec<String>, Error> {
         let text = "select one from (
-                 select kept_at as one from referral where source = $1 and closing is null and kept_at is not null
+                 select r.kept_at as one from referral r where r.source = $1 and r.kept_at is not null
+                 and (r.closing is null or r.informed_at is null or r.informed_at >= $7)
              union select t.remote from relay t join referral r on r.task = t.referral
-                 where t.partner = $1 and t.remote is not null and r.closing is null
+                 where t.partner = $1 and t.remote is not null
+                 and (r.closing is null or r.informed_at is null or r.informed_at >= $7)
              union select l.origin from referral r
                  join resource_grant g on g.task = r.task and g.partner = $2
                  join link l on l.type = g.type and l.id = g.id and l.partner = r.source
@@ -380,12 +382,11 @@ impl Tx {
              union select task from referral where source = $1 and closing is null and $3 = 0
              union select 'ServiceRequest/' || t.request from relay t
                  join evidence e on e.referral = t.referral and e.task = t.task
-                 where t.partner = $1 and t.remote is not null and e.what = 'completed' and e.at >= $6
-             ) as shared where one > $4 order by one limit $5";
+                 where t.partner = $1 and t.remote is not null and e.what = 'completed' and e.at >= $7 and $4 = 1
+             ) as shared where one > $5 order by one limit $6";
         let most = i64::try_from(most).unwrap_or(i64::MAX);
-        let done = done.unwrap_or(Timestamp(i64::MAX));
-        let rows = self.all(text, args![partner, gateway, copies, after.unwrap_or(""), most, done]).await?;
-        rows.iter().map(|row| row.text(0)).collect()
+        let args = args![partner, gateway, copies, outcomes, after.unwrap_or(""), most, since];
+        self.all(text, args).await?.iter().map(|row| row.text(0)).collect()
     }
 
     /// The ids at a target's server of the Tasks there that belong to open referrals.

@@ -15,7 +15,7 @@ use loopgate::demo::patient;
 use loopgate::demo::server::{self, FhirServer};
 use loopgate::fhir::xml;
 use loopgate::gateway::Gateway;
-use loopgate::time::Clock;
+use loopgate::time::{Clock, Timestamp};
 use serde_json::{Value, json};
 use tower::ServiceExt;
 
@@ -65,6 +65,24 @@ struct Places {
     pages: HashMap<String, (String, String)>,
     refusals: Vec<(String, VecDeque<u16>)>,
     always: Vec<(String, u16)>,
+    slow: HashMap<String, (Clock, usize)>,
+    /// How far servers' clocks are ahead, in seconds.
+    ahead: HashMap<String, i64>,
+}
+
+/// How long a slow server takes; each fourth time longer than anybody waits (`delivery.timeout`).
+const SLOW: Duration = Duration::from_secs(15);
+const WAITED: Duration = Duration::from_secs(20);
+
+impl Places {
+    fn tell_time(&mut self, now: Timestamp) {
+        for (base, house) in &mut self.houses {
+            let ahead = self.ahead.get(base).copied().unwrap_or(0);
+            let off = Duration::from_secs(ahead.unsigned_abs());
+            let theirs = if ahead < 0 { now.minus(off) } else { now.plus(off) };
+            house.set_now(&theirs.to_string());
+        }
+    }
 }
 
 impl World {
@@ -138,10 +156,20 @@ impl World {
         places.faults.clear();
         places.always.clear();
         places.down.clear();
+        places.slow.clear();
     }
-    /// Sets everybody's clock.
+    /// The server at this base takes its time, by this clock: 15 seconds an answer, and each fourth comes too late,
+    /// whatever it has done.
+    pub fn slow(&self, base: &str, clock: &Clock) {
+        self.lock().slow.insert(base.to_string(), (clock.clone(), 0));
+    }
+    /// The clock of the server at this base is so many seconds ahead of everybody's, or behind.
+    pub fn ahead(&self, base: &str, seconds: i64) {
+        self.lock().ahead.insert(base.to_string(), seconds);
+    }
+    /// Sets everybody's clock, as wrong as it is.
     pub fn tell_time(&self, now: &str) {
-        self.lock().houses.values_mut().for_each(|house| house.set_now(now));
+        self.lock().tell_time(Timestamp::parse(now).expect("an instant"));
     }
 
     fn answer(&self, request: Request) -> Result<Response, SendError> {
@@ -204,7 +232,15 @@ impl World {
             answer.headers.retain(|(name, _)| name != "content-type");
             answer.headers.push(("content-type".into(), "application/fhir+xml;charset=utf-8".into()));
         }
-        if fault == Some(Fault::LoseAnswer) { lost() } else { Ok(answer) }
+        let mut in_time = true;
+        if let Some((clock, asked)) = places.slow.get_mut(&place) {
+            *asked += 1;
+            in_time = *asked % 4 != 0;
+            clock.advance(if in_time { SLOW } else { WAITED });
+            let now = clock.now();
+            places.tell_time(now);
+        }
+        if fault == Some(Fault::LoseAnswer) || !in_time { lost() } else { Ok(answer) }
     }
 }
 

@@ -13,9 +13,10 @@ use crate::databases::Place;
 use crate::gateway::{EHR, Fault, PANTRY, TestGateway, county};
 
 const HOUR: Duration = Duration::from_secs(3_600);
-/// An idle day: a round an hour at each of two servers; and once a day a look (three requests), a reconciliation and a
-/// look at a Subscription for each.
-const IDLE_DAY: usize = 2 * (24 + 5);
+/// What an idle hour costs: a round at each of two servers.
+const IDLE_HOUR: usize = 2;
+/// What comes once a day on top: at each of them a look (three requests), a reconciliation and a look at a Subscription.
+const IDLE_DAY: usize = 2 * 5;
 
 /// Where the source's Task is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,6 +65,13 @@ impl Cell {
         let polled = format!("base = \"{PANTRY}\", follow = \"poll\"");
         let settings = county().replace(&polled, &format!("base = \"{PANTRY}\", follow = \"{follow}\""));
         let county = TestGateway::with(Place::in_memory(), &settings).await;
+        for base in [EHR, PANTRY] {
+            match trouble {
+                Trouble::ClockAhead => county.world.ahead(base, 600),
+                Trouble::ClockBehind => county.world.ahead(base, -600),
+                _ => {}
+            }
+        }
         county.world.at(PANTRY, |pantry| pantry.set_subscriptions(out == Out::Subscribed));
         let (task, told) = (String::new(), 0);
         let mut cell = Cell { county, way_in, out, trouble, task, secret: String::new(), told };
@@ -84,7 +92,6 @@ impl Cell {
                 let owner = Some("https://hub.test/fhir/Organization/hub");
                 let mut task = cell.county.referral("r1", category, owner);
                 task["id"] = json!("kept");
-                cell.now();
                 cell.county.world.at(EHR, |ehr| ehr.put(task));
                 cell.hours(2).await;
                 let all = cell.county.get("root", "Task").await.entries();
@@ -96,23 +103,9 @@ impl Cell {
         cell
     }
 
-    /// Everybody's clock, as wrong as it is.
-    fn now(&self) {
-        let now = self.county.clock.now();
-        let off = Duration::from_secs(600);
-        let theirs = match self.trouble {
-            Trouble::ClockAhead => now.plus(off),
-            Trouble::ClockBehind => now.minus(off),
-            _ => now,
-        };
-        self.county.world.tell_time(&theirs.to_string());
-    }
-
     async fn hours(&self, many: usize) {
         for _ in 0..many {
-            self.county.clock.advance(HOUR);
-            self.now();
-            self.county.deliver_due().await;
+            self.county.later(HOUR).await;
         }
     }
 
@@ -162,7 +155,6 @@ impl Cell {
                 self.county.answers("agency", &id, status).await;
                 continue;
             }
-            self.now();
             self.county.world.at(PANTRY, |pantry| {
                 if status == "completed" {
                     let text = |name: &str| task[name]["reference"].as_str().unwrap().to_string();
@@ -201,7 +193,7 @@ impl Cell {
         let backups = [EHR, PANTRY].map(|base| (base, world.at(base, |house| house.backup())));
         for base in [EHR, PANTRY] {
             match self.trouble {
-                Trouble::Slow => world.fault(base, &[Fault::LoseAnswer, Fault::None].repeat(6)),
+                Trouble::Slow => world.slow(base, &self.county.clock),
                 Trouble::Answers500 => world.fault(base, &[Fault::Answer(500); 6]),
                 Trouble::DownADay => world.down(base),
                 _ => {}
@@ -243,10 +235,21 @@ impl Cell {
             assert_eq!(self.at_home(), "completed", "{self}");
         }
         assert_eq!(self.conflicts().await, 0, "{self}");
-        let before = world.asked();
-        self.hours(24).await;
-        let asked = world.requests().split_off(before);
-        assert!(asked.len() <= IDLE_DAY, "{self}: {} requests in an idle day: {asked:#?}", asked.len());
+        // An idle day, hour by hour: what is asked, and no more.
+        world.heal();
+        self.hours(1).await;
+        let begun = world.asked();
+        let mut busy = 0;
+        for _ in 0..24 {
+            let before = world.asked();
+            self.hours(1).await;
+            let asked = world.requests().split_off(before);
+            assert!(asked.len() <= IDLE_HOUR + IDLE_DAY, "{self}: in an idle hour {asked:#?}");
+            busy += usize::from(asked.len() > IDLE_HOUR);
+        }
+        let asked = world.requests().split_off(begun);
+        assert!(asked.len() <= 24 * IDLE_HOUR + IDLE_DAY, "{self}: {} in an idle day: {asked:#?}", asked.len());
+        assert!(busy <= 6, "{self}: {busy} hours of an idle day were not idle");
     }
 }
 
