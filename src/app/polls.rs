@@ -28,6 +28,8 @@ const OVERLAP: Duration = Duration::from_secs(2);
 
 /// Ids in one search for changed copies.
 const IDS: usize = 40;
+/// Hits in one page of Tasks; a server may give fewer.
+const PAGE: usize = 200;
 
 /// What has no patient to be asked with, of what a referral refers to.
 const NOT_OF_A_PATIENT: [&str; 8] = [
@@ -69,7 +71,7 @@ impl App {
         let since = following.cursor.map_or(String::new(), |cursor| format!("&_lastUpdated=ge{cursor}"));
         let mut searches = Vec::new();
         if partner.roles.contains(&Role::Source) {
-            searches.push(known.source.search(&source_filter(&partner), &since));
+            searches.push(format!("{}&_count={PAGE}", known.source.search(&source_filter(&partner), &since)));
             if !since.is_empty() && known.copies != Copies::Unasked {
                 let copies = tx.open_copies(&partner.id, self.gateway()).await?;
                 searches.extend(for_copies(&copies, known.copies).map(|search| format!("{search}{since}")));
@@ -78,7 +80,8 @@ impl App {
         if partner.roles.contains(&Role::Target) {
             match known.target {
                 Way::Plain | Way::Coded | Way::Whole => {
-                    searches.push(known.target.search(&target_filter(self.own(), self.gateway()), &since));
+                    let search = known.target.search(&target_filter(self.own(), self.gateway()), &since);
+                    searches.push(format!("{search}&_count={PAGE}"));
                 }
                 Way::ById => {
                     let ids = tx.open_remotes(&partner.id).await?;
@@ -89,16 +92,11 @@ impl App {
         Ok(Some(PollPlan { partner, searches, batch: known.batch }))
     }
 
-    /// A round brought these resources; the server's own time was this. What changed is owed to be read.
-    pub async fn polled(
-        &self,
-        claimed: &Claimed,
-        found: Vec<Copy>,
-        server_time: Option<Timestamp>,
-    ) -> Result<(), Error> {
+    /// A page of a round brought these resources: what changed is owed to be read. False when the lease was lost.
+    pub async fn polled(&self, claimed: &Claimed, found: Vec<Copy>) -> Result<bool, Error> {
         let mut tx = self.store().begin().await?;
         if !tx.holds(claimed).await? {
-            return Ok(());
+            return Ok(false);
         }
         let mut newest = None;
         for copy in found {
@@ -119,7 +117,18 @@ impl App {
         if let Some(changed) = newest {
             self.silent(&mut tx, &claimed.partner, changed).await?;
         }
-        let cursor = server_time.map(|time| time.minus(OVERLAP).to_string());
+        self.commit(tx).await?;
+        Ok(true)
+    }
+
+    /// A round was read to its end; the server's own time at its beginning was this.
+    pub async fn round_ended(&self, claimed: &Claimed, server_time: Option<Timestamp>) -> Result<(), Error> {
+        let mut tx = self.store().begin().await?;
+        if !tx.holds(claimed).await? {
+            return Ok(());
+        }
+        // In milliseconds: no server of the field tells more, and not every one reads more.
+        let cursor = server_time.map(|time| Timestamp(time.minus(OVERLAP).0 / 1_000 * 1_000).to_string());
         tx.followed(&claimed.partner, cursor.as_deref()).await?;
         tx.try_again(&claimed.partner, self.now(), false).await?;
         let next = self.now().plus(self.pause(&mut tx, &claimed.partner).await?);

@@ -423,10 +423,16 @@ fn leads_up(rest: &str) -> bool {
     path.split(['/', '\\']).any(|segment| segment == "..")
 }
 
-/// The ETag of an answer: the header, else the version the resource claims.
+/// The ETag of an answer: the header, where it is one, else the version the resource claims.
 pub(super) fn etag_of(response: &Response, resource: &Resource) -> Option<String> {
-    let header = response.header("etag").map(str::to_string);
+    let header = response.header("etag").map(str::trim).filter(|tag| tag.ends_with('"')).map(str::to_string);
     header.or_else(|| version_tag(resource))
+}
+
+/// A tag in its other form, weak or strong: to a server that compares strongly, as RFC 9110 has it, a weak one never
+/// matches, and others know no other.
+pub(super) fn other_form(tag: &str) -> String {
+    tag.strip_prefix("W/").map_or_else(|| format!("W/{tag}"), str::to_string)
 }
 
 /// What tells this version of a resource from every other: its number and its time, because a server that is restored

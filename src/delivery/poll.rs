@@ -23,21 +23,52 @@ pub(super) struct Hits {
     pub time: Option<Timestamp>,
 }
 
+/// Each page is taken in before the next is asked for: what changed in a long absence need not fit into memory. The
+/// cursor moves when all of it has been read.
 pub(super) async fn run(
     app: &App,
     server: &Server<'_>,
     claimed: &Claimed,
     plan: PollPlan,
 ) -> Result<Result<(), Failure>, Error> {
-    match ask(server, &plan.searches, plan.batch).await {
-        Ok(hits) => app.polled(claimed, hits.copies, hits.time).await.map(Ok),
-        Err(failure) => Ok(Err(failure)),
+    let mut all = match begin(server, &plan.searches, plan.batch).await {
+        Ok(all) => all,
+        Err(failure) => return Ok(Err(failure)),
+    };
+    let mut time = None;
+    for pages in &mut all {
+        loop {
+            match pages.next(server).await {
+                Ok(None) => break,
+                Ok(Some(found)) => {
+                    if !found.is_empty() && !app.polled(claimed, found).await? {
+                        // Somebody else has it.
+                        return Ok(Ok(()));
+                    }
+                }
+                Err(failure) => return Ok(Err(failure)),
+            }
+        }
+        time = earlier(time, pages.time.or(pages.newest));
     }
+    app.round_ended(claimed, time).await.map(Ok)
 }
 
 /// Several searches, in one batch where the server takes it.
 pub(super) async fn ask(server: &Server<'_>, searches: &[String], in_batch: bool) -> Result<Hits, Failure> {
-    if searches.len() > 1 && in_batch { batch(server, searches).await } else { one_by_one(server, searches).await }
+    let mut hits = Hits { copies: Vec::new(), time: None };
+    for mut pages in begin(server, searches, in_batch).await? {
+        while let Some(found) = pages.next(server).await? {
+            hits.copies.extend(found);
+        }
+        hits.time = earlier(hits.time, pages.time.or(pages.newest));
+    }
+    Ok(hits)
+}
+
+/// A search below the base, with all its pages.
+pub(super) async fn search(server: &Server<'_>, query: &str) -> Result<Hits, Failure> {
+    ask(server, &[query.to_string()], false).await
 }
 
 /// A server's CapabilityStatement.
@@ -49,17 +80,23 @@ pub(super) async fn statement(server: &Server<'_>) -> Result<Value, Failure> {
     value_of(server, &response)
 }
 
-async fn one_by_one(server: &Server<'_>, searches: &[String]) -> Result<Hits, Failure> {
-    let mut all = Hits { copies: Vec::new(), time: None };
+/// The first pages of several searches.
+async fn begin(server: &Server<'_>, searches: &[String], in_batch: bool) -> Result<Vec<Pages>, Failure> {
+    if searches.len() > 1 && in_batch {
+        return batch(server, searches).await;
+    }
+    let mut all = Vec::new();
     for query in searches {
-        let hits = search(server, query).await?;
-        all.time = earlier(all.time, hits.time);
-        all.copies.extend(hits.copies);
+        let response = server.send("GET", &format!("{}/{query}", server.base()), &[], None).await?;
+        if !response.is_success() {
+            return Err(Failure::answered(&response));
+        }
+        all.push(Pages::new(query, value_of(server, &response)?, date_of(&response)));
     }
     Ok(all)
 }
 
-async fn batch(server: &Server<'_>, searches: &[String]) -> Result<Hits, Failure> {
+async fn batch(server: &Server<'_>, searches: &[String]) -> Result<Vec<Pages>, Failure> {
     let entries: Vec<Value> =
         searches.iter().map(|query| json!({"request": {"method": "GET", "url": query}})).collect();
     let bundle = json!({"resourceType": "Bundle", "type": "batch", "entry": entries});
@@ -67,73 +104,95 @@ async fn batch(server: &Server<'_>, searches: &[String]) -> Result<Hits, Failure
     if !response.is_success() {
         return Err(Failure::answered(&response));
     }
-    let answer = value_of(server, &response)?;
-    let entries = answer.get("entry").and_then(Value::as_array).cloned().unwrap_or_default();
+    let mut answer = value_of(server, &response)?;
+    let entries = answer.get_mut("entry").and_then(Value::as_array_mut).map(std::mem::take).unwrap_or_default();
     if entries.len() != searches.len() {
         return Err(Failure::new("answered a batch with another number of entries"));
     }
-    let mut all = Hits { copies: Vec::new(), time: None };
-    for entry in entries {
-        let status =
-            entry.get("response").and_then(|response| response.get("status")).and_then(Value::as_str).unwrap_or("");
-        let Some(page) = entry.get("resource").filter(|_| status.starts_with('2')) else {
-            return Err(Failure::new("refused a search inside a batch"));
+    let page = |(query, mut entry): (&String, Value)| {
+        let status = entry.pointer("/response/status").and_then(Value::as_str).unwrap_or("");
+        let page = if status.starts_with('2') { entry.get_mut("resource").map(Value::take) } else { None };
+        let page = page.ok_or_else(|| Failure::new("refused a search inside a batch"))?;
+        Ok(Pages::new(query, page, date_of(&response)))
+    };
+    searches.iter().zip(entries).map(page).collect()
+}
+
+/// Where a search goes on.
+enum Next {
+    Here(Value),
+    At(String),
+    End,
+}
+
+/// A search's pages, one after the other.
+struct Pages {
+    next: Next,
+    asked: HashSet<String>,
+    /// What the server takes for its own base: behind a proxy it may not know its address.
+    inside: Option<String>,
+    /// The server's own time of the first page.
+    time: Option<Timestamp>,
+    /// The newest change that it showed, for a server that tells no time.
+    newest: Option<Timestamp>,
+}
+
+impl Pages {
+    fn new(query: &str, first: Value, date: Option<Timestamp>) -> Pages {
+        let time = first.pointer("/meta/lastUpdated").and_then(Value::as_str).and_then(Timestamp::parse).or(date);
+        let path = |url: &str| url.split('?').next().unwrap_or(url).to_string();
+        let inside = link(&first, "self").and_then(|own| {
+            let own = path(own);
+            Some(own.strip_suffix(&path(query))?.strip_suffix('/').filter(|base| base.starts_with("http"))?.to_string())
+        });
+        Pages { next: Next::Here(first), asked: HashSet::new(), inside, time, newest: None }
+    }
+
+    /// Where a page's `next` is to be asked for: at the registered base, whatever the server takes for its own.
+    fn place(&self, base: &str, url: &str) -> String {
+        let inside = self.inside.as_deref().and_then(|inside| url.strip_prefix(inside));
+        match inside.filter(|rest| rest.starts_with(['/', '?'])) {
+            Some(rest) => format!("{base}{rest}"),
+            None if url.starts_with("http") => url.to_string(),
+            None => format!("{base}/{}", url.trim_start_matches('/')),
+        }
+    }
+
+    /// The hits of the next page; none after the last.
+    async fn next(&mut self, server: &Server<'_>) -> Result<Option<Vec<Copy>>, Failure> {
+        let page = match std::mem::replace(&mut self.next, Next::End) {
+            Next::Here(page) => page,
+            Next::End => return Ok(None),
+            Next::At(url) if self.asked.contains(&url) => {
+                return Err(Failure::new("its search leads round in a circle"));
+            }
+            Next::At(_) if self.asked.len() == PAGES => return Err(Failure::new("its search has no last page")),
+            Next::At(url) => {
+                let response = server.send("GET", &url, &[], None).await?;
+                self.asked.insert(url);
+                if !response.is_success() {
+                    return Err(Failure::answered(&response));
+                }
+                value_of(server, &response)?
+            }
         };
-        let hits = pages(server, page.clone(), date_of(&response)).await?;
-        all.time = earlier(all.time, hits.time);
-        all.copies.extend(hits.copies);
-    }
-    Ok(all)
-}
-
-/// A search below the base, with all its pages.
-pub(super) async fn search(server: &Server<'_>, query: &str) -> Result<Hits, Failure> {
-    let response = server.send("GET", &format!("{}/{query}", server.base()), &[], None).await?;
-    if !response.is_success() {
-        return Err(Failure::answered(&response));
-    }
-    let page = value_of(server, &response)?;
-    pages(server, page, date_of(&response)).await
-}
-
-async fn pages(server: &Server<'_>, first: Value, date: Option<Timestamp>) -> Result<Hits, Failure> {
-    let mut hits = Hits { copies: Vec::new(), time: None };
-    let mut page = first;
-    let mut asked: HashSet<String> = HashSet::new();
-    for number in 0..PAGES {
         if page.get("resourceType").is_none_or(|kind| kind != "Bundle") {
             return Err(Failure::new("answered a search with something that is no Bundle"));
         }
-        let meta = page.get("meta").and_then(|meta| meta.get("lastUpdated")).and_then(Value::as_str);
-        if number == 0 {
-            hits.time = meta.and_then(Timestamp::parse).or(date);
+        if let Some(url) = link(&page, "next") {
+            self.next = Next::At(self.place(server.base(), url));
         }
-        for entry in page.get("entry").and_then(Value::as_array).into_iter().flatten() {
-            hits.copies.extend(copy_of(server.base(), entry));
-        }
-        let links = page.get("link").and_then(Value::as_array).into_iter().flatten();
-        let next = links.clone().find(|link| link.get("relation").is_some_and(|relation| relation == "next"));
-        let Some(url) = next.and_then(|link| link.get("url")).and_then(Value::as_str) else {
-            // A server that tells no time: the newest change it showed.
-            let newest = hits.copies.iter().filter_map(|copy| copy.resource.last_updated()).max();
-            hits.time = hits.time.or(newest);
-            return Ok(hits);
-        };
-        let url = if url.starts_with("http") {
-            url.to_string()
-        } else {
-            format!("{}/{}", server.base(), url.trim_start_matches('/'))
-        };
-        if !asked.insert(url.clone()) {
-            return Err(Failure::new("its search leads round in a circle"));
-        }
-        let response = server.send("GET", &url, &[], None).await?;
-        if !response.is_success() {
-            return Err(Failure::answered(&response));
-        }
-        page = value_of(server, &response)?;
+        let entries = page.get("entry").and_then(Value::as_array).into_iter().flatten();
+        let found: Vec<Copy> = entries.filter_map(|entry| copy_of(server.base(), entry)).collect();
+        self.newest = self.newest.max(found.iter().filter_map(|copy| copy.resource.last_updated()).max());
+        Ok(Some(found))
     }
-    Err(Failure::new("its search has no last page"))
+}
+
+/// A page's link of this relation.
+fn link<'p>(page: &'p Value, relation: &str) -> Option<&'p str> {
+    let mut links = page.get("link").and_then(Value::as_array)?.iter();
+    links.find(|link| link.get("relation").is_some_and(|its| its == relation))?.get("url")?.as_str()
 }
 
 /// A hit, under its URL at this server; matches only.

@@ -12,7 +12,7 @@ use crate::fhir::{Resource, ResourceType};
 use crate::referral::Status;
 use crate::referral::decide::status_of;
 
-use super::client::{Failure, Read, Server, created_url, mark_of};
+use super::client::{Failure, Read, Server, created_url, mark_of, other_form};
 use super::poll::search;
 
 /// Times the version may change under us in one try.
@@ -74,11 +74,14 @@ async fn call_off(
     url: &str,
     why: &str,
 ) -> Result<Result<(), Failure>, Error> {
+    let mut refused = None;
     for _ in 0..RACES {
         let Read { resource, etag } = match server.read(url).await {
             Ok(read) => read,
             Err(failure) => return Ok(Err(failure)),
         };
+        // Refused, and nothing has changed: it wants the other form.
+        let swapped = refused.is_some() && refused == etag;
         let status = status_of(&resource);
         if status == Status::Cancelled {
             return app.called_off(claimed).await.map(Ok);
@@ -90,10 +93,11 @@ async fn call_off(
         task.set("status", json!(Status::Cancelled.code()));
         task.set("statusReason", concept(STATUS_REASON, "cancelled-by-source", why));
         task.set("businessStatus", Value::Null);
-        let headers: Vec<(&str, &str)> = etag.iter().map(|etag| ("if-match", etag.as_str())).collect();
+        let tag = etag.as_deref().map(|tag| if swapped { other_form(tag) } else { tag.to_string() });
+        let headers: Vec<(&str, &str)> = tag.iter().map(|tag| ("if-match", tag.as_str())).collect();
         match server.send("PUT", url, &headers, Some(task.to_text())).await {
             Ok(response) if response.is_success() => return app.called_off(claimed).await.map(Ok),
-            Ok(response) if response.status == 412 || response.status == 409 => {}
+            Ok(response) if response.status == 412 || response.status == 409 => refused = etag,
             Ok(response) => return Ok(Err(Failure::answered(&response))),
             Err(failure) => return Ok(Err(failure)),
         }

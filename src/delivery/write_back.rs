@@ -9,7 +9,7 @@ use crate::fhir::Resource;
 use crate::fhir::views::{identifiers, reference_of};
 use crate::referral::decide::status_of;
 
-use super::client::{Failure, Server, created_url, etag_of, mark_of};
+use super::client::{Failure, Server, created_url, etag_of, mark_of, other_form};
 use super::poll::search;
 
 /// Times the version may change under us in one try.
@@ -39,9 +39,12 @@ async fn write(server: &Server<'_>, plan: &WriteBackPlan) -> Result<End, Failure
     let mut ours = plan.task.clone();
     place_outcomes(server, plan, &mut ours).await?;
     let end = status_of(&ours);
+    let (mut refused, mut swapped) = (None, false);
     'again: for _ in 0..RACES {
         let read = server.read(&plan.url).await?;
         let (mut remote, mut etag) = (read.resource, read.etag);
+        // Refused, and nothing has changed: it wants the other form.
+        swapped ^= refused.is_some() && refused == etag;
         let from = status_of(&remote);
         let Some(way) = from.way_to(end) else {
             return if from.is_terminal() {
@@ -64,9 +67,11 @@ async fn write(server: &Server<'_>, plan: &WriteBackPlan) -> Result<End, Failure
                     next.set(name, ours.at(name).cloned().or_else(|| kept(name, &remote)).unwrap_or(Value::Null));
                 }
             }
-            let headers: Vec<(&str, &str)> = etag.iter().map(|etag| ("if-match", etag.as_str())).collect();
+            let tag = etag.as_deref().map(|tag| if swapped { other_form(tag) } else { tag.to_string() });
+            let headers: Vec<(&str, &str)> = tag.iter().map(|tag| ("if-match", tag.as_str())).collect();
             let response = server.send("PUT", &plan.url, &headers, Some(next.to_text())).await?;
             if response.status == 412 || response.status == 409 {
+                refused = etag;
                 continue 'again;
             }
             if !response.is_success() {

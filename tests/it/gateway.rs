@@ -66,6 +66,10 @@ struct Places {
     refusals: Vec<(String, VecDeque<u16>)>,
     always: Vec<(String, u16)>,
     slow: HashMap<String, (Clock, usize)>,
+    /// What servers take for their own base.
+    inside: HashMap<String, String>,
+    /// Those that compare tags strongly.
+    strong: Vec<String>,
     /// How far servers' clocks are ahead, in seconds.
     ahead: HashMap<String, i64>,
 }
@@ -163,6 +167,14 @@ impl World {
     pub fn slow(&self, base: &str, clock: &Clock) {
         self.lock().slow.insert(base.to_string(), (clock.clone(), 0));
     }
+    /// The server at this base stands behind a proxy, and takes this for its own base.
+    pub fn inside(&self, base: &str, inside: &str) {
+        self.lock().inside.insert(base.to_string(), inside.to_string());
+    }
+    /// The server at this base compares tags strongly: a weak one in `If-Match` never matches.
+    pub fn strong(&self, base: &str) {
+        self.lock().strong.push(base.to_string());
+    }
     /// The clock of the server at this base is so many seconds ahead of everybody's, or behind.
     pub fn ahead(&self, base: &str, seconds: i64) {
         self.lock().ahead.insert(base.to_string(), seconds);
@@ -208,6 +220,10 @@ impl World {
         if places.deaf.iter().any(|base| request.url.starts_with(base.as_str())) {
             request.url = request.url.split("?identifier=").next().unwrap_or_default().to_string();
         }
+        let weak = request.headers.iter().any(|(name, value)| name == "if-match" && value.starts_with("W/"));
+        if weak && places.strong.contains(&place) {
+            return Ok(Response { status: 412, headers: vec![], body: b"{}".to_vec() });
+        }
         let in_xml = house.as_ref().is_some_and(|base| places.only_xml.contains(base));
         let mut answer = match house.and_then(|base| places.houses.get_mut(&base)) {
             Some(house) => {
@@ -227,6 +243,10 @@ impl World {
             }
             None => return Err(SendError("no connection".into())),
         };
+        if let Some(inside) = places.inside.get(&place) {
+            answer.body = String::from_utf8(answer.body).unwrap().replace(&place, inside).into_bytes();
+            answer.headers.iter_mut().for_each(|(_, value)| *value = value.replace(&place, inside));
+        }
         if in_xml && !answer.body.is_empty() {
             answer.body = xml::write(&serde_json::from_slice(&answer.body).unwrap()).into_bytes();
             answer.headers.retain(|(name, _)| name != "content-type");

@@ -40,6 +40,7 @@ mod permissions;
 mod program;
 mod public_clients;
 mod pushed;
+mod quirks;
 mod reconciling;
 mod relaying;
 mod rest;
