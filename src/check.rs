@@ -56,6 +56,7 @@ pub fn partner(config: &Config, named: &str) -> Result<Arc<Partner>, String> {
         require_if_match: false,
         identifiers: Vec::new(),
         credentials: None,
+        certificates: Vec::new(),
         scopes: None,
         fhir: Some(fhir),
         channel: Some(Channel::Fhir),

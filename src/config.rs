@@ -16,7 +16,7 @@ mod values;
 
 use std::cell::RefCell;
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -75,6 +75,15 @@ pub struct Server {
     pub tls: Option<Tls>,
     /// A second address, for metrics only; none: no metrics are served.
     pub metrics_listen: Option<SocketAddr>,
+    /// Proxies in front whose `X-Forwarded-For` is believed.
+    pub trusted_proxies: Vec<IpAddr>,
+}
+
+impl Server {
+    /// Whether clients have to show a certificate.
+    pub fn demands_certificates(&self) -> bool {
+        self.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some())
+    }
 }
 
 /// `server.tls`: PEM files, relative paths already joined to the configuration's folder.
@@ -139,6 +148,10 @@ pub struct Limits {
     pub string: usize,
     /// Requests a minute and partner.
     pub requests_per_minute: u32,
+    /// Requests a minute and address, before anybody is known.
+    pub requests_per_minute_by_address: u32,
+    /// Requests for a token a minute and address.
+    pub token_requests_per_minute: u32,
     /// Needs sent together (one Task per need and provider).
     pub needs_per_request: u32,
 }
@@ -237,6 +250,8 @@ pub struct Partner {
     pub identifiers: Vec<Identifier>,
     /// How it proves who it is; without them it cannot call us.
     pub credentials: Option<Credentials>,
+    /// SHA-256 of the client certificates that are its alone; with any, it comes with one of them.
+    pub certificates: Vec<[u8; 32]>,
     /// Narrows the scopes its roles grant; none: all of those.
     pub scopes: Option<Vec<String>>,
     /// Its FHIR server, if it has one.

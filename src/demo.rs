@@ -140,6 +140,7 @@ backoff = ["200ms", "1s", "5s", "30s"]
 partner_addresses = "allow_private_for_tests_only"
 [limits]
 requests_per_minute = 100000
+requests_per_minute_by_address = 100000
 
 [[partner]]
 id = "mercy-clinic"

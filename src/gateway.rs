@@ -1,5 +1,9 @@
 //! The gateway as a whole: store, app, worker and router put together, and served until told to stop.
 
+mod connections;
+mod tls;
+
+use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,12 +18,14 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_rustls::TlsAcceptor;
 
 use crate::app::App;
-use crate::config::{Config, Tls};
+use crate::config::Config;
 use crate::delivery::{self, Network, Transport, Worker};
 use crate::error::Error;
 use crate::http;
 use crate::store::Store;
 use crate::time::Clock;
+use connections::{MOST_OF_ONE, Patient, Seats};
+use tls::Certificates;
 
 /// How long requests under way may take at the end.
 const DRAIN: Duration = Duration::from_secs(8);
@@ -70,22 +76,27 @@ impl Gateway {
     pub async fn serve(self, listener: TcpListener, stop: watch::Receiver<bool>) -> Result<(), Error> {
         let router = self.router();
         let config = self.app.config();
-        let tls = config.server.tls.as_ref().map(acceptor).transpose()?;
+        let mut listening = Listening { proxies: config.server.trusted_proxies.clone(), ..Listening::default() };
+        if let Some(tls) = &config.server.tls {
+            let (certificates, current) = Certificates::read(tls)?;
+            listening.tls = Some(current);
+            tokio::spawn(certificates.keep(stop.clone()));
+        }
         if let Some(address) = config.server.metrics_listen {
             let metrics = TcpListener::bind(address).await.map_err(Error::internal)?;
             let (router, stop) = (http::metrics_router(self.app.clone()), stop.clone());
-            tokio::spawn(serve(metrics, None, router, stop, PATIENCE));
+            tokio::spawn(serve(metrics, Listening::default(), router, stop));
         }
         let worker = tokio::spawn(self.worker.clone().run(stop.clone()));
         let sealing = tokio::spawn(seal(self.app.clone(), stop.clone()));
-        tracing::info!(address = %address_of(&listener), base = self.app.own(), tls = tls.is_some(), "serving");
+        tracing::info!(address = %address_of(&listener), base = self.app.own(), tls = config.server.tls.is_some(), "serving");
         let (app, stopping) = (self.app.clone(), stop.clone());
         let sockets = tokio::spawn(async move {
             told(stopping).await;
             app.close_sockets().await;
         });
         let mut late = stop.clone();
-        let serving = serve(listener, tls, router, stop.clone(), PATIENCE);
+        let serving = serve(listener, listening, router, stop.clone());
         tokio::select! {
             () = serving => {}
             () = async {
@@ -132,47 +143,28 @@ fn address_of(listener: &TcpListener) -> String {
     listener.local_addr().map_or_else(|_| "?".to_string(), |address| address.to_string())
 }
 
-/// TLS 1.2 and 1.3 with the configured certificate; client certificates are demanded when a CA for them is given.
-fn acceptor(tls: &Tls) -> Result<TlsAcceptor, Error> {
-    use rustls::pki_types::pem::PemObject;
-    use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-    let chain = |path| -> Result<Vec<CertificateDer<'static>>, Error> {
-        CertificateDer::pem_file_iter(path).map_err(Error::internal)?.collect::<Result<_, _>>().map_err(Error::internal)
-    };
-    let key = PrivateKeyDer::from_pem_file(&tls.key).map_err(Error::internal)?;
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let builder = rustls::ServerConfig::builder_with_provider(provider.clone())
-        .with_safe_default_protocol_versions()
-        .map_err(Error::internal)?;
-    let builder = match &tls.client_ca {
-        None => builder.with_no_client_auth(),
-        Some(path) => {
-            let mut roots = rustls::RootCertStore::empty();
-            for certificate in chain(path)? {
-                roots.add(certificate).map_err(Error::internal)?;
-            }
-            let verifier = rustls::server::WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider);
-            builder.with_client_cert_verifier(verifier.build().map_err(Error::internal)?)
-        }
-    };
-    let mut config = builder.with_single_cert(chain(&tls.cert)?, key).map_err(Error::internal)?;
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(TlsAcceptor::from(Arc::new(config)))
+/// How a listener is listened at.
+struct Listening {
+    /// The certificate of the moment; none: plain HTTP.
+    tls: Option<watch::Receiver<TlsAcceptor>>,
+    /// How long a client may be slow.
+    patience: Duration,
+    /// Most connections of an address that is no proxy's.
+    most_of_one: usize,
+    proxies: Vec<IpAddr>,
 }
 
-/// Serves HTTP/1.1 on every connection until told to stop, and then until what is being answered is. A client that is
-/// slow with its handshake or with the head of a request holds nobody else up and is left after `patience`; bodies are
-/// waited for in [`crate::http`].
-async fn serve(
-    listener: TcpListener,
-    tls: Option<TlsAcceptor>,
-    router: Router,
-    stop: watch::Receiver<bool>,
-    patience: Duration,
-) {
+impl Default for Listening {
+    fn default() -> Self {
+        Listening { tls: None, patience: PATIENCE, most_of_one: MOST_OF_ONE, proxies: Vec::new() }
+    }
+}
+
+/// Serves HTTP/1.1 on every connection until told to stop, and then until what is being answered is.
+async fn serve(listener: TcpListener, how: Listening, router: Router, stop: watch::Receiver<bool>) {
     let mut builder = Builder::new();
-    builder.timer(TokioTimer::new()).header_read_timeout(patience);
-    let room = Arc::new(Semaphore::new(MOST_CONNECTIONS));
+    builder.timer(TokioTimer::new()).header_read_timeout(how.patience);
+    let (room, seats) = (Arc::new(Semaphore::new(MOST_CONNECTIONS)), Seats::default());
     let (open, mut all_closed) = mpsc::channel::<()>(1);
     loop {
         let accepted = async {
@@ -188,20 +180,30 @@ async fn serve(
             tokio::time::sleep(Duration::from_millis(50)).await;
             continue;
         };
+        let address = peer.ip().to_canonical();
+        let most = if how.proxies.contains(&address) { MOST_CONNECTIONS } else { how.most_of_one };
+        // One too many is closed at once: its client finds nobody here.
+        let Some(seat) = seats.take(address, most) else { continue };
         let _ = stream.set_nodelay(true);
-        let router = router.clone().layer(axum::Extension(http::ClientAddress(peer.ip())));
-        let (builder, tls) = (builder.clone(), tls.clone());
+        let stream = Patient::new(stream, how.patience);
+        let router = router.clone().layer(axum::Extension(http::ClientAddress(address)));
+        let (builder, tls) = (builder.clone(), how.tls.as_ref().map(|current| current.borrow().clone()));
         let (stop, open) = (stop.clone(), open.clone());
         tokio::spawn(async move {
             match tls {
                 None => answer(builder, stream, router, stop).await,
                 Some(acceptor) => {
                     if let Ok(Ok(stream)) = tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await {
+                        let shown = tls::thumbprint(stream.get_ref().1).map(http::ClientCertificate);
+                        let router = match shown {
+                            Some(shown) => router.layer(axum::Extension(shown)),
+                            None => router,
+                        };
                         answer(builder, stream, router, stop).await;
                     }
                 }
             }
-            drop((place, open));
+            drop((place, seat, open));
         });
     }
     drop(open);
@@ -233,7 +235,7 @@ mod tests {
     /// What comes back until the gateway closes the connection.
     async fn said(address: SocketAddr, sent: &str) -> String {
         let mut stream = TcpStream::connect(address).await.unwrap();
-        stream.write_all(sent.as_bytes()).await.unwrap();
+        let _ = stream.write_all(sent.as_bytes()).await;
         let mut bytes = Vec::new();
         let _ = stream.read_to_end(&mut bytes).await;
         String::from_utf8(bytes).unwrap()
@@ -245,7 +247,12 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = watch::channel(false);
         let router = Router::new().fallback(|| async { "here" });
-        let serving = tokio::spawn(serve(listener, None, router, stopped, Duration::from_millis(300)));
+        let serving = tokio::spawn(serve(
+            listener,
+            Listening { patience: Duration::from_millis(300), ..Listening::default() },
+            router,
+            stopped,
+        ));
         let slow =
             [tokio::spawn(said(address, "")), tokio::spawn(said(address, "GET / HTTP/1.1\r\nhost: a\r\nx-slow: "))];
         let quick = said(address, "GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").await;
@@ -262,12 +269,43 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn one_address_does_not_take_all_the_connections() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let (stop, stopped) = watch::channel(false);
+        let router = Router::new().fallback(|| async { "here" });
+        let how = Listening { most_of_one: 2, ..Listening::default() };
+        let serving = tokio::spawn(serve(listener, how, router, stopped));
+        let ask = "GET / HTTP/1.1\r\nhost: a\r\n\r\n";
+        let mut open = Vec::new();
+        for _ in 0..2 {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            stream.write_all(ask.as_bytes()).await.unwrap();
+            stream.read_exact(&mut [0; 12]).await.unwrap();
+            open.push(stream);
+        }
+        let mut third = TcpStream::connect(address).await.unwrap();
+        assert_eq!(third.read(&mut [0; 1]).await.unwrap_or(0), 0, "a third was let in");
+        open.clear();
+        // When the gateway has noticed that they are gone, there is room again.
+        loop {
+            let said = said(address, "GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n").await;
+            if said.starts_with("HTTP/1.1 200") {
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
+        stop.send(true).unwrap();
+        serving.await.unwrap();
+    }
+
+    #[tokio::test]
     async fn what_is_no_http_is_400_and_closed() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (stop, stopped) = watch::channel(false);
         let router = Router::new().fallback(|| async { "here" });
-        let serving = tokio::spawn(serve(listener, None, router, stopped, PATIENCE));
+        let serving = tokio::spawn(serve(listener, Listening::default(), router, stopped));
         let long = format!("GET / HTTP/1.1\r\nx: {}\r\n\r\n", "y".repeat(1 << 20));
         let many = format!("GET / HTTP/1.1\r\n{}\r\n", "x: y\r\n".repeat(1_000));
         for sent in [

@@ -46,6 +46,9 @@ impl KeySet {
         if keys.iter().any(|key| PRIVATE.iter().any(|member| key.get(member).is_some())) {
             return Err("must hold public keys only; this one shows a private key, which is lost with it");
         }
+        if !keys.iter().any(is_usable) {
+            return Err("must have a key with a kid and n and e (RSA), or crv P-384, x and y (EC)");
+        }
         Ok(KeySet(keys.clone()))
     }
 
@@ -62,6 +65,15 @@ impl KeySet {
     pub fn has(&self, kid: &str) -> bool {
         self.0.iter().any(|key| key.get("kid").and_then(Value::as_str) == Some(kid))
     }
+}
+
+/// Whether a key has what it takes to verify. Others may stand beside it, for other purposes.
+fn is_usable(key: &Value) -> bool {
+    let has = |member: &str| key.get(member).and_then(Value::as_str).is_some_and(|text| !text.is_empty());
+    let is = |member: &str, value: &str| key.get(member).and_then(Value::as_str) == Some(value);
+    let rsa = is("kty", "RSA") && has("n") && has("e");
+    let ec = is("kty", "EC") && is("crv", "P-384") && has("x") && has("y");
+    has("kid") && (rsa || ec)
 }
 
 /// What is claimed in a token.
@@ -305,6 +317,32 @@ mod tests {
             let other = PrivateKey::parse(&pem(&p384())).unwrap();
             let others = json!({"keys": [other[0].public]}).to_string();
             assert!(assertion.verify(&KeySet::parse(&others).unwrap()).is_err());
+        }
+    }
+
+    ///
+    #[test]
+    fn a_set_has_a_key_that_can_be_used_and_none_that_is_private() {
+        let rsa = json!({"kty": "RSA", "kid": "1", "n": "AQ", "e": "AQAB"});
+        let ec = json!({"kty": "EC", "kid": "2", "crv": "P-384", "x": "AQ", "y": "AQ"});
+        let set = |keys: Value| KeySet::parse(&json!({"keys": keys}).to_string());
+        let other = json!({"kty": "OKP", "kid": "3", "crv": "Ed25519", "x": "AQ"});
+        assert!(set(json!([rsa])).is_ok() && set(json!([ec])).is_ok() && set(json!([other, ec])).is_ok());
+        assert!(set(json!([])).is_err() && set(json!([other])).is_err());
+        for member in ["kty", "kid", "n", "e"] {
+            let mut without = rsa.clone();
+            without.as_object_mut().unwrap().shift_remove(member);
+            assert!(set(json!([without])).is_err(), "RSA without {member}");
+        }
+        for member in ["kty", "kid", "crv", "x", "y"] {
+            let mut without = ec.clone();
+            without.as_object_mut().unwrap().shift_remove(member);
+            assert!(set(json!([without])).is_err(), "EC without {member}");
+        }
+        for member in PRIVATE {
+            let mut shown = rsa.clone();
+            shown[*member] = json!("AQ");
+            assert!(set(json!([ec, shown])).unwrap_err().contains("private"), "{member}");
         }
     }
 

@@ -16,7 +16,7 @@ const OPEN: &[(&str, char, usize)] = &[
     ("rest", 'R', 0),
     ("subscriptions", 'S', 0),
     ("subscription-kit", 'K', 0),
-    ("security", 'A', 11),
+    ("security", 'A', 7),
 ];
 
 const LEVELS: &[&str] = &["must", "should", "could", "info"];

@@ -248,7 +248,7 @@ fn config(address: &str, url: &str, world: &str, subscribers: usize) -> String {
     [
         format!(
             "[server]\nlisten = \"{address}\"\n[gateway]\norganization = {{ id = \"hub\", name = \"Hub\" }}\n[store]\nurl = \"{url}\"\n\
-             [limits]\nrequests_per_minute = 4000000000\n[delivery]\npartner_addresses = \"allow_private_for_tests_only\"\n"
+             [limits]\nrequests_per_minute = 4000000000\nrequests_per_minute_by_address = 4000000000\n[delivery]\npartner_addresses = \"allow_private_for_tests_only\"\n"
         ),
         partner("clinic", "source", ""),
         partner("agency", "target", agency),

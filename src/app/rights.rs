@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{App, Context};
 use crate::config::{Credentials, Partner, Role};
-use crate::error::Error;
+use crate::error::{Error, Kind};
 use crate::fhir::views::{Task, reference_of};
 use crate::fhir::{Key, Resource, ResourceType};
 use crate::referral::decide::Standing;
@@ -36,6 +36,20 @@ pub(super) enum Place {
 }
 
 impl App {
+    /// A certificate that is bound to a partner is that partner's alone, and a partner with certificates asks over a
+    /// connection that proved one of them.
+    pub fn check_certificate(&self, partner: &Partner, shown: Option<&[u8; 32]>) -> Result<(), Error> {
+        let holder = shown.and_then(|shown| self.partners().iter().find(|one| one.certificates.contains(shown)));
+        match holder {
+            Some(holder) if holder.id == partner.id => Ok(()),
+            None if partner.certificates.is_empty() => Ok(()),
+            Some(_) | None => Err(Error::new(
+                Kind::Unauthenticated,
+                "Connect with the client certificate that is registered for you, and with no other's.",
+            )),
+        }
+    }
+
     /// What a partner's reads are limited to.
     pub(super) fn viewer(&self, context: &Context) -> Viewer {
         if context.is(Role::Operator) {

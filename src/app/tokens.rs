@@ -41,6 +41,8 @@ pub struct TokenRequest {
     pub client_assertion_type: Option<String>,
     /// The signed JWT.
     pub client_assertion: Option<String>,
+    /// The thumbprint of the certificate that the connection proved.
+    pub certificate: Option<[u8; 32]>,
 }
 
 /// Why there is no token (RFC 6749 §5.2).
@@ -182,7 +184,7 @@ impl App {
         let Some(token) = &request.client_assertion else {
             return Err(Refused::client("client_assertion is missing"));
         };
-        let partner = self.prove(token).await?;
+        let partner = self.prove(token, request.certificate.as_ref()).await?;
         let allowed = self.configured_scopes(&partner.id);
         let wish = request.scope.as_deref().unwrap_or("");
         let granted = allowed.grant(&Scopes::parse(wish.split_ascii_whitespace()));
@@ -201,7 +203,7 @@ impl App {
     }
 
     /// The partner that made this assertion, which is used up by that.
-    async fn prove(&self, token: &str) -> Result<Arc<Partner>, Refused> {
+    async fn prove(&self, token: &str, certificate: Option<&[u8; 32]>) -> Result<Arc<Partner>, Refused> {
         let assertion = Assertion::read(token).map_err(Refused::client)?;
         let unknown = || Refused::client("iss and sub must be the client id, which is the partner's id here");
         let partner = assertion.issuer().and_then(|issuer| self.partner(issuer)).ok_or_else(unknown)?.clone();
@@ -221,6 +223,8 @@ impl App {
             }
             Some(Credentials::BearerSha256(_)) | None => return Err(unknown()),
         };
+        let bound = self.check_certificate(&partner, certificate);
+        bound.map_err(|error| Refused::client(error.text()))?;
         if claims.text("sub") != Some(partner.id.as_str()) {
             return Err(unknown());
         }

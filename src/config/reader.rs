@@ -76,7 +76,7 @@ impl Reader<'_> {
 }
 
 /// A value's path as people read it, its path in [`SETTINGS`], and its line.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Place {
     pub(super) key: String,
     pub(super) schema: String,
@@ -253,10 +253,15 @@ impl<'r, 't> Section<'r, 't> {
 
     /// A fault when the value stands elsewhere too; `seen` maps values to where they were first.
     pub(super) fn unique(&self, seen: &mut BTreeMap<String, String>, key: &str, value: String) {
+        self.unique_at(seen, &self.place(key), value);
+    }
+
+    /// The same of one item of a list.
+    pub(super) fn unique_at(&self, seen: &mut BTreeMap<String, String>, at: &Place, value: String) {
         if let Some(first) = seen.get(&value) {
-            self.fault(key, format!("must differ from {first}"));
+            self.reader.fault(at, format!("must differ from {first}"));
         } else {
-            seen.insert(value, self.place(key).key);
+            seen.insert(value, at.key.clone());
         }
     }
 }

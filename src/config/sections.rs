@@ -20,6 +20,8 @@ pub(super) struct Surroundings {
     services: BTreeMap<String, String>,
     bases: BTreeMap<String, String>,
     tokens: BTreeMap<String, String>,
+    certificates: BTreeMap<String, String>,
+    certificates_demanded: bool,
 }
 
 // Each function below reads every value before its first `?`: a `?` further up would hide faults.
@@ -68,6 +70,8 @@ pub(super) fn config(root: &Section<'_, '_>) -> Option<Config> {
         services: BTreeMap::new(),
         bases: BTreeMap::new(),
         tokens: BTreeMap::new(),
+        certificates: BTreeMap::new(),
+        certificates_demanded: server.as_ref().is_none_or(Server::demands_certificates),
     };
     let sms = root.table("sms");
     let sms = sms.map(|s| (s.read("url", |t| partner_url(t, around.private_allowed)), s.read("authorization", header)));
@@ -118,6 +122,7 @@ pub(super) fn server(s: &Section<'_, '_>) -> Option<Server> {
     let listen = s.read("listen", socket);
     let public_url = s.read("public_url", http_url);
     let metrics_listen = s.read("metrics_listen", socket);
+    let trusted_proxies = s.list("trusted_proxies", ip);
     let tls = s.table("tls").map(|s| {
         let file = |key| s.read(key, |t| text(t).map(|path| s.reader.folder.join(path)));
         (file("cert"), file("key"), file("client_ca"))
@@ -129,7 +134,7 @@ pub(super) fn server(s: &Section<'_, '_>) -> Option<Server> {
     };
     let listen = listen?;
     let public_url = public_url.unwrap_or_else(|| format!("{scheme}://{listen}"));
-    Some(Server { listen, public_url, tls, metrics_listen })
+    Some(Server { listen, public_url, tls, metrics_listen, trusted_proxies: trusted_proxies? })
 }
 
 pub(super) fn delivery(s: &Section<'_, '_>) -> Option<Delivery> {
@@ -152,12 +157,15 @@ pub(super) fn limits(s: &Section<'_, '_>) -> Option<Limits> {
     let (body, string) = (s.read("body", size), s.read("string", size));
     let (depth, bundle_entries) = (s.number("depth"), s.number("bundle_entries"));
     let (requests, needs) = (s.number("requests_per_minute"), s.number("needs_per_request"));
+    let (by_address, tokens) = (s.number("requests_per_minute_by_address"), s.number("token_requests_per_minute"));
     Some(Limits {
         body: body?,
         depth: usize::try_from(depth?).ok()?,
         bundle_entries: usize::try_from(bundle_entries?).ok()?,
         string: string?,
         requests_per_minute: requests?,
+        requests_per_minute_by_address: by_address?,
+        token_requests_per_minute: tokens?,
         needs_per_request: needs?,
     })
 }
@@ -183,6 +191,19 @@ pub(super) fn partner(s: Section<'_, '_>, around: &mut Surroundings) -> Option<P
     let require_if_match = s.flag("require_if_match");
     let identifiers: Vec<_> = s.tables("identifiers").iter().map(identifier).collect();
     let credentials = s.table("credentials").map(|s| credentials(&s, around));
+    let certificates = s.items("certificates", "an array of strings").and_then(|items| {
+        let read = items.into_iter().map(|item| {
+            let at = item.at.clone();
+            let thumbprint = s.text(item, thumbprint)?;
+            s.unique_at(&mut around.certificates, &at, format!("{thumbprint:?}"));
+            Some(thumbprint)
+        });
+        // Every one is read before the first bad one makes the list `None`.
+        read.collect::<Vec<_>>().into_iter().collect::<Option<Vec<_>>>()
+    });
+    if certificates.as_ref().is_some_and(|list| !list.is_empty()) && !around.certificates_demanded {
+        s.fault("certificates", "need server.tls.client_ca");
+    }
     let scopes = s.list("scopes", scope);
     let fhir = s.table("fhir").map(|s| fhir(&s, around));
     let channel = s.read("channel", one_of(CHANNELS));
@@ -218,6 +239,7 @@ pub(super) fn partner(s: Section<'_, '_>, around: &mut Surroundings) -> Option<P
         require_if_match: require_if_match?,
         identifiers: identifiers.into_iter().collect::<Option<_>>()?,
         credentials: credentials.flatten(),
+        certificates: certificates?,
         scopes,
         fhir: fhir.flatten(),
         channel,

@@ -1,7 +1,7 @@
 //! How one value's text is understood. None of these messages may quote it: it could be a secret.
 
 use std::io::Read;
-use std::net::{Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::Path;
 use std::time::Duration;
@@ -100,6 +100,10 @@ pub(super) fn socket(text: &str) -> Result<SocketAddr, String> {
     text.parse().or(fault("must be an IP address and port, such as 127.0.0.1:8080"))
 }
 
+pub(super) fn ip(text: &str) -> Result<IpAddr, String> {
+    text.parse::<IpAddr>().map(|address| address.to_canonical()).or(fault("must be an IP address"))
+}
+
 pub(super) fn database(text: &str) -> Result<Secret, String> {
     address(text, &["sqlite:", "postgres://", "postgresql://"])
 }
@@ -187,6 +191,11 @@ pub(super) fn sha256(text: &str) -> Result<[u8; 32], String> {
     let digits = text.len() == 64 && text.bytes().all(|b| b.is_ascii_hexdigit());
     let hash = bytes.filter(|_| digits).and_then(|b| b.try_into().ok());
     hash.ok_or_else(|| "must be 64 hex digits".to_owned())
+}
+
+/// As `openssl x509 -fingerprint -sha256` prints it, or without its colons.
+pub(super) fn thumbprint(text: &str) -> Result<[u8; 32], String> {
+    sha256(&text.replace(':', ""))
 }
 
 pub(super) fn category(code: &str) -> Result<String, String> {

@@ -1,29 +1,30 @@
-//! Who asks, and how often: a bearer token names a partner, and each partner has its requests per minute.
+//! Who asks: a bearer token names a partner, and a certificate that is bound to one must be the same partner's.
 //!
-//! Promises that the token is neither logged nor kept. Knowing a token is the app's. Rates follow the gateway's own clock, so that tests move it.
+//! Promises that the token is neither logged nor kept, and that no header speaks for a certificate. Knowing a token is
+//! the app's; how often somebody may ask is [`super::rates`]'s.
 //! <https://www.rfc-editor.org/rfc/rfc6750>
 
-use std::collections::HashMap;
-use std::num::NonZeroU32;
-use std::time::Duration;
-
-use axum::http::HeaderMap;
 use axum::http::header::AUTHORIZATION;
-use governor::clock::Clock;
-use governor::middleware::NoOpMiddleware;
-use governor::state::{InMemoryState, NotKeyed};
-use governor::{Quota, RateLimiter};
+use axum::http::{Extensions, HeaderMap};
 
+use super::ClientCertificate;
 use crate::app::{App, Identity};
 use crate::config::{Partner, Role};
 use crate::error::{Error, Kind};
 
 /// The partner whose token is shown; 401 without one, or with one we don't know.
-pub(super) async fn authenticate(app: &App, headers: &HeaderMap) -> Result<Identity, Error> {
+pub(super) async fn authenticate(app: &App, headers: &HeaderMap, shown: &Extensions) -> Result<Identity, Error> {
     let Some(token) = bearer(headers) else {
         return Err(Error::new(Kind::Unauthenticated, "Send your token: Authorization: Bearer …"));
     };
-    Identity::known(app.authenticate(token).await?)
+    let known = Identity::known(app.authenticate(token).await?)?;
+    app.check_certificate(&known.partner, certificate(shown).as_ref())?;
+    Ok(known)
+}
+
+/// The thumbprint of the certificate that the other end of the connection has shown.
+pub(super) fn certificate(extensions: &Extensions) -> Option<[u8; 32]> {
+    extensions.get::<ClientCertificate>().map(|shown| shown.0)
 }
 
 /// 403 for anyone but operators.
@@ -38,46 +39,6 @@ pub(super) fn bearer(headers: &HeaderMap) -> Option<&str> {
     let (scheme, token) = first.to_str().ok()?.trim().split_once(' ')?;
     let token = token.trim();
     (scheme.eq_ignore_ascii_case("bearer") && !token.is_empty()).then_some(token)
-}
-
-/// The gateway's clock, as governor wants it.
-#[derive(Clone)]
-struct AppClock(App);
-
-impl Clock for AppClock {
-    type Instant = Duration;
-
-    fn now(&self) -> Duration {
-        Duration::from_micros(u64::try_from(self.0.now().0).unwrap_or(0))
-    }
-}
-
-type Allowance = RateLimiter<NotKeyed, InMemoryState, AppClock, NoOpMiddleware<Duration>>;
-
-/// What each partner may still ask this minute. As many as there are partners: nothing here grows.
-pub(super) struct Allowances {
-    clock: AppClock,
-    each: HashMap<String, Allowance>,
-}
-
-impl Allowances {
-    pub(super) fn new(app: &App) -> Self {
-        let config = app.config();
-        let quota = Quota::per_minute(NonZeroU32::new(config.limits.requests_per_minute).unwrap_or(NonZeroU32::MIN));
-        let clock = AppClock(app.clone());
-        let allowance = || RateLimiter::direct_with_clock(quota, clock.clone());
-        let each = config.partners.iter().map(|partner| (partner.id.clone(), allowance())).collect();
-        Allowances { clock, each }
-    }
-
-    /// Takes one request from a partner's allowance; 429 with the seconds to wait when none is left.
-    pub(super) fn spend(&self, partner: &Partner) -> Result<(), Error> {
-        let Some(Err(denied)) = self.each.get(&partner.id).map(Allowance::check) else { return Ok(()) };
-        let wait = denied.wait_time_from(self.clock.now());
-        let mut error = Error::new(Kind::Throttled, "Too many requests; please wait as long as Retry-After says.");
-        error.retry_after = Some((wait.as_secs() + u64::from(wait.subsec_nanos() > 0)).max(1));
-        Err(error)
-    }
 }
 
 #[cfg(test)]

@@ -195,6 +195,11 @@ impl Door {
         }
     }
 
+    /// Whether it is asked for within what an address may ask a minute. What probes and first contacts read costs nothing.
+    pub fn is_counted(&self) -> bool {
+        !matches!(self, Door::Live | Door::Ready | Door::Fhir(Place::Metadata))
+    }
+
     /// How the log names it: types and patterns, never ids.
     pub fn label(&self) -> String {
         match self {

@@ -207,8 +207,16 @@ mod tests {
     use super::super::door::Area;
     use super::*;
 
-    const LIMITS: Limits =
-        Limits { body: 16, depth: 10, bundle_entries: 1, string: 100, requests_per_minute: 1, needs_per_request: 1 };
+    const LIMITS: Limits = Limits {
+        body: 16,
+        depth: 10,
+        bundle_entries: 1,
+        string: 100,
+        requests_per_minute: 1,
+        requests_per_minute_by_address: 1,
+        token_requests_per_minute: 1,
+        needs_per_request: 1,
+    };
 
     fn request(method: &str, uri: &str, kind: &str, body: &str) -> Request {
         Request::builder()

@@ -19,12 +19,14 @@ mod landing;
 mod negotiate;
 mod oauth;
 mod operations;
+mod rates;
 mod respond;
 pub mod routes;
 mod sockets;
 mod terminology;
 
 use std::future::{Future, poll_fn};
+use std::net::IpAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::sync::Arc;
@@ -44,7 +46,7 @@ use negotiate::Format;
 /// What every request needs: made once, when the router is.
 struct Gate {
     app: App,
-    allowances: auth::Allowances,
+    allowances: rates::Allowances,
     statement: capability::Published,
     prefix: Vec<String>,
 }
@@ -76,7 +78,11 @@ pub fn metrics_router(app: App) -> Router {
 
 /// Where a request came from: the other end of its connection.
 #[derive(Debug, Clone, Copy)]
-pub struct ClientAddress(pub std::net::IpAddr);
+pub struct ClientAddress(pub IpAddr);
+
+/// The SHA-256 of the certificate that the other end of the connection has proved to hold.
+#[derive(Debug, Clone, Copy)]
+pub struct ClientCertificate(pub [u8; 32]);
 
 /// What became known of a request on its way, for its answer and its log line.
 struct Seen {
@@ -99,7 +105,7 @@ impl Gate {
     fn new(app: App) -> Self {
         let prefix = door::prefix(&app.config().server.public_url);
         let statement = capability::Published::new(app.own());
-        Gate { allowances: auth::Allowances::new(&app), statement, prefix, app }
+        Gate { allowances: rates::Allowances::new(&app), statement, prefix, app }
     }
 
     /// From the first byte to the log line.
@@ -121,7 +127,11 @@ impl Gate {
             }
             // The interaction may exist for the type and be refused for this one resource: then it isn't allowed here.
             let allow: Vec<&str> = door.allowed().into_iter().filter(|offered| *offered != method.as_str()).collect();
-            respond::refusal(&error, &allow, token_shown)
+            match &door {
+                // OAuth's clients read OAuth's errors.
+                Door::Token | Door::Introspect | Door::Revoke if error.kind == Kind::Throttled => oauth::later(&error),
+                _ => respond::refusal(&error, &allow, token_shown),
+            }
         });
         let answer = respond::formatted(answer, known.format, known.pretty).await;
         let mut answer = respond::finish(answer, &method, &id);
@@ -142,10 +152,14 @@ impl Gate {
         answer
     }
 
-    /// Refuses in the order of what the caller must mend first: path, token, rate, method, format, body.
+    /// Refuses in the order of what the caller must mend first: rate, path, token, method, format, body.
     async fn open(&self, door: &Door, request: Request, id: &str, known: &mut Seen) -> Result<Response, Error> {
+        let address = rates::address(&request, &self.app.config().server.trusted_proxies);
+        if door.is_counted() {
+            self.allowances.spend_of(address)?;
+        }
         if door.needs_token() {
-            return self.admit(door, request, id, known).await;
+            return self.admit(door, request, address, id, known).await;
         }
         door.check(request.method())?;
         match door {
@@ -160,20 +174,31 @@ impl Gate {
             Door::Keys => Ok(oauth::keys(&self.app)),
             Door::Hook(partner) => hooks::take(&self.app, partner, request).await,
             Door::Websocket => sockets::open(&self.app, request).await,
-            Door::Token => oauth::token(&self.app, request).await,
-            Door::Introspect => oauth::introspect(&self.app, request).await,
-            Door::Revoke => oauth::revoke(&self.app, request).await,
+            Door::Token => {
+                self.allowances.spend_token(address)?;
+                oauth::token(&self.app, request).await
+            }
+            Door::Introspect => oauth::introspect(&self.app, &self.allowances, request).await,
+            Door::Revoke => oauth::revoke(&self.app, &self.allowances, request).await,
             Door::Metrics | Door::Fhir(_) | Door::Nowhere | Door::Unknown => Err(respond::no_such_path()),
         }
     }
 
     /// The doors that a partner's token opens.
-    async fn admit(&self, door: &Door, request: Request, id: &str, known: &mut Seen) -> Result<Response, Error> {
-        let Identity { partner, scopes, token, person } = auth::authenticate(&self.app, request.headers()).await?;
+    async fn admit(
+        &self,
+        door: &Door,
+        request: Request,
+        address: Option<IpAddr>,
+        id: &str,
+        known: &mut Seen,
+    ) -> Result<Response, Error> {
+        let Identity { partner, scopes, token, person } =
+            auth::authenticate(&self.app, request.headers(), request.extensions()).await?;
         known.partner = Some(partner.id.clone());
         self.allowances.spend(&partner)?;
         door.check(request.method())?;
-        let address = request.extensions().get::<ClientAddress>().map(|client| client.0.to_string());
+        let address = address.map(|address| address.to_string());
         let context = Context { partner, scopes, request: id.to_string(), token, address, person };
         match door {
             Door::Fhir(place) => {

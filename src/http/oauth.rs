@@ -5,10 +5,11 @@
 //! <https://hl7.org/fhir/smart-app-launch/backend-services.html>, RFC 6749, 7009, 7662
 
 use axum::extract::Request;
-use axum::http::header::{ACCESS_CONTROL_ALLOW_ORIGIN, CACHE_CONTROL, PRAGMA, WWW_AUTHENTICATE};
+use axum::http::header::{ACCESS_CONTROL_ALLOW_ORIGIN, CACHE_CONTROL, PRAGMA, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::response::Response;
 use serde_json::{Value, json};
 
+use super::rates::Allowances;
 use super::{auth, extract, negotiate, query, respond};
 use crate::app::{App, Refused, TokenRequest};
 use crate::error::{Error, Kind};
@@ -48,6 +49,7 @@ pub(super) fn keys(app: &App) -> Response {
 
 /// `POST /auth/token`
 pub(super) async fn token(app: &App, request: Request) -> Result<Response, Error> {
+    let certificate = auth::certificate(request.extensions());
     let form = match form(request).await? {
         Ok(form) => form,
         Err(refused) => return Ok(refusal(&refused)),
@@ -58,6 +60,7 @@ pub(super) async fn token(app: &App, request: Request) -> Result<Response, Error
         scope: value("scope"),
         client_assertion_type: value("client_assertion_type"),
         client_assertion: value("client_assertion"),
+        certificate,
     };
     Ok(match app.grant_token(&asked).await {
         Ok(issued) => secret(
@@ -70,8 +73,8 @@ pub(super) async fn token(app: &App, request: Request) -> Result<Response, Error
 }
 
 /// `POST /auth/introspect`: whoever asks shows a token of its own.
-pub(super) async fn introspect(app: &App, request: Request) -> Result<Response, Error> {
-    let (asking, form) = match asked_with_token(app, request).await? {
+pub(super) async fn introspect(app: &App, rates: &Allowances, request: Request) -> Result<Response, Error> {
+    let (asking, form) = match asked_with_token(app, rates, request).await? {
         Ok(asked) => asked,
         Err(response) => return Ok(response),
     };
@@ -91,8 +94,8 @@ pub(super) async fn introspect(app: &App, request: Request) -> Result<Response, 
 }
 
 /// `POST /auth/revoke`: always 200 for a caller that is known, whatever became of the token.
-pub(super) async fn revoke(app: &App, request: Request) -> Result<Response, Error> {
-    let (asking, token) = match asked_with_token(app, request).await? {
+pub(super) async fn revoke(app: &App, rates: &Allowances, request: Request) -> Result<Response, Error> {
+    let (asking, token) = match asked_with_token(app, rates, request).await? {
         Ok(asked) => asked,
         Err(response) => return Ok(response),
     };
@@ -103,9 +106,10 @@ pub(super) async fn revoke(app: &App, request: Request) -> Result<Response, Erro
 /// Who asks, and about which token.
 async fn asked_with_token(
     app: &App,
+    rates: &Allowances,
     request: Request,
 ) -> Result<Result<(crate::app::Identity, String), Response>, Error> {
-    let asking = match auth::authenticate(app, request.headers()).await {
+    let asking = match auth::authenticate(app, request.headers(), request.extensions()).await {
         Ok(asking) => asking,
         Err(error) if error.kind == Kind::Unauthenticated => {
             let refused = Refused { code: "invalid_client", description: error.text().to_string() };
@@ -116,6 +120,7 @@ async fn asked_with_token(
         }
         Err(error) => return Err(error),
     };
+    rates.spend(&asking.partner)?;
     let form = match form(request).await? {
         Ok(form) => form,
         Err(refused) => return Ok(Err(refusal(&refused))),
@@ -148,6 +153,14 @@ fn refusal(refused: &Refused) -> Response {
     let status = if refused.code == "temporarily_unavailable" { 503 } else { 400 };
     tracing::info!(error = refused.code, why = refused.description, "no token");
     secret(status, &json!({"error": refused.code, "error_description": refused.description}))
+}
+
+/// Too many requests (429): when to come back.
+pub(super) fn later(error: &Error) -> Response {
+    let body = json!({"error": "temporarily_unavailable", "error_description": error.text()});
+    let mut response = secret(error.kind.status(), &body);
+    respond::set(&mut response, RETRY_AFTER, &error.retry_after.unwrap_or(1).to_string());
+    response
 }
 
 /// An answer nobody on the way may keep.

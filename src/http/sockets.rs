@@ -42,11 +42,11 @@ const GOODBYE: Duration = Duration::from_secs(1);
 
 /// Makes a socket of a connection. Who shows a token is known by it, and may bind in the classic way.
 pub(super) async fn open(app: &App, request: Request) -> Result<Response, Error> {
-    let (mut parts, _) = request.into_parts();
-    let partner = match parts.headers.contains_key(AUTHORIZATION) {
-        true => Some(auth::authenticate(app, &parts.headers).await?.partner.id.clone()),
+    let partner = match request.headers().contains_key(AUTHORIZATION) {
+        true => Some(auth::authenticate(app, request.headers(), request.extensions()).await?.partner.id.clone()),
         false => None,
     };
+    let (mut parts, _) = request.into_parts();
     let upgrade = WebSocketUpgrade::from_request_parts(&mut parts, &()).await;
     let upgrade = upgrade.map_err(|_| Error::malformed("This address is for websockets (RFC 6455)."))?;
     let (app, socket) = (app.clone(), app.open_socket(partner)?);

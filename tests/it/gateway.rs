@@ -543,9 +543,10 @@ impl TestGateway {
     }
 }
 
+/// What stands in the settings before their first table is the server's.
 async fn open(place: &Place, settings: &str, world: &World) -> Gateway {
     let text = format!(
-        "[server]\npublic_url = \"https://hub.test\"\n[gateway]\norganization = {{ id = \"hub\", name = \"Hub\" }}\n[store]\nurl = \"{}\"\n{}\n{settings}",
+        "[gateway]\norganization = {{ id = \"hub\", name = \"Hub\" }}\n[store]\nurl = \"{}\"\n{}\n[server]\npublic_url = \"https://hub.test\"\n{settings}",
         place.url(),
         if settings.contains("[delivery]") {
             ""

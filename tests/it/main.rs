@@ -41,6 +41,7 @@ mod program;
 mod public_clients;
 mod pushed;
 mod quirks;
+mod rates;
 mod reconciling;
 mod relaying;
 mod rest;

@@ -24,6 +24,67 @@ async fn a_referral_goes_round_and_the_program_stops_when_told() {
     running.log_is_clean();
 }
 
+// A-085, D17: whatever is asked for, and however it goes wrong, what a person is called stands in no log, no error and no
+// measurement; nor does a token.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_person_is_called_stands_nowhere_but_in_resources() {
+    let mut running = Running::prepared(None).await;
+    running.start().await;
+    let task = running.refers("sr1").await.unwrap();
+    running.until("accepted", async || running.status(&task).await == "accepted").await;
+    let person = patient::context(&crate::running::now()).remove(0);
+    let name = person["name"][0]["family"].as_str().unwrap();
+    let born = person["birthDate"].as_str().unwrap();
+    let json = ("content-type", "application/fhir+json");
+    let form = ("content-type", "application/x-www-form-urlencoded");
+    let searched = format!("family={name}&birthdate={born}");
+    let half = format!("{{\"resourceType\":\"Patient\",\"name\":[{{\"family\":\"{name}\"");
+    let wrong = json!({"resourceType": "Patient", "birthDate": format!("{born}{name}"), "gender": name, "deceasedBoolean": name});
+    let task_for =
+        json!({"resourceType": "Task", "status": name, "intent": "order", "for": {"display": name}}).to_string();
+    let (wrong, get, post) = (wrong.to_string(), reqwest::Method::GET, reqwest::Method::POST);
+    let mut refused = String::new();
+    for (who, method, path, header, body) in [
+        ("clinic", &get, format!("/fhir/Patient?{searched}"), json, ""),
+        (
+            "clinic",
+            &get,
+            format!("/fhir/Patient?{searched}&_sort={name}&{name}:exact={name}&birthdate={name}"),
+            json,
+            "",
+        ),
+        ("clinic", &post, "/fhir/Patient/_search".into(), form, searched.as_str()),
+        ("clinic", &get, format!("/fhir/Patient/{name}"), json, ""),
+        ("clinic", &get, format!("/{name}/{name}?{name}"), json, ""),
+        ("clinic", &get, format!("/fhir/{name}"), json, ""),
+        (name, &get, "/fhir/Task".into(), json, ""),
+        ("clinic", &post, "/fhir/Patient".into(), json, half.as_str()),
+        ("clinic", &post, "/fhir/Patient".into(), json, wrong.as_str()),
+        ("clinic", &post, "/fhir/Task".into(), json, task_for.as_str()),
+        ("clinic", &post, "/fhir".into(), json, half.as_str()),
+        (name, &post, "/auth/token".into(), form, searched.as_str()),
+        ("clinic", &post, format!("/hooks/{name}"), json, half.as_str()),
+    ] {
+        let asked = running.ask(who, method.clone(), &path).header(header.0, header.1).body(body.to_string());
+        let answer = asked.header("user-agent", name).header("x-forwarded-for", name).send().await.unwrap();
+        let found = answer.status() == 200;
+        let text = answer.text().await.unwrap();
+        // The id that was asked for is told again: ids are nobody's name.
+        if !found && path != format!("/fhir/Patient/{name}") {
+            refused.push_str(&text);
+        }
+    }
+    assert!(refused.len() > 1_000, "nothing was refused");
+    let measured = running.ask("root", get, "/metrics").send().await.unwrap().text().await.unwrap();
+    running.stop();
+    for (place, text) in [("an error", &refused), ("the measurements", &measured), ("the log", &running.log())] {
+        for word in [name, born, "birthdate=", "family="] {
+            assert!(!text.contains(word), "{place}: {text}");
+        }
+    }
+    running.log_is_clean();
+}
+
 // Many requests to a slow server last longer than a lease: still one fetch, and it ends.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_slow_source_is_read_once() {

@@ -121,7 +121,7 @@ impl Running {
     pub fn config(&self) -> PathBuf {
         let text = format!(
             "[server]\nlisten = \"127.0.0.1:{}\"\npublic_url = \"https://hub.test\"\n[gateway]\norganization = {{ id = \"hub\", name = \"Hub\" }}\n\
-             [store]\nurl = \"{}\"\n[limits]\nrequests_per_minute = 1000000\n[delivery]\npartner_addresses = \"allow_private_for_tests_only\"\ntimeout = \"{}\"\nbackoff = [{}]\n{}{}{}",
+             [store]\nurl = \"{}\"\n[limits]\nrequests_per_minute = 1000000\nrequests_per_minute_by_address = 1000000\n[delivery]\npartner_addresses = \"allow_private_for_tests_only\"\ntimeout = \"{}\"\nbackoff = [{}]\n{}{}{}",
             self.port,
             self.database,
             self.timeout,

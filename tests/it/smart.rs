@@ -283,6 +283,23 @@ async fn whatever_is_wrong_with_an_assertion_gets_no_token() {
     assert_eq!(form(&county, "/auth/token", None, &twice).await.body["error"], "invalid_request");
 }
 
+/// what failed is on record, and nothing of what was shown.
+#[tokio::test]
+async fn a_failed_request_for_a_token_is_on_record_without_the_assertion() {
+    let (county, app, portal) = with_clients(Place::sqlite()).await;
+    let now = now(&county);
+    let header = json!({"alg": "ES384", "kid": "ec-1", "typ": "JWT"});
+    let stolen = portal.signed(&header, &app.claims(now));
+    assert_eq!(token(&county, &stolen, "system/Task.rs").await.status, 400);
+    let found = county.get("root", "AuditEvent?agent=Organization/app").await.entries();
+    assert_eq!(found.len(), 1, "{found:?}");
+    let event = found[0].to_string();
+    assert_eq!((&found[0]["outcome"], &found[0]["subtype"][0]["code"]), (&json!("4"), &json!("110122")), "{event}");
+    assert!(stolen.split('.').all(|part| !event.contains(part)), "{event}");
+    assert_eq!(token(&county, &app.assertion(now), "system/Task.rs").await.status, 200);
+    assert_eq!(county.get("root", "AuditEvent?agent=Organization/app&outcome=4").await.entries().len(), 1);
+}
+
 // an assertion counts once, also after a restart and at another gateway on the same database.
 on_both!(an_assertion_counts_once_everywhere, async |place: Place| {
     let (mut county, app, _) = with_clients(place).await;
@@ -312,7 +329,7 @@ async fn nothing_is_granted_beyond_the_configuration() {
     assert_eq!(granted("system/Task.rs?owner=Organization/x").await["error"], "invalid_scope");
 }
 
-/// keys by address are kept as long as their server says, and read again once for an unknown key.
+/// keys by address are kept as long as their server says, and read again once for an unknown key.
 #[tokio::test]
 async fn keys_by_address_are_kept_and_read_again() {
     let (county, _, portal) = with_clients(Place::sqlite()).await;

@@ -1,8 +1,9 @@
 //! TLS: the gateway's own listener, 1.2 and 1.3, and client certificates where a CA for them is configured (G-180); and
 //! our own certificate at partners' servers.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use loopgate::config::Config;
 use loopgate::delivery::{Network, Request, SendError, Transport};
@@ -12,20 +13,37 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use crate::databases::Place;
+use crate::gateway::partner;
 
 const CERTIFICATE: &[u8] = include_bytes!("keys/hub.pem");
+const NEXT: &[u8] = include_bytes!("keys/next.pem");
 const CLIENT: &[u8] = include_bytes!("keys/client.pem");
+const OTHER: &[u8] = include_bytes!("keys/other.pem");
+
+/// Where the keys of the tests are.
+fn keys() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/keys")
+}
 
 /// Serves over TLS; answers the address and the switch that stops it.
 pub async fn serve(place: &Place, more: &str) -> (String, watch::Sender<bool>, tokio::task::JoinHandle<()>) {
+    serve_for(place, &keys(), more, "").await
+}
+
+/// The same with the keys of this folder, and for these partners.
+async fn serve_for(
+    place: &Place,
+    keys: &Path,
+    more: &str,
+    partners: &str,
+) -> (String, watch::Sender<bool>, tokio::task::JoinHandle<()>) {
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    let keys = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/keys");
     let text = format!(
         "[server]\npublic_url = \"https://localhost\"\ntls = {{ cert = \"hub.pem\", key = \"hub.key\"{more} }}\n\
-         [gateway]\norganization = {{ id = \"hub\", name = \"Hub\" }}\n[store]\nurl = \"{}\"\n",
+         [gateway]\norganization = {{ id = \"hub\", name = \"Hub\" }}\n[store]\nurl = \"{}\"\n{partners}",
         place.url()
     );
-    let config = Config::parse(&text, &keys).unwrap();
+    let config = Config::parse(&text, keys).unwrap();
     let network = Arc::new(Network::new(&config).unwrap());
     let gateway = Gateway::open_with(config, Clock::system(), network).await.unwrap();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -36,7 +54,11 @@ pub async fn serve(place: &Place, more: &str) -> (String, watch::Sender<bool>, t
 }
 
 fn client() -> reqwest::ClientBuilder {
-    let trusted = reqwest::Certificate::from_pem(CERTIFICATE).unwrap();
+    trusting(CERTIFICATE)
+}
+
+fn trusting(certificate: &[u8]) -> reqwest::ClientBuilder {
+    let trusted = reqwest::Certificate::from_pem(certificate).unwrap();
     reqwest::Client::builder().tls_certs_only([trusted]).no_proxy()
 }
 
@@ -146,4 +168,59 @@ async fn a_partners_server_is_shown_our_certificate() {
     let config = partners(&url, "tls = { cert = \"client.pem\", key = \"hub.key\" }");
     let error = Network::new(&config).unwrap_err();
     assert!(error.cause.as_deref().unwrap_or("").starts_with("partner known: fhir.tls"), "{error:?}");
+}
+
+// A-082: a certificate is its partner's, and no header speaks for one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_that_is_bound_to_a_partner_is_nobody_elses() {
+    let place = Place::sqlite();
+    let partners = [
+        // As openssl prints it.
+        partner(
+            "clinic",
+            "\"source\"",
+            "certificates = [\"B9:53:D9:11:23:46:4F:FC:17:43:A0:67:D3:54:F7:2D:B4:5F:1E:43:D2:81:8F:B3:FB:E7:84:61:07:99:C8:C0\"]",
+        ),
+        partner("hospital", "\"source\"", ""),
+    ]
+    .concat();
+    let (url, stop, serving) = serve_for(&place, &keys(), ", client_ca = \"partners.pem\"", &partners).await;
+    let ask = async |shown: &[u8], token: &str| {
+        let identity = reqwest::Identity::from_pem(shown).unwrap();
+        let client = client().identity(identity).build().unwrap();
+        let asked = client.get(format!("{url}/fhir/Task")).header("authorization", format!("Bearer {token}"));
+        let asked = asked.header("x-client-cert", "clinic").header("x-ssl-client-verify", "SUCCESS");
+        asked.send().await.unwrap().status().as_u16()
+    };
+    assert_eq!(ask(CLIENT, "clinic").await, 200);
+    assert_eq!(ask(OTHER, "clinic").await, 401, "with somebody else's certificate");
+    assert_eq!(ask(CLIENT, "hospital").await, 401, "with the clinic's certificate");
+    assert_eq!(ask(OTHER, "hospital").await, 200, "to whom none is bound");
+    stop.send(true).unwrap();
+    serving.await.unwrap();
+}
+
+// Certificates are read again while the gateway runs.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_certificate_is_served_without_a_restart() {
+    let (place, folder) = (Place::sqlite(), tempfile::tempdir().unwrap());
+    let put = |from: &str, to: &str| std::fs::copy(keys().join(from), folder.path().join(to)).unwrap();
+    put("hub.pem", "hub.pem");
+    put("hub.key", "hub.key");
+    let (url, stop, serving) = serve_for(&place, folder.path(), "", "").await;
+    let served = async |certificate: &[u8]| {
+        trusting(certificate).build().unwrap().get(format!("{url}/fhir/metadata")).send().await.is_ok()
+    };
+    assert!(served(CERTIFICATE).await && !served(NEXT).await);
+    put("next.pem", "hub.pem");
+    put("next.key", "hub.key");
+    let taken = async {
+        while !served(NEXT).await {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), taken).await.expect("the new certificate is served");
+    assert!(!served(CERTIFICATE).await);
+    stop.send(true).unwrap();
+    serving.await.unwrap();
 }

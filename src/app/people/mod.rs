@@ -151,6 +151,7 @@ impl App {
             require_if_match: false,
             identifiers: Vec::new(),
             credentials: None,
+            certificates: Vec::new(),
             scopes: None,
             fhir: None,
             channel: None,
