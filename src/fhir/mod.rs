@@ -30,6 +30,7 @@ pub mod subset;
 pub mod terminology;
 pub mod validate;
 pub mod views;
+mod xhtml;
 pub mod xml;
 
 pub use reference::Reference;

@@ -120,6 +120,10 @@ impl<'a> ServiceRequest<'a> {
     pub fn status(self) -> Option<&'a str> {
         self.0.text_at("status")
     }
+    /// `ServiceRequest.doNotPerform`, which turns the request into its opposite.
+    pub fn is_not_to_be_done(&self) -> bool {
+        self.0.at("doNotPerform") == Some(&Value::Bool(true))
+    }
     /// `ServiceRequest.subject.reference`
     pub fn subject(self) -> Option<&'a str> {
         reference_of(self.0.at("subject"))

@@ -338,7 +338,7 @@ mod tests {
         assert!(super::prefix("https://hub.example.org").is_empty());
     }
 
-    //
+    //
     #[test]
     fn the_methods_come_from_the_table() {
         assert_eq!(allowed("/fhir/Task"), ["GET", "HEAD", "POST", "PUT", "PATCH"]);

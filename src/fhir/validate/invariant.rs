@@ -4,6 +4,8 @@
 //! can't be compared (dates of unlike precision, quantities in unlike units) nothing is found broken.
 //! <https://hl7.org/fhir/R4/conformance-rules.html#constraints>
 
+use std::collections::HashSet;
+
 use serde_json::{Map, Value};
 
 use super::reading::{any, coded, each, has, items, number, object, text, texts_of};
@@ -221,14 +223,15 @@ fn bundle(key: &str, map: &Map<String, Value>) -> Verdict {
         || entries().next().and_then(|entry| object(entry, "resource")).and_then(|body| text(body, "resourceType"));
     match key {
         "bdl-1" => holds(!has(map, "total") || matches!(type_, "searchset" | "history"), "total"),
-        "bdl-2" => holds(type_ == "searchset" || !entries().any(|entry| has(entry, "search")), "entry"),
+        // These are no primitives: there is no `_search`, `_request` or `_response` to look for.
+        "bdl-2" => holds(type_ == "searchset" || !entries().any(|entry| entry.contains_key("search")), "entry"),
         "bdl-3" => {
             let asks = matches!(type_, "batch" | "transaction" | "history");
-            holds(entries().all(|entry| has(entry, "request") == asks), "entry")
+            holds(entries().all(|entry| entry.contains_key("request") == asks), "entry")
         }
         "bdl-4" => {
             let answers = matches!(type_, "batch-response" | "transaction-response" | "history");
-            holds(entries().all(|entry| has(entry, "response") == answers), "entry")
+            holds(entries().all(|entry| entry.contains_key("response") == answers), "entry")
         }
         "bdl-5" => holds(["resource", "request", "response"].iter().any(|name| has(map, name)), ""),
         "bdl-7" => {
@@ -236,11 +239,8 @@ fn bundle(key: &str, map: &Map<String, Value>) -> Verdict {
                 let meta = object(entry, "resource").and_then(|body| object(body, "meta"));
                 Some((text(entry, "fullUrl")?, meta.and_then(|meta| text(meta, "versionId"))))
             };
-            let mut names: Vec<_> = entries().filter_map(name).collect();
-            let count = names.len();
-            names.sort_unstable();
-            names.dedup();
-            holds(type_ == "history" || names.len() == count, "entry")
+            let mut names = HashSet::new();
+            holds(type_ == "history" || entries().filter_map(name).all(|name| names.insert(name)), "entry")
         }
         "bdl-8" => holds(text(map, "fullUrl").is_none_or(|url| !url.contains("/_history/")), "fullUrl"),
         "bdl-9" => {

@@ -3,6 +3,8 @@
 //! Nothing that acts: no script, form, style sheet, event attribute or `javascript:` address ever reaches a reader.
 //! A scanner over the text, no tree. <https://hl7.org/fhir/R4/narrative.html#xhtml>
 
+use crate::fhir::xhtml;
+
 const XHTML: &str = "http://www.w3.org/1999/xhtml";
 /// Chapters 7 to 11 and 15 of HTML 4 but for forms, and `a`, `img` and `style` attributes.
 const ELEMENTS: &[&str] = &[
@@ -69,6 +71,8 @@ const ELEMENTS: &[&str] = &[
 ];
 /// Deepest nesting of narrative elements.
 const DEEPEST: usize = 200;
+/// Most attributes of one element, by far.
+const MOST_ATTRIBUTES: usize = 64;
 
 /// What is wrong with this narrative.
 pub(in crate::fhir) fn fault(text: &str) -> Option<&'static str> {
@@ -155,10 +159,15 @@ fn end_of_tag(text: &str) -> Option<usize> {
 }
 
 fn attributes_fault(mut text: &str) -> Option<&'static str> {
+    let mut seen: Vec<&str> = Vec::new();
     loop {
+        let apart = text.starts_with(char::is_whitespace);
         text = text.trim_start();
         if text.is_empty() {
             return None;
+        }
+        if !apart {
+            return Some(UNBALANCED);
         }
         let Some((name, tail)) = text.split_once('=') else { return Some(UNBALANCED) };
         let tail = tail.trim_start();
@@ -167,6 +176,10 @@ fn attributes_fault(mut text: &str) -> Option<&'static str> {
             return Some(UNBALANCED);
         };
         let name = name.trim_end();
+        if seen.len() >= MOST_ATTRIBUTES || seen.contains(&name) || value.contains('<') {
+            return Some(UNBALANCED);
+        }
+        seen.push(name);
         if name.len() >= 2 && name.get(..2).is_some_and(|start| start.eq_ignore_ascii_case("on")) {
             return Some("A narrative holds nothing that acts: no event attributes (txt-1).");
         }
@@ -195,12 +208,7 @@ fn acts(address: &str) -> bool {
 
 /// Whether every `&` begins an entity: a number, or one of XHTML's names.
 fn entities_known(text: &str) -> bool {
-    text.split('&').skip(1).all(|part| {
-        part.split_once(';').is_some_and(|(name, _)| {
-            let name = name.strip_prefix('#').unwrap_or(name);
-            !name.is_empty() && name.len() <= 8 && name.bytes().all(|byte| byte.is_ascii_alphanumeric())
-        })
-    })
+    text.split('&').skip(1).all(|part| part.split_once(';').is_some_and(|(inside, _)| xhtml::is_reference(inside)))
 }
 
 #[cfg(test)]
@@ -221,7 +229,7 @@ mod tests {
             "<img src=\"#pic\" alt=\"a\"/>",
             "<a href=\"https://e/x?a=1&amp;b=2\">x</a><!-- a -->",
             "<a href=\"Patient/1#a:b\">x</a>",
-            "&nbsp;&#160;&#xa0;é",
+            "&nbsp;&#160;&#xa0;é &alpha; &hearts; &apos;",
         ] {
             assert_eq!(fault(&div(inside)), None, "{inside}");
         }
@@ -246,6 +254,12 @@ mod tests {
             &div("<p>x</b>"),
             &div("<![CDATA[x]]>"),
             &div("a & b"),
+            &div("a&foo;b"),
+            &div("a&#xZZ;b"),
+            &div("<p title=\"&foo;\">a</p>"),
+            &div("<p title=\"a<b\">a</p>"),
+            &div("<p class='a' class='b'>a</p>"),
+            &div("<p class='a'title='b'>a</p>"),
             &div("<p class=x>a</p>"),
             &format!("<!DOCTYPE x>{}", div("x")),
             &format!("{}x", div("x")),

@@ -4,6 +4,7 @@
 
 use serde_json::{Number, Value};
 
+use crate::fhir::definitions;
 use crate::id;
 
 /// The JSON form of a primitive type.
@@ -92,6 +93,46 @@ fn number_fault(type_name: &str, number: &Number) -> Option<&'static str> {
         _ => "This is a whole number of at most 32 bits.",
     };
     (!fine).then_some(wanted)
+}
+
+/// `type/subtype` and perhaps parameters. <https://www.rfc-editor.org/rfc/rfc6838#section-4.2>
+pub(super) fn is_media_type(text: &str) -> bool {
+    let name = |name: &str| {
+        let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$&-^_.+".contains(&byte);
+        !name.is_empty() && name.bytes().all(fits)
+    };
+    let bare = text.split(';').next().unwrap_or_default().trim_end();
+    bare.split_once('/').is_some_and(|(kind, sub)| name(kind) && name(sub))
+}
+
+/// Three capital letters.
+pub(super) fn is_currency(text: &str) -> bool {
+    text.len() == 3 && text.bytes().all(|byte| byte.is_ascii_uppercase())
+}
+
+/// The form of a literal reference: absolute, `#…`, or relative to a base: `Type/id`, `Type/id/_history/version`, and in a
+/// transaction `Type?criteria`. <https://hl7.org/fhir/R4/references.html#literal>
+pub(super) fn is_reference(text: &str) -> bool {
+    if text.chars().any(|c| c.is_whitespace() || c.is_control()) {
+        return false;
+    }
+    let scheme = |name: &str| {
+        name.starts_with(|c: char| c.is_ascii_alphabetic())
+            && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte))
+    };
+    if text.starts_with('#') || text.split_once(':').is_some_and(|(name, _)| scheme(name)) {
+        return true;
+    }
+    let known = |name: &str| definitions::resource(name).is_some();
+    if let Some((kind, _)) = text.split_once('?') {
+        return known(kind);
+    }
+    let bare = text.split('#').next().unwrap_or_default();
+    match bare.split('/').collect::<Vec<_>>().as_slice() {
+        [kind, id] => known(kind) && id::is_valid(id),
+        [kind, id, "_history", version] => known(kind) && id::is_valid(id) && id::is_valid(version),
+        _ => false,
+    }
 }
 
 /// `[^\s]+(\s[^\s]+)*`

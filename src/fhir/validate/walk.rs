@@ -204,6 +204,10 @@ impl Walk<'_> {
             return self.rule("value", spot.place, fault);
         }
         let Value::String(text) = value else { return };
+        if matches!(type_.name, "string" | "markdown") && text.trim().is_empty() {
+            let said = "A text of white space alone says nothing; leave the element out.".to_string();
+            self.findings.push(Finding::new(Severity::Warning, "value", said, spot.place.to_string()));
+        }
         if type_.name == "xhtml"
             && let Some(fault) = narrative::fault(text)
         {
@@ -212,6 +216,13 @@ impl Walk<'_> {
         let bound = required(element).and_then(|binding| definitions::codes(binding.value_set));
         if let Some(codes) = bound.filter(|codes| !codes.contains(None, text)) {
             self.rule("code-invalid", spot.place, one_of(codes));
+        }
+        // A required binding to a list that is not R4's: by the form of its codes.
+        if element.name == "contentType" && !primitive::is_media_type(text) {
+            self.rule("code-invalid", spot.place, "A content type is written type/subtype, such as text/plain.");
+        }
+        if element.name == "currency" && !primitive::is_currency(text) {
+            self.rule("code-invalid", spot.place, "A currency is three capital letters of ISO 4217, such as USD.");
         }
     }
 
@@ -288,6 +299,10 @@ impl Walk<'_> {
         }
         if reference.ends_with('/') {
             let text = "This reference has no id behind the type; leave the element out if there is none.";
+            return self.rule("value", spot.place, text);
+        }
+        if !primitive::is_reference(reference) {
+            let text = "A reference is Type/id of a type of R4, a URL, urn:… or #… of what is contained.";
             return self.rule("value", spot.place, text);
         }
         let target = super::target_type(reference, spot.root).or_else(|| text(spot.map, "type"));

@@ -14,6 +14,7 @@ use super::reader::{MOST_ATTRIBUTES, Space, events};
 use super::writer::escape;
 use super::{XHTML, is_char, is_name};
 use crate::fhir::json::DEEPEST;
+use crate::fhir::xhtml;
 
 /// What is wrong, and where in the text.
 type Fault = (&'static str, usize);
@@ -162,39 +163,13 @@ fn is_whole(text: &str) -> bool {
         && matches!(events.read_event(), Ok(Event::Eof))
 }
 
-/// HTML's names of the characters U+00A0 to U+00FF, in order.
-const LATIN_1: &str = "nbsp iexcl cent pound curren yen brvbar sect uml copy ordf laquo not shy reg macr deg plusmn sup2 \
-    sup3 acute micro para middot cedil sup1 ordm raquo frac14 frac12 frac34 iquest Agrave Aacute Acirc Atilde Auml Aring \
-    AElig Ccedil Egrave Eacute Ecirc Euml Igrave Iacute Icirc Iuml ETH Ntilde Ograve Oacute Ocirc Otilde Ouml times \
-    Oslash Ugrave Uacute Ucirc Uuml Yacute THORN szlig agrave aacute acirc atilde auml aring aelig ccedil egrave eacute \
-    ecirc euml igrave iacute icirc iuml eth ntilde ograve oacute ocirc otilde ouml divide oslash ugrave uacute ucirc uuml \
-    yacute thorn yuml";
-/// The others that texts use.
-const PUNCTUATION: &[(&str, u32)] = &[
-    ("ndash", 0x2013),
-    ("mdash", 0x2014),
-    ("lsquo", 0x2018),
-    ("rsquo", 0x2019),
-    ("ldquo", 0x201c),
-    ("rdquo", 0x201d),
-    ("bull", 0x2022),
-    ("hellip", 0x2026),
-    ("euro", 0x20ac),
-    ("trade", 0x2122),
-    ("rarr", 0x2192),
-];
-
 /// The text with HTML's names of characters as numbers.
 fn numbered(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     let mut parts = text.split('&');
     out.push_str(parts.next().unwrap_or_default());
     for part in parts {
-        let named = part.split_once(';').and_then(|(name, rest)| {
-            let latin = || LATIN_1.split_whitespace().zip(0xa0_u32..).find(|(known, _)| *known == name);
-            let (_, number) = PUNCTUATION.iter().copied().find(|(known, _)| *known == name).or_else(latin)?;
-            Some(format!("&#{number};{rest}"))
-        });
+        let named = part.split_once(';').and_then(|(name, rest)| Some(format!("&#{};{rest}", xhtml::number(name)?)));
         match named {
             Some(named) => out.push_str(&named),
             None => {

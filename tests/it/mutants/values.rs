@@ -10,7 +10,11 @@ pub fn of(type_: &TypeRef, element: &Element) -> Value {
     let code = || first_code(element);
     match type_.name {
         "Resource" => json!({"resourceType": "Basic", "id": "b", "code": {"text": "x"}}),
-        "code" => code().map_or(json!("x"), |(_, code)| json!(code)),
+        "code" => match element.name {
+            "contentType" => json!("text/plain"),
+            "currency" => json!("USD"),
+            _ => code().map_or(json!("x"), |(_, code)| json!(code)),
+        },
         "Coding" => code().map_or(json!({"code": "x"}), |(system, code)| json!({"system": system, "code": code})),
         "CodeableConcept" => {
             code().map_or(json!({"text": "x"}), |(system, code)| json!({"coding": [{"system": system, "code": code}]}))
