@@ -107,7 +107,7 @@ impl App {
     ) -> Result<(), Error> {
         let Some(referral) = tx.referral(&referral.task).await? else { return Ok(()) };
         let status = ServiceRequest(request).status().unwrap_or("");
-        if matches!(status, "revoked" | "entered-in-error") {
+        if matches!(status, "revoked" | "entered-in-error") || ServiceRequest(request).is_not_to_be_done() {
             let reason =
                 concept(STATUS_REASON, "cancelled-by-source", "The referral source revoked the ServiceRequest.");
             return self.cancel_source(tx, referral, reason).await;

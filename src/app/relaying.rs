@@ -113,7 +113,13 @@ impl App {
             for name in ["for", "input", "encounter"] {
                 task.set(name, source_task.at(name).cloned().unwrap_or(Value::Null));
             }
+            relay::carry_contained(&mut task, &source_task);
             task.set("status", json!("requested"));
+        }
+        // A name or an identifier leads nobody to the patient; what the request is about does (G-021).
+        let led = Task(&task).patient().is_some_and(|text| self.local(text).is_some());
+        if !led {
+            task.set("for", original.at("subject").cloned().unwrap_or(Value::Null));
         }
         let own = [key.clone(), request_key.clone()];
         tx.grant(self.gateway(), &own, &relay.task, Reason::Author).await?;
@@ -129,7 +135,7 @@ impl App {
                 }
             }
         }
-        if drafted {
+        if drafted || !led {
             self.save(tx, &stored, task, self.gateway()).await?;
         }
         self.note(tx, referral, &key, self.gateway(), "relayed", "decided", stored.version).await?;

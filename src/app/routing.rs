@@ -34,6 +34,10 @@ impl App {
         if matches!(view.status(), Some("revoked" | "entered-in-error" | "completed" | "draft" | "unknown")) {
             return Err(Error::refused("ServiceRequest.status", "Only an active ServiceRequest can be referred."));
         }
+        if view.is_not_to_be_done() {
+            let text = "A request that something is not done is nothing to refer.";
+            return Err(Error::refused("ServiceRequest.doNotPerform", text));
+        }
         self.check_own(tx, &referral, &stored).await?;
         self.hold_consents(tx, &stored).await?;
         let refused = |refusal: Refusal| Error::refused("ServiceRequest.supportingInfo", refusal.text());

@@ -122,6 +122,8 @@ mod tests {
             "on-hold cancelled",
         ];
         assert_eq!(owner, work);
+        // What the patient did, cancelling included, is told by who asked: no application of a patient has a token here.
+        assert!(work.iter().all(|step| author.iter().any(|its| its == step)), "{author:?}");
         author.retain(|step| !work.contains(&step.as_str()));
         assert!(author.iter().all(|step| step == "draft ready" || step.ends_with(" entered-in-error")), "{author:?}");
         assert_eq!(author.len(), 8);

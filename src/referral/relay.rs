@@ -6,6 +6,7 @@
 
 use serde_json::{Value, json};
 
+use crate::fhir::reference;
 use crate::fhir::views::{BUSINESS_STATUS, REFERRAL_TASK_PROFILE, TASK_CODE, concept};
 use crate::fhir::{Key, Resource, ResourceType};
 use crate::time::Timestamp;
@@ -46,7 +47,32 @@ pub fn service_request(original: &Resource, target: Option<&Target>, now: Timest
         }
         request.set("performer", Value::Array(performers));
     }
+    carry_contained(&mut request, original);
     request
+}
+
+/// Carries along what of the original's contained resources ours refers to, and no more: a `#…` that leads nowhere, and
+/// something contained that nobody refers to, are both wrong (ref-1, dom-3).
+pub fn carry_contained(ours: &mut Resource, original: &Resource) {
+    ours.set("contained", Value::Null);
+    let mut kept: Vec<Value> = Vec::new();
+    loop {
+        let inner = kept.iter().flat_map(reference::texts);
+        let said: Vec<String> = reference::all(ours).into_iter().chain(inner).collect();
+        let wanted = |one: &&Value| {
+            let id = one.get("id").and_then(Value::as_str);
+            let is_named = id.is_some_and(|id| said.iter().any(|text| text.strip_prefix('#') == Some(id)));
+            is_named && !kept.contains(one)
+        };
+        let more: Vec<Value> = original.list("contained").iter().filter(wanted).cloned().collect();
+        if more.is_empty() {
+            break;
+        }
+        kept.extend(more);
+    }
+    if !kept.is_empty() {
+        ours.set("contained", Value::Array(kept));
+    }
 }
 
 /// What our Task to a target is made of.
@@ -93,6 +119,7 @@ pub fn task(parts: Parts<'_>, target: Option<&Target>, now: Timestamp) -> Resour
     let Value::Object(map) = body else { return original.clone() };
     let mut task = original.clone();
     *task.elements_mut() = map;
+    carry_contained(&mut task, original);
     task
 }
 
@@ -126,6 +153,24 @@ mod tests {
         assert_eq!(request.list("orderDetail"), original.list("orderDetail"));
         assert!(request.at("identifier").is_none() && request.id().is_none());
         validate::check(&request, Profiles::own()).unwrap();
+    }
+
+    #[test]
+    fn what_is_contained_goes_along_as_far_as_it_is_referred_to() {
+        let contained = json!([{"resourceType": "Organization", "id": "o", "name": "A", "partOf": {"reference": "#p"}},
+            {"resourceType": "Organization", "id": "p", "name": "B"}, {"resourceType": "Patient", "id": "x"}]);
+        let (mut request, mut source) = originals();
+        request.set("contained", contained.clone());
+        request.set("requester", json!({"reference": "#o"}));
+        request.set("performer", json!([{"reference": "#p"}]));
+        let target = Target { partner: "pantry".into(), service: None };
+        let ours = service_request(&request, Some(&target), Timestamp(0));
+        assert_eq!(ours.list("contained"), &contained.as_array().unwrap()[..2]);
+        validate::check(&ours, Profiles::own()).unwrap();
+        source.set("contained", contained);
+        source.set("requester", json!({"reference": "#o"}));
+        let parts = Parts { original: &source, request: "sr1", gateway: "hub", identifier_system: "urn:x", id: "t1" };
+        assert!(task(parts, None, Timestamp(0)).at("contained").is_none(), "our Task's requester is us");
     }
 
     // G-018, G-021

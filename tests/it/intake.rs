@@ -449,3 +449,56 @@ pub fn transaction(county: &TestGateway, category: &str) -> Value {
     }
     serde_json::from_str(&text.replace(patient::CLINIC, "Organization/clinic")).unwrap()
 }
+
+// G-021, G-042: a name or an identifier says who is meant, and leads no target to the patient; what is relayed does.
+#[tokio::test]
+async fn a_patient_who_is_only_named_is_the_requests() {
+    for (named, drafted) in [
+        (json!({"display": "Somebody"}), false),
+        (json!({"identifier": {"system": "urn:mrn", "value": "7"}}), false),
+        (json!({"display": "Somebody"}), true),
+    ] {
+        let county = TestGateway::county().await;
+        let mut body = county.referral("sr1", "food-insecurity", Some("Organization/hub"));
+        body["for"] = named.clone();
+        if drafted {
+            county.world.down(EHR);
+        }
+        let made = county.post("clinic", "Task", &body).await;
+        assert_eq!(made.status, 201, "{}", made.body);
+        if drafted {
+            county.relays(&made.id(), &["Organization/kitchen"]).await;
+            county.world.heal();
+            county.later(Duration::from_secs(5)).await;
+        }
+        county.deliver_due().await;
+        let theirs = county.task(&county.relayed(&made.id()).await[0]).await;
+        let request = county.get("root", &reference(&theirs["focus"])).await.body;
+        assert_eq!(theirs["for"], request["subject"], "{named}");
+        let owner = reference(&theirs["owner"]).replace("Organization/", "");
+        assert_eq!(county.get(&owner, &reference(&theirs["for"])).await.status, 200, "{named}");
+        assert_eq!(county.task(&made.id()).await["for"], named, "what the source wrote is the source's");
+    }
+}
+
+// A request that something is not done is nothing to refer; one that becomes such is called off.
+#[tokio::test]
+async fn what_is_not_to_be_done_is_not_referred() {
+    let county = TestGateway::county().await;
+    let body = county.referral("sr1", "food-insecurity", Some("Organization/hub"));
+    county.world.at(EHR, |ehr| ehr.update("ServiceRequest", "sr1", |request| request["doNotPerform"] = json!(true)));
+    let task = county.post("clinic", "Task", &body).await.id();
+    county.deliver_due().await;
+    let ended = county.task(&task).await;
+    assert_eq!(ended["status"], "rejected");
+    assert!(ended["statusReason"]["text"].as_str().unwrap().contains("not done"), "{}", ended["statusReason"]);
+    assert!(county.world.at(PANTRY, |pantry| pantry.all("Task").is_empty()));
+
+    let task = county.refers("sr2", "food-insecurity").await;
+    county.deliver_due().await;
+    assert_eq!(county.status(&task).await, "accepted");
+    county.ehr_changes("ServiceRequest", "sr2", |request| request["doNotPerform"] = json!(true)).await;
+    county.deliver_due().await;
+    assert_eq!(county.status(&task).await, "cancelled");
+    assert_eq!(county.world.at(PANTRY, |pantry| pantry.all("Task")[0]["status"].clone()), "cancelled");
+}
