@@ -73,7 +73,7 @@ impl App {
         relay.reached = Some(tx.stamp());
         tx.update_relay(relay).await?;
         let request = self.must(tx, &Key::new(ResourceType::SERVICE_REQUEST, &relay.request)).await?;
-        let mut body = request.resource()?;
+        let mut body = Resource::clone(&*tx.parsed(&request)?);
         body.set("performer", json!([{"reference": format!("Organization/{by}")}]));
         self.save(tx, &request, body, self.gateway()).await?;
         self.grant_target(tx, by, &written.resource, relay).await.map(|_| ())
@@ -99,7 +99,7 @@ impl App {
         found: &[Key],
     ) -> Result<bool, Error> {
         let stored = self.must(tx, key).await?;
-        let mut task = stored.resource()?;
+        let mut task = Resource::clone(&*tx.parsed(&stored)?);
         let known: Vec<String> = Task(&task).output_references().map(str::to_string).collect();
         let new: Vec<&Key> = found.iter().filter(|found| !known.contains(&found.to_string())).collect();
         if new.is_empty() {
@@ -136,7 +136,7 @@ impl App {
             }
             let Some(referral) = tx.referral(&relay.referral).await? else { continue };
             let key = Key::new(ResourceType::TASK, &relay.task);
-            let task = self.must(tx, &key).await?.resource()?;
+            let task = self.says(tx, &key).await?;
             if status_of(&task) == Status::Completed
                 && self.add_outputs(tx, &relay, &key, std::slice::from_ref(&written.stored.key)).await?
             {
@@ -150,12 +150,12 @@ impl App {
     pub(super) async fn aggregate(&self, tx: &mut Tx, referral: Referral) -> Result<(), Error> {
         let key = Key::new(ResourceType::TASK, &referral.task);
         let stored = self.must(tx, &key).await?;
-        let mut task = stored.resource()?;
+        let task = tx.parsed(&stored)?;
         let source = status_of(&task);
         let mut answers = Vec::new();
         let mut asked = Vec::new();
         for relay in tx.relays(&referral.task).await? {
-            let theirs = self.must(tx, &Key::new(ResourceType::TASK, &relay.task)).await?.resource()?;
+            let theirs = self.says(tx, &Key::new(ResourceType::TASK, &relay.task)).await?;
             let status = status_of(&theirs);
             let called_off = status == Status::Cancelled && self.is_called_off(tx, &relay).await?;
             answers.push(TargetAnswer { status, reason: theirs.at("statusReason").cloned(), called_off });
@@ -163,6 +163,7 @@ impl App {
         }
         if source.is_terminal() {
             // A late outcome, or a completion that met a cancellation: it is told, the status stands (D5, D7).
+            let mut task = Resource::clone(&task);
             if self.link_outcomes(tx, &referral, &mut task).await? {
                 let written = self.save(tx, &stored, task, self.gateway()).await?;
                 let mut referral = referral;
@@ -178,7 +179,7 @@ impl App {
         let by_hand = self.partner(&referral.source).is_some_and(|partner| partner.routing == Routing::Coordinator);
         let offers = match &referral.request {
             Some(request) if !by_hand => {
-                let request = self.must(tx, &Key::new(ResourceType::SERVICE_REQUEST, request)).await?.resource()?;
+                let request = self.says(tx, &Key::new(ResourceType::SERVICE_REQUEST, request)).await?;
                 self.candidates(tx, &request, &asked).await?
             }
             _ => Vec::new(),
@@ -217,7 +218,7 @@ impl App {
         let mut outputs = Task(task).outputs().to_vec();
         let before = outputs.len();
         for relay in tx.relays(&referral.task).await? {
-            let theirs = self.must(tx, &Key::new(ResourceType::TASK, &relay.task)).await?.resource()?;
+            let theirs = self.says(tx, &Key::new(ResourceType::TASK, &relay.task)).await?;
             for output in Task(&theirs).outputs() {
                 if !outputs.contains(output) {
                     outputs.push(output.clone());
@@ -226,7 +227,7 @@ impl App {
                     let mut keys = vec![key.clone()];
                     if let Some(stored) = tx.resource(&key).await?.filter(|stored| !stored.deleted) {
                         // An outcome's own details (an Observation's answers) go with it; the case file does not.
-                        for text in reference::all(&stored.resource()?) {
+                        for text in reference::all(&*tx.parsed(&stored)?) {
                             let detail = self.local(&text);
                             let by_target = match &detail {
                                 Some(detail) => tx

@@ -42,7 +42,7 @@ impl App {
             if stored.author == target || !bridge::may_differ(key.kind, &stored.content) {
                 continue;
             }
-            for change in bridge::to_current(&mut stored.resource()?) {
+            for change in bridge::to_current(&mut Resource::clone(&*tx.parsed(&stored)?)) {
                 match said.iter_mut().find(|(text, _)| *text == change) {
                     Some((_, keys)) => keys.push(key.clone()),
                     None => said.push((change, vec![key.clone()])),

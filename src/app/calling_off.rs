@@ -25,7 +25,7 @@ impl App {
     async fn withdraw_one(&self, tx: &mut Tx, referral: &Referral, mut relay: Relay, why: &str) -> Result<(), Error> {
         let key = Key::new(ResourceType::TASK, &relay.task);
         let stored = self.must(tx, &key).await?;
-        let status = status_of(&stored.resource()?);
+        let status = status_of(&*tx.parsed(&stored)?);
         if status.is_terminal() || relay.withdrawn {
             return Ok(());
         }
@@ -49,11 +49,11 @@ impl App {
     ) -> Result<(), Error> {
         let key = Key::new(ResourceType::TASK, &relay.task);
         let mut stored = self.must(tx, &key).await?;
-        let way = status_of(&stored.resource()?).way_to(Status::Cancelled).unwrap_or_default();
+        let way = status_of(&*tx.parsed(&stored)?).way_to(Status::Cancelled).unwrap_or_default();
         let ended = !way.is_empty();
         for status in way {
             let reason = (status == Status::Cancelled).then(|| concept(STATUS_REASON, "cancelled-by-source", why));
-            let task = moved(&stored.resource()?, status, reason);
+            let task = moved(&*tx.parsed(&stored)?, status, reason);
             self.save(tx, &stored, task, self.gateway()).await?;
             stored = self.must(tx, &key).await?;
         }
@@ -73,7 +73,7 @@ impl App {
     pub(super) async fn mirror_request(&self, tx: &mut Tx, relay: &Relay, status: &str) -> Result<(), Error> {
         let key = Key::new(ResourceType::SERVICE_REQUEST, &relay.request);
         let Some(stored) = tx.resource(&key).await? else { return Ok(()) };
-        let mut request = stored.resource()?;
+        let mut request = Resource::clone(&*tx.parsed(&stored)?);
         if request.text_at("status") != Some(status) {
             request.set("status", json!(status));
             self.save(tx, &stored, request, self.gateway()).await?;
@@ -112,7 +112,7 @@ impl App {
                 concept(STATUS_REASON, "cancelled-by-source", "The referral source revoked the ServiceRequest.");
             return self.cancel_source(tx, referral, reason).await;
         }
-        let source = self.must(tx, &Key::new(ResourceType::TASK, &referral.task)).await?.resource()?;
+        let source = self.says(tx, &Key::new(ResourceType::TASK, &referral.task)).await?;
         if status_of(&source).is_terminal() {
             return Ok(());
         }
@@ -124,11 +124,11 @@ impl App {
         for relay in relays {
             let ours = Key::new(ResourceType::SERVICE_REQUEST, &relay.request);
             let Some(stored) = tx.resource(&ours).await? else { continue };
-            let task = self.must(tx, &Key::new(ResourceType::TASK, &relay.task)).await?.resource()?;
+            let task = self.says(tx, &Key::new(ResourceType::TASK, &relay.task)).await?;
             if status_of(&task).is_terminal() {
                 continue;
             }
-            let before = stored.resource()?;
+            let before = tx.parsed(&stored)?;
             let target = relay.partner.clone().map(|partner| Target { partner, service: relay.service.clone() });
             let mut after = relay::service_request(request, target.as_ref(), tx.stamp());
             for name in ["authoredOn", "meta", "identifier"] {
@@ -148,7 +148,7 @@ impl App {
     /// The source called its referral off by other means than its Task.
     pub(super) async fn cancel_source(&self, tx: &mut Tx, referral: Referral, reason: Value) -> Result<(), Error> {
         let key = Key::new(ResourceType::TASK, &referral.task);
-        let status = status_of(&self.must(tx, &key).await?.resource()?);
+        let status = status_of(&*self.says(tx, &key).await?);
         if status.is_terminal() {
             return Ok(());
         }
@@ -203,7 +203,7 @@ impl App {
         let mut query = search::parse(ResourceType::SERVICE_REQUEST, &[pair], self.own(), true)?;
         query.count = search::MAX_PAGE;
         for hit in tx.search(&query, &Viewer::Operator).await?.hits {
-            let request = Resource::stored(&hit.content)?;
+            let request = tx.parsed(&hit)?;
             self.end_refused_of(tx, &hit.key, &request).await?;
         }
         Ok(())
@@ -245,7 +245,7 @@ impl App {
     }
 
     async fn is_over(&self, tx: &mut Tx, relay: &Relay) -> Result<bool, Error> {
-        let task = self.must(tx, &Key::new(ResourceType::TASK, &relay.task)).await?.resource()?;
+        let task = self.says(tx, &Key::new(ResourceType::TASK, &relay.task)).await?;
         Ok(status_of(&task).is_terminal())
     }
 

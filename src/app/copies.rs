@@ -154,7 +154,7 @@ impl App {
         if referral.fetched {
             self.agreed(&mut tx, &key, &[What::Unread]).await?;
             for key in changed {
-                let resource = self.must(&mut tx, &key).await?.resource()?;
+                let resource = self.says(&mut tx, &key).await?;
                 self.origin_changed(&mut tx, &key, &resource).await?;
             }
             return self.done(tx, claimed).await;

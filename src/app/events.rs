@@ -26,7 +26,7 @@ impl App {
                 // What it was: a deletion is news to whoever followed that.
                 let last = tx.resource_version(&changed.key, changed.version - 1).await?;
                 let last = last.filter(|last| !last.deleted).map(|last| last.resource()).transpose()?;
-                changed.rows = last.map(|last| search_index::rows(&last, self.own())).unwrap_or_default();
+                changed.rows = last.map(|last| search_index::rows(&last, self.own())).unwrap_or_default().into();
             }
             let terms = answers_to(&changed.key, &changed.rows);
             asked.push(store::News { focus: changed.key.clone(), topics, terms });

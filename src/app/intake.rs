@@ -127,7 +127,7 @@ impl App {
         for referral in tx.referrals_by_focus(source, &focus).await? {
             let key = Key::new(ResourceType::TASK, &referral.task);
             if let Some(stored) = tx.resource(&key).await?
-                && !status_of(&stored.resource()?).is_terminal()
+                && !status_of(&*tx.parsed(&stored)?).is_terminal()
             {
                 return Ok(Some(stored));
             }
@@ -252,7 +252,7 @@ impl App {
             return self.end_source(tx, referral, concept(STATUS_REASON, "out-of-base", text)).await;
         }
         let key = Key::new(ResourceType::TASK, &referral.task);
-        let task = self.must(tx, &key).await?.resource()?;
+        let task = self.says(tx, &key).await?;
         match Task(&task).focus().and_then(|focus| self.local(focus)) {
             Some(request) if self.all_here(tx, &referral, &task, &request).await? => {
                 self.proceed(tx, referral, &request).await.map(|_| ())
@@ -277,7 +277,7 @@ impl App {
                 .iter()
                 .any(|text| split_absolute(text).is_some_and(|(base, _)| same_base(base, &fhir.base)))
         };
-        Ok(!away(task) && !away(&self.must(tx, request).await?.resource()?))
+        Ok(!away(task) && !away(&*self.says(tx, request).await?))
     }
 
     /// Needs sent together share a groupIdentifier; at most so many at once (design D1).
@@ -339,7 +339,7 @@ impl App {
             if key.kind == ResourceType::HEALTHCARE_SERVICE
                 && let Some(service) = tx.resource(&key).await?.filter(|stored| !stored.deleted)
             {
-                let provider = service.resource()?;
+                let provider = tx.parsed(&service)?;
                 let provider = reference_of(provider.at("providedBy")).and_then(|text| self.local(text));
                 if let Some(partner) = provider.filter(|provider| self.partner(&provider.id).is_some()) {
                     return Ok(Some(Meant::Partner(partner.id, Some(key.id))));
@@ -350,7 +350,7 @@ impl App {
         if let Some(key) = reference_of(Some(reference)).and_then(|text| self.local(text))
             && let Some(copy) = tx.resource(&key).await?.filter(|stored| !stored.deleted)
         {
-            let copy = copy.resource()?;
+            let copy = tx.parsed(&copy)?;
             let known = |partner: &&std::sync::Arc<crate::config::Partner>| {
                 identifiers(&copy).any(|(system, value)| {
                     partner.identifiers.iter().any(|one| one.value == value && one.system == system)

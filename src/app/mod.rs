@@ -242,6 +242,12 @@ impl App {
         stored.filter(|stored| !stored.deleted).ok_or_else(|| Error::internal(format!("{key} has gone")))
     }
 
+    /// What the current version of something that must be there says.
+    async fn says(&self, tx: &mut Tx, key: &Key) -> Result<Arc<Resource>, Error> {
+        let stored = self.must(tx, key).await?;
+        tx.parsed(&stored)
+    }
+
     /// Rewrites the references a partner sent into those of this server: our own base becomes relative, and what we
     /// have a copy of becomes the copy. Answers which URLs at the partner's base are left.
     async fn localise(

@@ -461,7 +461,7 @@ impl App {
                 let task = Task(resource);
                 let part = key.kind == ResourceType::TASK && task.is_referral() && task.part_of().any(|of| of == text);
                 if let Some(whole) = stored.filter(|_| part)
-                    && !Task(&whole.resource()?).is_referral()
+                    && !Task(&*tx.parsed(&whole)?).is_referral()
                 {
                     let text = "A referral is part of another referral and of no other Task (G-049).";
                     return Err(Error::invalid("Task.partOf", text));

@@ -170,7 +170,7 @@ impl App {
         if !tx.holds(claimed).await? {
             return Ok(());
         }
-        let ended = status_of(&self.must(&mut tx, &link.key).await?.resource()?).is_terminal();
+        let ended = status_of(&*self.says(&mut tx, &link.key).await?).is_terminal();
         let why = if deleted { "its Task was deleted there" } else { "its Task is not there" };
         match place {
             Place::Relayed(mut relay, referral) if !ended => {

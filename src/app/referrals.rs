@@ -32,7 +32,7 @@ impl App {
             return self.import(tx, context, key, sent, precondition).await;
         };
         self.check_seen(tx, context, key, precondition).await?;
-        let current = stored.resource()?;
+        let current = tx.parsed(&stored)?;
         let standing = self.standing(tx, context, &stored, &current, &place).await?;
         self.check_version(context, &stored, precondition)?;
         let basis = self.basis(tx, &stored, &sent, precondition).await?;
@@ -248,7 +248,7 @@ impl App {
     /// Ends the source's Task negatively: rejected while nothing was accepted, failed after (design D6).
     pub(super) async fn end_source(&self, tx: &mut Tx, referral: Referral, reason: Value) -> Result<(), Error> {
         let key = Key::new(ResourceType::TASK, &referral.task);
-        let from = status_of(&self.must(tx, &key).await?.resource()?);
+        let from = status_of(&*self.says(tx, &key).await?);
         let to = if matches!(from, Status::Requested | Status::Draft) { Status::Rejected } else { Status::Failed };
         let why = reason.get("text").and_then(Value::as_str).unwrap_or("").to_string();
         self.move_source(tx, referral.clone(), to, Some(reason)).await?;
@@ -266,13 +266,13 @@ impl App {
     ) -> Result<(), Error> {
         let key = Key::new(ResourceType::TASK, &referral.task);
         let stored = self.must(tx, &key).await?;
-        let from = status_of(&stored.resource()?);
+        let from = status_of(&*tx.parsed(&stored)?);
         let Some(way) = from.way_to(to) else { return Ok(()) };
         let last = way.len().saturating_sub(1);
         for (index, status) in way.into_iter().enumerate() {
             let stored = self.must(tx, &key).await?;
             let why = reason.clone().filter(|_| index == last);
-            let mut task = moved(&stored.resource()?, status, why);
+            let mut task = moved(&*tx.parsed(&stored)?, status, why);
             if status == Status::Accepted {
                 let relays = tx.relays(&referral.task).await?;
                 let code = if relays.iter().any(|relay| relay.reached.is_some()) { "delivered" } else { "submitted" };

@@ -11,6 +11,7 @@ use crate::referral::decide::status_of;
 use crate::referral::relay::{self, Parts, Target};
 use crate::store::{Kind as Owed, Reason, Referral, Relay, Tx};
 use serde_json::{Value, json};
+use std::sync::Arc;
 
 /// How far references are followed from where a referral begins.
 #[derive(Debug, Clone, Copy)]
@@ -49,7 +50,7 @@ impl App {
         referral: &Referral,
         target: Option<Target>,
     ) -> Result<Stored, Error> {
-        let original = self.must(tx, &Key::new(ResourceType::TASK, &referral.task)).await?.resource()?;
+        let original = self.says(tx, &Key::new(ResourceType::TASK, &referral.task)).await?;
         let (id, request) = (crate::id::new(), crate::id::new());
         tx.unused(&Key::new(ResourceType::SERVICE_REQUEST, &request));
         let system = format!("{}/Task", self.own());
@@ -96,7 +97,7 @@ impl App {
     pub(super) async fn finish_relay(&self, tx: &mut Tx, referral: &Referral, mut relay: Relay) -> Result<(), Error> {
         let original =
             referral.request.as_ref().ok_or_else(|| Error::internal("a fetched referral without a request"))?;
-        let original = self.must(tx, &Key::new(ResourceType::SERVICE_REQUEST, original)).await?.resource()?;
+        let original = self.says(tx, &Key::new(ResourceType::SERVICE_REQUEST, original)).await?;
         let target = relay.partner.clone().map(|partner| Target { partner, service: relay.service.clone() });
         let request_key = Key::new(ResourceType::SERVICE_REQUEST, &relay.request);
         if tx.resource(&request_key).await?.is_none() {
@@ -105,11 +106,11 @@ impl App {
         }
         let key = Key::new(ResourceType::TASK, &relay.task);
         let stored = self.must(tx, &key).await?;
-        let mut task = stored.resource()?;
+        let mut task = Resource::clone(&*tx.parsed(&stored)?);
         let drafted = status_of(&task) == Status::Draft;
         let light = relay.channel == "light";
         if drafted {
-            let source_task = self.must(tx, &Key::new(ResourceType::TASK, &referral.task)).await?.resource()?;
+            let source_task = self.says(tx, &Key::new(ResourceType::TASK, &referral.task)).await?;
             for name in ["for", "input", "encounter"] {
                 task.set(name, source_task.at(name).cloned().unwrap_or(Value::Null));
             }
@@ -161,7 +162,7 @@ impl App {
     ) -> Result<Vec<Key>, Error> {
         let key = Key::new(ResourceType::TASK, &relay.task);
         let request_key = Key::new(ResourceType::SERVICE_REQUEST, &relay.request);
-        let request = self.must(tx, &request_key).await?.resource()?;
+        let request = self.says(tx, &request_key).await?;
         let source = tx.referral(&relay.referral).await?.map(|referral| referral.source).unwrap_or_default();
         let mut party = vec![key, request_key];
         party.extend(Task(task).patient().and_then(|text| self.local(text)));
@@ -183,25 +184,27 @@ impl App {
     /// What a source's resource refers to here, followed a few steps, as far as it is the source's to refer to.
     pub(super) async fn reach(&self, tx: &mut Tx, source: &str, from: &Resource) -> Result<Vec<Key>, Error> {
         let mut found: Vec<Key> = Vec::new();
-        let mut level = vec![from.clone()];
-        for _ in 0..REFERRAL.depth {
+        let mut level: Vec<Arc<Resource>> = Vec::new();
+        for step in 0..REFERRAL.depth {
             let mut next = Vec::new();
-            for resource in &level {
-                for text in reference::all(resource) {
-                    let Reference::Local(key) = Reference::parse(&text, self.own()) else { continue };
-                    // A Task leads to other parties' business, and the directory is everybody's.
-                    if key.kind == ResourceType::TASK || found.contains(&key) || found.len() >= REFERRAL.most {
+            let texts = match step {
+                0 => reference::all(from),
+                _ => level.iter().flat_map(|resource| reference::all(resource)).collect(),
+            };
+            for text in texts {
+                let Reference::Local(key) = Reference::parse(&text, self.own()) else { continue };
+                // A Task leads to other parties' business, and the directory is everybody's.
+                if key.kind == ResourceType::TASK || found.contains(&key) || found.len() >= REFERRAL.most {
+                    continue;
+                }
+                if let Some(stored) = tx.resource(&key).await?.filter(|stored| !stored.deleted) {
+                    if !self.may_refer(tx, source, &stored).await? {
                         continue;
                     }
-                    if let Some(stored) = tx.resource(&key).await?.filter(|stored| !stored.deleted) {
-                        if !self.may_refer(tx, source, &stored).await? {
-                            continue;
-                        }
-                        if !key.kind.is_directory() {
-                            next.push(stored.resource()?);
-                        }
-                        found.push(key);
+                    if !key.kind.is_directory() {
+                        next.push(tx.parsed(&stored)?);
                     }
+                    found.push(key);
                 }
             }
             level = next;
@@ -215,7 +218,7 @@ impl App {
         referral.held_why = None;
         tx.update_referral(&referral).await?;
         let key = Key::new(ResourceType::TASK, &referral.task);
-        if status_of(&self.must(tx, &key).await?.resource()?) == Status::Requested && referral.fetched {
+        if status_of(&*self.says(tx, &key).await?) == Status::Requested && referral.fetched {
             return self.move_source(tx, referral, Status::Accepted, None).await;
         }
         Ok(())
@@ -238,7 +241,7 @@ impl App {
         if !tx.may_see(&self.viewer(context), &key).await? {
             return Err(Error::not_found("Task", task));
         }
-        let status = status_of(&self.must(&mut tx, &key).await?.resource()?);
+        let status = status_of(&*self.says(&mut tx, &key).await?);
         if status.is_terminal() || status == Status::Draft {
             return Err(Error::refused("Task.status", format!("A Task that is {status} can't be relayed.")));
         }
@@ -286,7 +289,7 @@ impl App {
         for relay in tx.relays(&referral.task).await? {
             if relay.partner.as_ref() == Some(&target.partner) && relay.service == target.service {
                 let stored = self.must(tx, &Key::new(ResourceType::TASK, &relay.task)).await?;
-                if !status_of(&stored.resource()?).is_terminal() {
+                if !status_of(&*tx.parsed(&stored)?).is_terminal() {
                     return Ok(Some(stored));
                 }
             }
@@ -302,7 +305,7 @@ impl App {
         partner: Option<&str>,
     ) -> Result<(), Error> {
         let Some(request) = &referral.request else { return Ok(()) };
-        let request = self.must(tx, &Key::new(ResourceType::SERVICE_REQUEST, request)).await?.resource()?;
+        let request = self.says(tx, &Key::new(ResourceType::SERVICE_REQUEST, request)).await?;
         self.check_consent(tx, &request, partner)
             .await
             .map_err(|refusal| Error::refused("ServiceRequest.supportingInfo", refusal.text()))
@@ -338,7 +341,7 @@ impl App {
                 "The owner is an Organization or HealthcareService of a partner that takes referrals.",
             )
         })?;
-        let status = status_of(&self.must(tx, &parent).await?.resource()?);
+        let status = status_of(&*self.says(tx, &parent).await?);
         if status.is_terminal() || status_of(&task) != Status::Requested {
             return Err(Error::refused("Task.status", "An open referral is relayed with a Task that is requested."));
         }
@@ -359,13 +362,13 @@ impl App {
             .code("not-found"));
         };
         // Public clients make both from a copy of the source's, old meta inside: what is ours has no origin elsewhere.
-        let mut body = request.resource()?;
+        let mut body = Resource::clone(&*tx.parsed(&request)?);
         forget_source(&mut body);
         body.set("intent", json!("filler-order"));
         if let Some(original) = &referral.request {
             body.set("basedOn", json!([{"reference": format!("ServiceRequest/{original}")}]));
         }
-        if !request.resource()?.same_content(&body) {
+        if !tx.parsed(&request)?.same_content(&body) {
             self.save(tx, &request, body, self.gateway()).await?;
         }
         forget_source(&mut task);

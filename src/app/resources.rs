@@ -170,7 +170,7 @@ impl App {
         if viewer != Viewer::Operator {
             self.check_visible(tx, &viewer, &resource).await?;
         }
-        if !stored.deleted && stored.resource()?.same_content(&resource) {
+        if !stored.deleted && tx.parsed(&stored)?.same_content(&resource) {
             return Ok(Answer::new(stored, false));
         }
         let written = self.save(tx, &stored, resource, &context.partner.id).await?;

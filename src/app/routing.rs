@@ -15,6 +15,7 @@ use crate::referral::relay::Target;
 use crate::store::{Delivery, Kind as Owed, Outcome, Reason, Referral, Tx, Viewer, Written};
 use crate::time::Timestamp;
 use serde_json::Value;
+use std::sync::Arc;
 
 /// Security labels of what takes a Consent that names the need and the recipient: 42 CFR Part 2, substance use.
 const SENSITIVE_LABELS: [&str; 4] = ["42CFRPart2", "ETH", "ETHUD", "OPIOIDUD"];
@@ -22,7 +23,7 @@ const SENSITIVE_LABELS: [&str; 4] = ["42CFRPart2", "ETH", "ETHUD", "OPIOIDUD"];
 impl App {
     /// Everything the referral refers to is here: check consent, then route. A refusal is an error; nothing is stored.
     pub(super) async fn proceed(&self, tx: &mut Tx, mut referral: Referral, request: &Key) -> Result<(), Error> {
-        let stored = self.must(tx, request).await?.resource()?;
+        let stored = self.says(tx, request).await?;
         let view = ServiceRequest(&stored);
         referral.request = Some(request.id.clone());
         referral.patient = view.subject().map(str::to_string);
@@ -72,7 +73,7 @@ impl App {
                 return Err(Error::refused("ServiceRequest", text).code("not-found"));
             }
         }
-        let task = self.must(tx, &Key::new(ResourceType::TASK, &referral.task)).await?.resource()?;
+        let task = self.says(tx, &Key::new(ResourceType::TASK, &referral.task)).await?;
         let patient =
             |text: Option<&str>| text.and_then(|text| self.local(text)).filter(|key| key.kind.name() == "Patient");
         match (patient(Task(&task).patient()), patient(ServiceRequest(request).subject())) {
@@ -124,16 +125,16 @@ impl App {
             sensitive,
             recipient: partner.map(|_| &recipient),
         };
-        consent::allows(consents.iter().map(|(_, consent)| consent), &asked)
+        consent::allows(consents.iter().map(|(_, consent)| &**consent), &asked)
     }
 
     /// The Consents that a request rests on.
-    async fn consents_of(&self, tx: &mut Tx, request: &Resource) -> Vec<(Key, Resource)> {
+    async fn consents_of(&self, tx: &mut Tx, request: &Resource) -> Vec<(Key, Arc<Resource>)> {
         let mut consents = Vec::new();
         for key in ServiceRequest(request).supporting_info().filter_map(|text| self.local(text)) {
             if key.kind == ResourceType::CONSENT {
                 let stored = tx.resource(&key).await.ok().flatten().filter(|stored| !stored.deleted);
-                consents.extend(stored.and_then(|stored| stored.resource().ok()).map(|consent| (key, consent)));
+                consents.extend(stored.and_then(|stored| tx.parsed(&stored).ok()).map(|consent| (key, consent)));
             }
         }
         consents
@@ -171,7 +172,7 @@ impl App {
     /// When a Consent will end, if it will.
     async fn end_of(&self, tx: &mut Tx, consent: &Key) -> Result<Option<Timestamp>, Error> {
         let Some(stored) = tx.resource(consent).await?.filter(|stored| !stored.deleted) else { return Ok(None) };
-        Ok(consent::ends(&stored.resource()?).filter(|end| *end > tx.stamp()))
+        Ok(consent::ends(&*tx.parsed(&stored)?).filter(|end| *end > tx.stamp()))
     }
 
     /// A Consent's end has come, or was moved: what rested on it ends.
@@ -193,11 +194,11 @@ impl App {
             let Some(referral) = tx.referral(&relay.referral).await? else { continue };
             let Some(relay) = tx.relay(&relay.task).await?.filter(|relay| relay.partner.is_none()) else { continue };
             let key = Key::new(ResourceType::TASK, &relay.task);
-            let task = self.must(tx, &key).await?.resource()?;
+            let task = self.says(tx, &key).await?;
             let Some(request) = referral.request.as_ref().filter(|_| status_of(&task) == Status::Requested) else {
                 continue;
             };
-            let request = self.must(tx, &Key::new(ResourceType::SERVICE_REQUEST, request)).await?.resource()?;
+            let request = self.says(tx, &Key::new(ResourceType::SERVICE_REQUEST, request)).await?;
             let may = tx.grantees_for(&relay.task, Reason::Claim).await?;
             let own = [key, Key::new(ResourceType::SERVICE_REQUEST, &relay.request)];
             for offer in self.candidates(tx, &request, &may).await? {
@@ -226,7 +227,7 @@ impl App {
             }
             return self.unroutable(tx, referral, "The named performer can't be reached through this gateway.").await;
         }
-        let task = self.must(tx, &Key::new(ResourceType::TASK, &referral.task)).await?.resource()?;
+        let task = self.says(tx, &Key::new(ResourceType::TASK, &referral.task)).await?;
         let open = Task(&task).owner().is_none();
         let offers = self.candidates(tx, request, &[]).await?;
         match (offers.as_slice(), open) {
@@ -282,7 +283,7 @@ impl App {
         query.count = search::MAX_PAGE;
         let mut offers = Vec::new();
         for hit in tx.search(&query, &Viewer::Operator).await?.hits {
-            let service = Resource::stored(&hit.content)?;
+            let service = tx.parsed(&hit)?;
             let provider = reference_of(service.at("providedBy")).and_then(|text| self.local(text));
             let Some(provider) = provider.filter(|provider| self.can_be_reached(&provider.id)) else { continue };
             if self.check_consent(tx, request, Some(&provider.id)).await.is_err() {

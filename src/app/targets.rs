@@ -148,7 +148,7 @@ impl App {
         tx.update_relay(&relay).await?;
         let key = Key::new(ResourceType::TASK, &relay.task);
         self.agreed(&mut tx, &key, &[What::Refused]).await?;
-        let ours = self.must(&mut tx, &key).await?.resource()?;
+        let ours = self.says(&mut tx, &key).await?;
         if !status_of(&ours).is_terminal() {
             self.call_off(&mut tx, &referral, &relay, "The referral source called it off.").await?;
         }
@@ -285,7 +285,7 @@ impl App {
         self.drop_foreign_outputs(tx, partner, &mut remote).await?;
         tx.put_link(&partner.id, &reported.task.url, key, reported.task.mark.as_deref()).await?;
         let stored = self.must(tx, key).await?;
-        let from = status_of(&stored.resource()?);
+        let from = status_of(&*tx.parsed(&stored)?);
         let wished = Task(&remote).status().and_then(Status::parse).unwrap_or(from);
         let mut differs = false;
         let (end, reason) = match (from.way_to(wished), wished) {
@@ -316,8 +316,8 @@ impl App {
         for (index, status) in way.iter().enumerate() {
             let stored = self.must(tx, key).await?;
             let last = index + 1 == way.len();
-            let before = status_of(&stored.resource()?);
-            let mut task = moved(&stored.resource()?, *status, reason.clone().filter(|_| last));
+            let before = status_of(&*tx.parsed(&stored)?);
+            let mut task = moved(&*tx.parsed(&stored)?, *status, reason.clone().filter(|_| last));
             if last {
                 take_over(&mut task, &remote);
             }
@@ -326,8 +326,8 @@ impl App {
         }
         if way.is_empty() {
             let stored = self.must(tx, key).await?;
-            let before = stored.resource()?;
-            let mut task = before.clone();
+            let before = tx.parsed(&stored)?;
+            let mut task = Resource::clone(&before);
             take_over(&mut task, &remote);
             if !task.same_content(&before) {
                 let place = self.place(tx, key).await?;

@@ -4,7 +4,8 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use crate::error::Error;
-use crate::fhir::{Key, ResourceType};
+use crate::fhir::search_index::{self, Row as IndexRow};
+use crate::fhir::{Key, Resource, ResourceType};
 use crate::store::resources::{COLUMNS, RESOURCE, stored_of};
 use crate::store::{Arg, Link, Referral, Relay, Stored, Tx, Viewer};
 
@@ -29,12 +30,35 @@ pub(super) struct Met {
     pub(super) born: HashSet<Key>,
     /// Who may see what, one grantee at a time.
     grants: HashSet<(String, Key)>,
+    /// What texts say, by where they lie in memory.
+    said: HashMap<usize, Said>,
+}
+
+/// A text, which stays where it is as long as this does, and what it says.
+#[derive(Debug)]
+struct Said {
+    text: Arc<str>,
+    resource: Arc<Resource>,
+    rows: Option<Arc<[IndexRow]>>,
+}
+
+fn place_of(text: &Arc<str>) -> usize {
+    text.as_ptr().addr()
 }
 
 impl Met {
     /// The current version, as far as it was read.
     pub(super) fn resource(&self, key: &Key) -> Option<&Stored> {
         self.known.get(key).or_else(|| self.seen.get(key))
+    }
+
+    /// This text was just made of this resource; its index rows.
+    pub(super) fn wrote(&mut self, text: &Arc<str>, resource: Resource, own: &str) -> (Arc<Resource>, Arc<[IndexRow]>) {
+        let rows: Arc<[IndexRow]> = search_index::rows(&resource, own).into();
+        let resource = Arc::new(resource);
+        let said = Said { text: text.clone(), resource: resource.clone(), rows: Some(rows.clone()) };
+        self.said.insert(place_of(text), said);
+        (resource, rows)
     }
 
     /// This grantee may see it.
@@ -81,6 +105,29 @@ impl Tx {
     /// Whether a question has a way to go, so that it pays to ask several at once.
     pub fn is_remote(&self) -> bool {
         self.is_postgres()
+    }
+
+    /// What a version says: parsed once in a transaction, however often it is asked for.
+    pub fn parsed(&mut self, stored: &Stored) -> Result<Arc<Resource>, Error> {
+        let said = self.met.said.get(&place_of(&stored.content));
+        if let Some(said) = said.filter(|said| Arc::ptr_eq(&said.text, &stored.content)) {
+            return Ok(said.resource.clone());
+        }
+        let (text, resource) = (stored.content.clone(), Arc::new(stored.resource()?));
+        self.met.said.insert(place_of(&text), Said { text, resource: resource.clone(), rows: None });
+        Ok(resource)
+    }
+
+    /// Its index rows.
+    pub(super) fn indexed(&mut self, stored: &Stored, own: &str) -> Result<Arc<[IndexRow]>, Error> {
+        let resource = self.parsed(stored)?;
+        let said = self.met.said.get_mut(&place_of(&stored.content));
+        if let Some(rows) = said.as_ref().and_then(|said| said.rows.as_ref()) {
+            return Ok(rows.clone());
+        }
+        let rows: Arc<[IndexRow]> = search_index::rows(&resource, own).into();
+        said.into_iter().for_each(|said| said.rows = Some(rows.clone()));
+        Ok(rows)
     }
 
     /// An id that was just made up: nobody has to look whether it is taken.

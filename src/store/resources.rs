@@ -45,9 +45,7 @@ pub struct Written {
     /// The version now stored.
     pub stored: Stored,
     /// Its parsed form.
-    pub resource: Resource,
-    /// Its index rows.
-    pub rows: Vec<IndexRow>,
+    pub resource: Arc<Resource>,
 }
 
 /// One change of a transaction, for those who are to be told of it.
@@ -62,7 +60,7 @@ pub struct Changed {
     /// When.
     pub at: Timestamp,
     /// Its index rows; none of what is deleted.
-    pub rows: Vec<IndexRow>,
+    pub rows: Arc<[IndexRow]>,
 }
 
 /// Longest value in the index, in bytes: an entry of a PostgreSQL index holds no more than 2,700. Longer ones are cut
@@ -205,7 +203,7 @@ impl Tx {
         let (author, method, content) = (author.to_string(), method.to_string(), "".into());
         let first = Stored { key, version: 1, updated: stamp, created: stamp, author, deleted: false, method, content };
         let by = first.author.clone();
-        self.version(first, resource, &by, Some(Vec::new()), own).await
+        self.version(first, resource, &by, Some(Arc::default()), own).await
     }
 
     /// Stores a new version on top of `current`; somebody who was faster makes it a conflict.
@@ -220,7 +218,7 @@ impl Tx {
         self.move_version(current, version, stamp, false).await?;
         let before = match current.deleted {
             true => None,
-            false => Some(crate::fhir::search_index::rows(&current.resource()?, own)),
+            false => Some(self.indexed(current, own)?),
         };
         let method = "PUT".to_string();
         let next = Stored { version, updated: stamp, deleted: false, method, content: "".into(), ..current.clone() };
@@ -254,7 +252,7 @@ impl Tx {
         self.move_version(current, version, stamp, true).await?;
         self.insert(VERSION, vec![args![key.kind.name(), &key.id, version, stamp, "DELETE", by, ""]]).await?;
         let (key, change) = (key.clone(), Change::Deleted);
-        self.changes.push(Changed { key, version, change, at: stamp, rows: Vec::new() });
+        self.changes.push(Changed { key, version, change, at: stamp, rows: Arc::default() });
         Ok(())
     }
 
@@ -289,7 +287,7 @@ impl Tx {
         mut stored: Stored,
         mut resource: Resource,
         by: &str,
-        before: Option<Vec<IndexRow>>,
+        before: Option<Arc<[IndexRow]>>,
         own: &str,
     ) -> Result<Written, Error> {
         let (key, version, stamp) = (stored.key.clone(), stored.version, self.stamp());
@@ -297,7 +295,7 @@ impl Tx {
         stored.content = resource.to_text().into();
         let row = args![key.kind.name(), &key.id, version, stamp, &stored.method, by, &*stored.content];
         self.insert(VERSION, vec![row]).await?;
-        let rows = crate::fhir::search_index::rows(&resource, own);
+        let (resource, rows) = self.met.wrote(&stored.content, resource, own);
         let change = if version > 1 && before.is_some() { Change::Updated } else { Change::Created };
         self.changes.push(Changed { key: key.clone(), version, change, at: stamp, rows: rows.clone() });
         let new = match before {
@@ -306,13 +304,13 @@ impl Tx {
             None => {
                 let text = "delete from search_index where type = $1 and id = $2";
                 self.run(text, args![key.kind.name(), &key.id]).await?;
-                rows.clone()
+                rows.to_vec()
             }
         };
         self.index(&key, &new, stored.created).await?;
         self.marks.changed(key.kind, stamp);
         self.met.known.insert(key, stored.clone());
-        Ok(Written { stored, resource, rows })
+        Ok(Written { stored, resource })
     }
 
     /// Puts rows into the index; an ordered one carries the time its resource was created.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use loopgate::fhir::search::{Amount, Filter, Order, Prefix, Query, Sort, Test, Token, satisfies};
-use loopgate::fhir::search_index::{ParameterType, Row, SEPARATOR, parameters};
+use loopgate::fhir::search_index::{ParameterType, Row, SEPARATOR, parameters, rows};
 use loopgate::fhir::{Key, Resource, ResourceType};
 use loopgate::store::{Store, Viewer};
 use loopgate::time::Timestamp;
@@ -237,7 +237,7 @@ async fn store_made_up(store: &Store, place: &Place, kind: &str, dice: &mut Dice
         if dice.one_in(6) {
             tx.delete_resource(&written.stored, "clinic").await.unwrap();
         } else {
-            known.insert(id, (written.stored.updated, written.rows));
+            known.insert(id, (written.stored.updated, rows(&written.resource, OWN)));
         }
         tx.commit().await.unwrap();
     }
