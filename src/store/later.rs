@@ -1,11 +1,14 @@
-//! What a transaction has still to tell PostgreSQL. Rows and changes whose counts nobody waits for go there together, in
-//! one statement, at the end or before the first statement that names one of their tables. What a transaction writes
-//! twice is told once, as it stands last. SQLite needs none of it: there a statement has no way to go.
+//! What a transaction has still to tell its database. Rows and changes whose counts nobody waits for go there together, at
+//! the end or before the first statement that names one of their tables: PostgreSQL hears all in one statement, SQLite
+//! each kind with one that stays prepared. What a transaction writes twice is told once, as it stands last.
 //!
-//! The parts of that statement do not see each other's rows. So a row that is outstanding is amended here, and what is
-//! told never touches one row twice.
+//! The parts of PostgreSQL's statement do not see each other's rows. So a row that is outstanding is amended here, and
+//! what is told never touches one row twice.
 
 use crate::store::Arg;
+
+/// Most rows and changes that are kept outstanding.
+const MOST: usize = 500;
 
 /// A table and its columns. The first `key` of them name a row, or the rows that belong together, and `or` says what
 /// becomes of a row that is there already.
@@ -52,10 +55,22 @@ impl Later {
         self.rows.is_empty() && self.sets.is_empty() && self.gone.is_empty()
     }
 
+    /// Whether so much is outstanding that looking through it costs more than telling it.
+    pub(super) fn is_much(&self) -> bool {
+        let rows = self.rows.iter().chain(&self.gone).map(|(_, list)| list.len());
+        rows.sum::<usize>() + self.sets.len() > MOST
+    }
+
     /// Whether a statement names a table of which something is outstanding.
     pub(super) fn concerns(&self, text: &str) -> bool {
-        let rows = self.rows.iter().chain(&self.gone).map(|(shape, _)| shape.table);
-        rows.chain(self.sets.iter().map(|set| set.shape.table)).any(|table| names(text, table))
+        if self.is_empty() {
+            return false;
+        }
+        let outstanding = |word: &str| {
+            self.rows.iter().chain(&self.gone).any(|(shape, _)| shape.table == word)
+                || self.sets.iter().any(|set| set.shape.table == word)
+        };
+        text.split(|one: char| !one.is_ascii_alphanumeric() && one != '_').any(outstanding)
     }
 
     /// Whether something is outstanding of what this key names.
@@ -129,6 +144,39 @@ impl Later {
         }
     }
 
+    /// Everything as statements, each with the rows of values that it is run with: what goes before what comes.
+    pub(super) fn take_apart(&mut self) -> Vec<(String, Vec<Vec<Arg>>)> {
+        let mut parts = Vec::new();
+        for (shape, keys) in self.gone.drain(..) {
+            let same = marked(shape.names(), " and ", 0);
+            parts.push((format!("delete from {} where {same}", shape.table), keys));
+        }
+        for (shape, names, rows) in self.take_sets() {
+            let (same, values) = (marked(shape.names(), " and ", 0), marked(&names, ", ", shape.key));
+            parts.push((format!("update {} set {values} where {same}", shape.table), rows));
+        }
+        for (shape, rows) in self.rows.drain(..) {
+            let marks: Vec<String> = (1..=shape.columns.len()).map(|number| format!("${number}")).collect();
+            let (table, columns, or) = (shape.table, shape.columns.join(", "), shape.or);
+            parts.push((format!("insert into {table} ({columns}) values ({}){or}", marks.join(", ")), rows));
+        }
+        parts
+    }
+
+    /// The changes: of each kind the columns, and for each row its key and their new values.
+    fn take_sets(&mut self) -> Vec<(Shape, Names, Vec<Vec<Arg>>)> {
+        let mut sets: Vec<(Shape, Names, Vec<Vec<Arg>>)> = Vec::new();
+        for Set { shape, mut key, values } in self.sets.drain(..) {
+            let (names, values): (Names, Vec<Arg>) = values.into_iter().unzip();
+            key.extend(values);
+            match sets.iter_mut().find(|(its, known, _)| *its == shape && *known == names) {
+                Some((_, _, list)) => list.push(key),
+                None => sets.push((shape, names, vec![key])),
+            }
+        }
+        sets
+    }
+
     /// Everything as one statement. Its text depends on what is done to which tables, not on how often, so it is planned
     /// once.
     pub(super) fn take(&mut self) -> Option<(String, Vec<Arg>)> {
@@ -140,16 +188,7 @@ impl Later {
             let lists = lists(rows, &mut args);
             parts.push(format!("insert into {table} ({columns}) select * from unnest({lists}){or}"));
         }
-        let mut sets: Vec<(Shape, Names, Vec<Vec<Arg>>)> = Vec::new();
-        for Set { shape, mut key, values } in self.sets.drain(..) {
-            let (names, values): (Names, Vec<Arg>) = values.into_iter().unzip();
-            key.extend(values);
-            match sets.iter_mut().find(|(its, known, _)| *its == shape && *known == names) {
-                Some((_, _, list)) => list.push(key),
-                None => sets.push((shape, names, vec![key])),
-            }
-        }
-        for (shape, names, rows) in sets {
+        for (shape, names, rows) in self.take_sets() {
             let (table, key) = (shape.table, shape.names());
             let columns = key.iter().chain(&names).copied().collect::<Vec<_>>().join(", ");
             let values = listed(&names, ", ", |name| format!("{name} = new.{name}"));
@@ -183,18 +222,18 @@ fn lists(rows: Vec<Vec<Arg>>, args: &mut Vec<Arg>) -> String {
     marks.join(", ")
 }
 
-/// A list of names, each written so.
-pub(super) fn listed(names: &[&str], between: &str, mut write: impl FnMut(&str) -> String) -> String {
-    names.iter().map(|name| write(name)).collect::<Vec<_>>().join(between)
+/// A list of names, each equal to its placeholder, which follow the first `after`.
+fn marked(names: &[&str], between: &str, after: usize) -> String {
+    let mut number = after;
+    listed(names, between, |name| {
+        number += 1;
+        format!("{name} = ${number}")
+    })
 }
 
-/// Whether a text has this word.
-fn names(text: &str, word: &str) -> bool {
-    let inside = |one: Option<char>| one.is_some_and(|one| one.is_ascii_alphanumeric() || one == '_');
-    text.match_indices(word).any(|(at, _)| {
-        let (before, after) = (&text[..at], &text[at + word.len()..]);
-        !inside(before.chars().next_back()) && !inside(after.chars().next())
-    })
+/// A list of names, each written so.
+fn listed(names: &[&str], between: &str, mut write: impl FnMut(&str) -> String) -> String {
+    names.iter().map(|name| write(name)).collect::<Vec<_>>().join(between)
 }
 
 #[cfg(test)]
@@ -227,6 +266,31 @@ mod tests {
         assert_eq!(args[1], Arg::Ints(vec![Some(1), Some(2)]));
         assert_eq!(args[2], Arg::Texts(vec![Some("c".into()), None]));
         assert_eq!(args[6], Arg::Ints(vec![Some(3), Some(2)]));
+    }
+
+    #[test]
+    fn statements_that_are_run_row_by_row_have_their_placeholders_in_order() {
+        let mut later = Later::default();
+        later.insert(GRANT, vec![args!["x", 1, "c"], args!["x", 2, "c"]]);
+        later.set(INDEX, args!["k", "p"], vec![("u", 1.into()), ("v", "v".into())]);
+        later.remove(INDEX, args!["k", "q"]);
+        let parts = later.take_apart();
+        assert!(later.is_empty());
+        let texts: Vec<&str> = parts.iter().map(|(text, _)| text.as_str()).collect();
+        assert_eq!(
+            texts,
+            [
+                "delete from i where k = $1 and p = $2",
+                "update i set u = $3, v = $4 where k = $1 and p = $2",
+                "insert into t (a, b, c) values ($1, $2, $3) on conflict (a, b) do nothing"
+            ]
+        );
+        assert_eq!(parts[1].1, [args!["k", "p", 1, "v"]]);
+        assert_eq!(parts[2].1.len(), 2);
+        later.insert(GRANT, vec![args!["x", 1, "c"]; MOST]);
+        assert!(!later.is_much());
+        later.remove(INDEX, args!["k", "q"]);
+        assert!(later.is_much());
     }
 
     #[test]

@@ -270,7 +270,8 @@ impl Tx {
         }
         self.met.known.remove(key);
         self.met.seen.remove(key);
-        if self.marks.are_kept() {
+        // To whom it was granted in this transaction, the grant has said it.
+        if self.marks.are_kept() && !self.met.born.contains(key) {
             for grantee in self.grantees(key).await? {
                 self.marks.changed_for(&grantee, key.kind, at);
             }

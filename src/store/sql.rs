@@ -16,7 +16,7 @@ use sqlx::{AssertSqlSafe, PgPool, Postgres};
 use crate::error::Error;
 use crate::fhir::Key;
 use crate::store::Stored;
-use crate::store::later::{Later, Shape, Values, listed};
+use crate::store::later::{Later, Shape, Values};
 use crate::store::marks::Marks;
 use crate::store::met::Met;
 use crate::store::migrations;
@@ -358,18 +358,23 @@ impl Tx {
         if self.later.concerns(text) { self.tell().await } else { Ok(()) }
     }
 
-    /// Tells PostgreSQL what is outstanding. Given up in the middle, it spoils the transaction.
+    /// Tells the database what is outstanding. Given up in the middle, it spoils the transaction.
     pub(super) async fn tell(&mut self) -> Result<(), Error> {
         if self.later.is_empty() {
             return Ok(());
         }
         self.check()?;
         self.met.waited();
-        let told = match (&mut self.connection, self.later.take()) {
-            (Connected::Postgres(connection), Some((text, args))) => {
-                bound(text, args).execute(&mut **connection).await.map(|_| ()).map_err(failed)
-            }
-            _ => Ok(()),
+        let told = match &mut self.connection {
+            Connected::Postgres(connection) => match self.later.take() {
+                Some((text, args)) => bound(text, args).execute(&mut **connection).await.map(|_| ()).map_err(failed),
+                None => Ok(()),
+            },
+            Connected::Writer(held) => held.writer().and_then(|writer| {
+                let mut parts = self.later.take_apart().into_iter();
+                parts.try_for_each(|(text, rows)| sqlite::run_each(&writer.connection, &text, &rows))
+            }),
+            Connected::Reader(_) | Connected::PostgresReader(_) => Err(Error::internal("a reader can't write")),
         };
         self.checked(told)
     }
@@ -430,69 +435,36 @@ impl Tx {
         self.checked(changed)
     }
 
-    /// Whether rows wait to be told; when not, a statement has no way to go.
-    fn waits(&mut self) -> Result<bool, Error> {
-        let waits = matches!(self.connection, Connected::Postgres(_));
-        if waits {
-            self.check()?;
-            self.checked(Ok(()))?;
+    /// Whether rows may be left outstanding now.
+    fn takes_rows(&mut self) -> Result<(), Error> {
+        if !self.is_writing() {
+            return Err(Error::internal("a reader can't write"));
         }
-        Ok(waits)
+        self.check()?;
+        self.checked(Ok(()))
     }
 
-    /// Inserts rows. SQLite takes them one by one with one prepared statement, PostgreSQL hears of them later and all at
-    /// once: either way the text is the same for any number. A row that is there already is a conflict, now or when it is
-    /// told.
+    /// Inserts rows, later. A row that is there already is a conflict when it is told.
     pub(super) async fn insert(&mut self, shape: Shape, rows: Vec<Vec<Arg>>) -> Result<(), Error> {
-        if self.waits()? {
-            if self.later.has(shape, &rows) {
-                self.tell().await?;
-            }
-            self.later.insert(shape, rows);
-            return Ok(());
+        self.takes_rows()?;
+        if self.later.has(shape, &rows) || self.later.is_much() {
+            self.tell().await?;
         }
-        let marks: Vec<String> = (1..=shape.columns.len()).map(|number| format!("${number}")).collect();
-        let (table, columns, or) = (shape.table, shape.columns.join(", "), shape.or);
-        let text = format!("insert into {table} ({columns}) values ({}){or}", marks.join(", "));
-        for row in rows {
-            self.run(text.as_str(), row).await?;
-        }
+        self.later.insert(shape, rows);
         Ok(())
     }
 
-    /// Changes the rows that this key names, where nobody asks whether they were there. PostgreSQL hears of it later.
+    /// Changes the rows that this key names, where nobody asks whether they were there; later.
     pub(super) async fn set(&mut self, shape: Shape, key: Vec<Arg>, values: Values) -> Result<(), Error> {
-        if self.waits()? {
-            self.later.set(shape, key, values);
-            return Ok(());
-        }
-        let (names, mut args): (Vec<&str>, Vec<Arg>) = values.into_iter().unzip();
-        args.extend(key);
-        let mut number = 0;
-        let mut mark = |name: &str| {
-            number += 1;
-            format!("{name} = ${number}")
-        };
-        let values = listed(&names, ", ", &mut mark);
-        let same = listed(shape.names(), " and ", &mut mark);
-        self.run(format!("update {} set {values} where {same}", shape.table), args).await.map(|_| ())
+        self.takes_rows()?;
+        self.later.set(shape, key, values);
+        Ok(())
     }
 
-    /// Removes the rows that these keys name: of each all that there are. PostgreSQL hears of it later.
+    /// Removes the rows that these keys name, of each all that there are; later.
     pub(super) async fn remove(&mut self, shape: Shape, keys: Vec<Vec<Arg>>) -> Result<(), Error> {
-        let waits = self.waits()?;
-        for key in keys {
-            if waits {
-                self.later.remove(shape, key);
-                continue;
-            }
-            let mut number = 0;
-            let same = listed(shape.names(), " and ", |name| {
-                number += 1;
-                format!("{name} = ${number}")
-            });
-            self.run(format!("delete from {} where {same}", shape.table), key).await?;
-        }
+        self.takes_rows()?;
+        keys.into_iter().for_each(|key| self.later.remove(shape, key));
         Ok(())
     }
 
@@ -556,6 +528,7 @@ impl Tx {
         if self.is_postgres() {
             return to_the_end(self.end()).await;
         }
+        self.tell().await?;
         self.check()?;
         match (self.connection, self.stamped) {
             (Connected::Writer(held), Some(stamped)) => {

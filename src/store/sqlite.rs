@@ -64,12 +64,15 @@ impl ToSql for Arg {
     }
 }
 
-/// `$3` is a name to SQLite; it means the third argument.
+/// `$3` is a name to SQLite; it means the third argument. 0 is none.
+fn number(statement: &CachedStatement<'_>, index: usize) -> usize {
+    statement.parameter_name(index).and_then(|name| name.get(1..)?.parse().ok()).unwrap_or(0)
+}
+
 fn prepared<'a>(connection: &'a Connection, text: &str, args: &[Arg]) -> rusqlite::Result<CachedStatement<'a>> {
     let mut statement = connection.prepare_cached(text)?;
     for index in 1..=statement.parameter_count() {
-        let number = statement.parameter_name(index).and_then(|name| name.get(1..)?.parse::<usize>().ok());
-        let arg = number.and_then(|number| args.get(number.checked_sub(1)?));
+        let arg = number(&statement, index).checked_sub(1).and_then(|place| args.get(place));
         statement.raw_bind_parameter(index, arg.ok_or(rusqlite::Error::InvalidParameterCount(args.len(), index))?)?;
     }
     Ok(statement)
@@ -104,6 +107,25 @@ pub(super) fn briefly(connection: &Connection, text: &str, args: &[Arg]) -> Resu
         Err(rusqlite::Error::SqliteFailure(fault, _)) if fault.code == ErrorCode::OperationInterrupted => Ok(None),
         rows => rows.map(Some).map_err(failed),
     }
+}
+
+/// Runs a statement once for each of these rows of values, whose first is `$1`: placeholders stand in it in any order, but
+/// are named by their numbers.
+pub(super) fn run_each(connection: &Connection, text: &str, rows: &[Vec<Arg>]) -> Result<(), Error> {
+    let each = || {
+        let mut statement = connection.prepare_cached(text)?;
+        let places: Vec<usize> = (1..=statement.parameter_count()).map(|index| number(&statement, index)).collect();
+        for row in rows {
+            for (index, place) in places.iter().enumerate() {
+                let arg = place.checked_sub(1).and_then(|place| row.get(place));
+                let arg = arg.ok_or(rusqlite::Error::InvalidParameterCount(row.len(), *place))?;
+                statement.raw_bind_parameter(index + 1, arg)?;
+            }
+            statement.raw_execute()?;
+        }
+        Ok(())
+    };
+    each().map_err(failed)
 }
 
 /// Runs a statement; how many rows it changed.
