@@ -177,14 +177,17 @@ impl App {
             return Ok(());
         }
         let by_hand = self.partner(&referral.source).is_some_and(|partner| partner.routing == Routing::Coordinator);
+        let next = aggregate::next(source, &answers, true);
+        // Who else there is, is asked only where it matters.
         let offers = match &referral.request {
-            Some(request) if !by_hand => {
+            Some(request) if next == Next::RelayAgain && !by_hand => {
                 let request = self.says(tx, &Key::new(ResourceType::SERVICE_REQUEST, request)).await?;
                 self.candidates(tx, &request, &asked).await?
             }
             _ => Vec::new(),
         };
-        match aggregate::next(source, &answers, by_hand || !offers.is_empty()) {
+        let next = if by_hand || !offers.is_empty() { next } else { aggregate::next(source, &answers, false) };
+        match next {
             Next::Stay => Ok(()),
             Next::Move(status, reason) => self.move_source(tx, referral, status, reason).await,
             Next::Wait => self.hold(tx, referral, "A coordinator called the relayed Task off.").await,

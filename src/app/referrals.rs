@@ -56,9 +56,10 @@ impl App {
         }
         self.check_added(tx, &viewer, &current, &task).await?;
         let by = context.partner.id.clone();
+        let of_source = matches!(place, Place::Source(_));
         self.write_step(tx, place, &stored, task, (from, to), &by, "put").await?;
         let stored = self.must(tx, key).await?;
-        if !self.is_kept(tx, key).await? {
+        if of_source && !self.is_kept(tx, key).await? {
             self.own_end(tx, context, &stored).await?;
         }
         Ok(Answer::new(stored, false))

@@ -81,7 +81,11 @@ impl App {
         if let Some(relay) = tx.relay(&task.id).await? {
             let referral = tx.referral(&relay.referral).await?;
             let referral = referral.ok_or_else(|| Error::internal("a relay without a referral"))?;
-            let relay = tx.relay(&task.id).await?.ok_or_else(|| Error::internal("the relay has gone"))?;
+            // Somebody may have been waited for.
+            let relay = match tx.is_remote() {
+                true => tx.relay(&task.id).await?.ok_or_else(|| Error::internal("the relay has gone"))?,
+                false => relay,
+            };
             return Ok(Place::Relayed(relay, referral));
         }
         Ok(tx.referral(&task.id).await?.map_or(Place::Other, Place::Source))

@@ -285,19 +285,21 @@ impl Resource {
     }
     /// Whether this is the same resource but for `id` and `meta`'s version and time.
     pub fn same_content(&self, other: &Resource) -> bool {
-        fn bare(resource: &Resource) -> Map<String, Value> {
-            let mut body = resource.elements().clone();
-            body.shift_remove("id");
-            if let Some(Value::Object(meta)) = body.get_mut("meta") {
-                meta.shift_remove("versionId");
-                meta.shift_remove("lastUpdated");
-                if meta.is_empty() {
-                    body.shift_remove("meta");
-                }
-            }
-            body
+        fn same(one: &Map<String, Value>, other: &Map<String, Value>, but: [&str; 2]) -> bool {
+            let counts = |name: &String| !but.contains(&name.as_str());
+            let rest = one.iter().filter(|(name, _)| counts(name));
+            one.keys().filter(|name| counts(name)).count() == other.keys().filter(|name| counts(name)).count()
+                && rest.into_iter().all(|(name, value)| other.get(name) == Some(value))
         }
-        self.kind == other.kind && bare(self) == bare(other)
+        let none = Map::new();
+        let same_meta = match (self.at("meta"), other.at("meta")) {
+            (Some(Value::Object(one)), Some(Value::Object(other))) => same(one, other, ["versionId", "lastUpdated"]),
+            (Some(Value::Object(one)), None) | (None, Some(Value::Object(one))) => {
+                same(one, &none, ["versionId", "lastUpdated"])
+            }
+            (one, other) => one == other,
+        };
+        self.kind == other.kind && same_meta && same(self.elements(), other.elements(), ["id", "meta"])
     }
 }
 
@@ -333,7 +335,11 @@ mod tests {
         let one = resource(json!({"resourceType":"Patient","id":"1","meta":{"versionId":"1"},"active":true}));
         let two = resource(json!({"resourceType":"Patient","id":"2","active":true}));
         let three = resource(json!({"resourceType":"Patient","active":false}));
-        assert!(one.same_content(&two));
+        assert!(one.same_content(&two) && two.same_content(&one));
+        let tagged = resource(json!({"resourceType":"Patient","meta":{"versionId":"1","tag":[]},"active":true}));
+        assert!(!one.same_content(&tagged) && !tagged.same_content(&two) && tagged.same_content(&tagged));
+        let more = resource(json!({"resourceType":"Patient","active":true,"name":[]}));
+        assert!(!two.same_content(&more) && !more.same_content(&two));
         assert!(!one.same_content(&three));
     }
 }
