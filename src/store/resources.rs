@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use crate::error::Error;
-use crate::fhir::search_index::{Row as IndexRow, is_ordered};
+use crate::fhir::search_index::{Row as IndexRow, is_found, is_ordered};
 use crate::fhir::subscription::Change;
 use crate::fhir::{Key, Resource};
 use crate::store::grants::visible;
@@ -78,7 +78,7 @@ const VERSION: Shape =
 /// The rows of a parameter belong together.
 const INDEX: Shape = Shape::new(
     "search_index",
-    &["type", "id", "parameter", "value", "system", "text", "low", "high", "updated", "created"],
+    &["type", "id", "parameter", "found", "value", "system", "text", "low", "high", "updated", "created"],
     3,
 );
 
@@ -323,7 +323,8 @@ impl Tx {
                 let (value, system) = (indexable(&row.value), indexable(&row.system));
                 let created = is_ordered(key.kind, row.parameter).then_some(created);
                 let text = row.text.as_str();
-                args![key.kind.name(), &key.id, row.parameter, value, system, text, row.low, row.high, updated, created]
+                let (name, found) = (row.parameter, is_found(key.kind, row.parameter));
+                args![key.kind.name(), &key.id, name, found, value, system, text, row.low, row.high, updated, created]
             })
             .collect();
         self.insert(INDEX, list).await

@@ -240,7 +240,7 @@ impl Tx {
         let mut text = Text::new();
         let there = about.there(&mut text);
         let holds = match short(std::slice::from_ref(filter)) {
-            Some(_) => listed(filter, about, None, &mut text),
+            Some(_) => listed(filter, about, &mut text),
             None => condition(filter, about, &mut text),
         };
         let sql = format!("select {column} from resource r1 {join} where {there} and {holds} limit {}", RESOLVED + 1);
@@ -364,7 +364,7 @@ impl Asked<'_> {
         }
         sql.push_str(" and l.created is not null");
         if let Some(since) = since {
-            sql.push_str(&format!(" and l.updated > {}", text.arg(since)));
+            sql.push_str(&format!(" and l.found = 1 and l.updated > {}", text.arg(since)));
         }
         sql
     }
@@ -385,11 +385,7 @@ impl Asked<'_> {
     fn all(&self, way: &Way, text: &mut Text) -> String {
         match way {
             Way::Short(index) => {
-                let since = match self.filters.get(*index) {
-                    Some(Filter::Indexed { test: Test::References(_), .. } | Filter::Refers { .. }) => self.since,
-                    _ => None,
-                };
-                let list = self.filters.get(*index).map(|filter| listed(filter, self.about, since, text));
+                let list = self.filters.get(*index).map(|filter| listed(filter, self.about, text));
                 format!("{} and {}", self.conditions(&[*index], text), list.unwrap_or_else(|| "1 = 1".into()))
             }
             Way::Listed(walk, recent) => {
@@ -440,6 +436,9 @@ impl Asked<'_> {
                         // Only for the index that has the order by change.
                         _ => format!(" and coalesce(l.system, '') = {status}"),
                     });
+                }
+                if order == Order::Updated {
+                    sql.push_str(" and l.found = 1");
                 }
                 if let Some(since) = self.since {
                     sql.push_str(&format!(" and l.updated > {}", text.arg(since)));

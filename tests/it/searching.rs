@@ -295,8 +295,8 @@ async fn many(store: &Store, analyze: bool) {
     let (id, status) = ("'t' || cast(i as text)", "case when i / 50 % 100 = 0 then 'requested' else 'completed' end");
     let rows = |parameter: &str, value: &str, system: &str, created: &str| {
         format!(
-            "{numbers} insert into search_index (type, id, parameter, value, system, text, low, high, updated, created)
-             select 'Task', {id}, '{parameter}', {value}, {system}, '', 0, 0, i, {created} from n"
+            "{numbers} insert into search_index (type, id, parameter, found, value, system, text, low, high, updated, created)
+             select 'Task', {id}, '{parameter}', 1, {value}, {system}, '', 0, 0, i, {created} from n"
         )
     };
     for sql in [
@@ -314,7 +314,7 @@ async fn many(store: &Store, analyze: bool) {
         ),
         rows("owner", "'Organization/o' || cast(i % 50 as text)", status, "i"),
         rows("requester", "'Organization/hub'", status, "i"),
-        rows("patient", "'Patient/p' || cast(i % 5000 as text)", "''", "i"),
+        rows("patient", "'Patient/p' || cast(i % 5000 as text)", "''", "cast(null as bigint)"),
         rows("status", status, "''", "i"),
         rows("identifier", "'v' || cast(i as text)", "'s'", "cast(null as bigint)"),
         rows("code", "'fulfill'", "'t'", "cast(null as bigint)"),

@@ -109,7 +109,8 @@ pub(super) fn condition(filter: &Filter, about: About<'_>, text: &mut Text) -> S
             let (there, its) = (other.there(text), condition(its, other, text));
             format!(
                 "exists (select 1 from search_index {rows} join resource {by} on {by}.type = {rows}.type and {by}.id = {rows}.id
-                 where {rows}.type = {kind} and {rows}.parameter = {parameter} and {rows}.value = {prefix} || {name}.id
+                 where {rows}.type = {kind} and {rows}.parameter = {parameter} and {rows}.found = 1
+                 and {rows}.value = {prefix} || {name}.id
                  and {there} and {its})"
             )
         }
@@ -117,8 +118,8 @@ pub(super) fn condition(filter: &Filter, about: About<'_>, text: &mut Text) -> S
 }
 
 /// The same condition as the list of those who satisfy it; for filters of which [`super::plan`] knows that the list is
-/// short. `since` also holds of them all.
-pub(super) fn listed(filter: &Filter, about: About<'_>, since: Option<i64>, text: &mut Text) -> String {
+/// short.
+pub(super) fn listed(filter: &Filter, about: About<'_>, text: &mut Text) -> String {
     let (name, rows) = (about.name(), about.rows());
     let its = match filter {
         Filter::Indexed { name: parameter, test, not: false } => {
@@ -131,8 +132,9 @@ pub(super) fn listed(filter: &Filter, about: About<'_>, since: Option<i64>, text
         }
     };
     let kind = text.arg(about.kind.name());
-    let since = since.map(|since| format!(" and {rows}.updated > {}", text.arg(since))).unwrap_or_default();
-    format!("{name}.id in (select {rows}.id from search_index {rows} where {rows}.type = {kind} and {its}{since})")
+    format!(
+        "{name}.id in (select {rows}.id from search_index {rows} where {rows}.type = {kind} and {rows}.found = 1 and {its})"
+    )
 }
 
 fn refers(names: &[&'static str], to: &str, rows: &str, text: &mut Text) -> String {

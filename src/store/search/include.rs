@@ -60,12 +60,13 @@ impl Tx {
             let source = text.arg(include.source.name());
             let names = text.any_of(&include.names);
             let (column, by, ids): (_, _, Vec<String>) = match include.reverse {
-                true => ("id", "value", chunk.iter().map(|key| key.to_string()).collect()),
+                true => ("id", "found = 1 and value", chunk.iter().map(|key| key.to_string()).collect()),
                 false => ("value", "id", chunk.iter().map(|key| key.id.clone()).collect()),
             };
             let ids = text.any_of(&ids);
+            // An expression has no order of its own: SQLite would go through all rows of the type to have none twice.
             let sql = format!(
-                "select distinct {column} from search_index where type = {source} and parameter in ({names})
+                "select distinct {column} || '' from search_index where type = {source} and parameter in ({names})
                  and {by} in ({ids}) limit {}",
                 MAX_INCLUDED + 1
             );

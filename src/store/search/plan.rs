@@ -9,7 +9,7 @@
 
 use crate::fhir::ResourceType;
 use crate::fhir::search::{Filter, Order, Prefix, Query, Test};
-use crate::fhir::search_index::{carries_status, is_ordered};
+use crate::fhir::search_index::{carries_status, has_many, is_ordered};
 
 /// Up to so many rows are sorted; more are walked.
 pub(in crate::store) const SHORT: i64 = 1_000;
@@ -18,20 +18,6 @@ const MAX_WALKS: usize = 12;
 
 /// Tokens and uris whose one value few resources have; of a status or a code, many do.
 const SELECTIVE: [&str; 5] = ["identifier", "group-identifier", "requisition", "url", "phone"];
-/// References to those who have to do with very many resources; of a patient or a request, few speak.
-const PARTIES: [&str; 11] = [
-    "owner",
-    "requester",
-    "performer",
-    "organization",
-    "author",
-    "agent",
-    "actor",
-    "participant",
-    "managing-entity",
-    "payor",
-    "location",
-];
 
 /// A walk along the index rows of one parameter.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,7 +52,7 @@ pub(super) fn short(filters: &[Filter]) -> Option<usize> {
         }
         Filter::Indexed { name, test: Test::Is(_), not: false } if SELECTIVE.contains(name) => Some(1),
         // `:identifier` of a reference is one party's.
-        Filter::Indexed { name, test: Test::References(_), not: false } if !PARTIES.contains(name) => Some(2),
+        Filter::Indexed { name, test: Test::References(_), not: false } if !has_many(name) => Some(2),
         _ => None,
     };
     let ranked = filters.iter().enumerate().filter_map(|(index, filter)| Some((rank(filter)?, index)));
