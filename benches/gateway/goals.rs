@@ -122,6 +122,9 @@ pub async fn run(quick: bool, large: bool, chosen: &[String]) {
     if wanted(&["P18", "P19"]) {
         scale::measure(&mut report, &size, folder, &world.address, empty).await;
     }
+    if wanted(&["P15", "P20"]) {
+        scale::invariance(&mut report, &size, folder, &world.address).await;
+    }
     report.end();
     println!("{} s", began.elapsed().as_secs());
 }

@@ -1,4 +1,4 @@
-//! Memory and start-up with many referrals stored. One referral goes through the product; its rows are then copied in
+//! Memory, start-up, disk and speed with many referrals stored. One referral goes through the product; its rows are then copied in
 //! the database with other ids, which gives the state that as many referrals would have left.
 
 use std::path::Path;
@@ -8,9 +8,9 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteSynchronous};
 use sqlx::{AssertSqlSafe, Connection, Row, SqliteConnection};
 
 use super::client::{Until, request};
-use super::goals::{Size, file};
+use super::goals::{Size, always, file};
 use super::product::Product;
-use super::runner::{Report, ms};
+use super::runner::{Report, in_turn, ms};
 
 /// The columns that hold ids, and texts that contain them, by table.
 const TABLES: &[&str] = &[
@@ -114,6 +114,75 @@ pub async fn measure(report: &mut Report, size: &Size, folder: &Path, world: &st
         &format!("{memory:.0} MB"),
         "≤ 200 MB",
         memory <= 200.0,
+    );
+}
+
+/// Every operation beside a tenth of the referrals and beside all of them: what an index answers costs the same.
+pub async fn invariance(report: &mut Report, size: &Size, folder: &Path, world: &str) {
+    let (few, many) = (size.large / 10, size.large);
+    report.heading(&format!("P15, P20  {many} referrals stored, beside {few}"));
+    let mut products = Vec::new();
+    for count in [few, many] {
+        let path = file(folder, &format!("of-{count}.db"));
+        let product = Product::fresh(&format!("sqlite://{path}"), folder, world, &Vec::new()).await;
+        product.seed(1).await;
+        let task = product.open_tasks(1).await.remove(0)["id"].as_str().unwrap().to_string();
+        drop_on(&product).await;
+        let product = stop(product).await;
+        copy(&path, count).await;
+        if count == many {
+            disk(report, &path, count).await;
+        }
+        products.push((product.restart().await, task));
+    }
+    let owner = "/fhir/Task?owner=Organization/agency&status=requested";
+    let asked = [
+        ("read", None),
+        ("page of 20", Some("&_count=20")),
+        ("page of 20, _lastUpdated", Some("&_lastUpdated=gt2020-01-01&_count=20")),
+        ("page of 20 and _include", Some("&_include=Task:focus&_count=20")),
+        ("empty poll", Some("&_lastUpdated=gt2099-01-01")),
+    ];
+    let [(few, first), (many, other)] = products.as_slice() else { return };
+    let until = Until { time: size.time, count: usize::MAX };
+    for (what, query) in asked {
+        let path = |task: &str| query.map_or_else(|| format!("/fhir/Task/{task}"), |query| format!("{owner}{query}"));
+        let ask = |task: &str| always("GET", &path(task), "agency", "");
+        let (mine, theirs) =
+            in_turn(size.rounds, (&many.server, 8, ask(other), until), (&few.server, 8, ask(first), until)).await;
+        report.ratio("P15", &format!("{what}, c=8"), (&mine, "at a tenth", &theirs), 1.3, 1.3);
+    }
+    let (mine, theirs) = in_turn(
+        size.rounds,
+        (&many.server, 8, many.referrals("Organization/agency"), size.counting()),
+        (&few.server, 8, few.referrals("Organization/agency"), size.counting()),
+    )
+    .await;
+    report.ratio("P15", "referral taken in and relayed, c=8", (&mine, "at a tenth", &theirs), 1.3, 1.3);
+}
+
+/// What the file holds, by table with its indexes.
+async fn disk(report: &mut Report, path: &str, referrals: usize) {
+    let mut db = SqliteConnection::connect_with(&SqliteConnectOptions::new().filename(path)).await.unwrap();
+    let versions: i64 = sqlx::query("select count(*) from resource_version").fetch_one(&mut db).await.unwrap().get(0);
+    let text = "select m.tbl_name, sum(s.pgsize) from dbstat s join sqlite_schema m on m.name = s.name
+        where s.aggregate = true group by 1 order by 2 desc limit 5";
+    if let Ok(rows) = sqlx::query(text).fetch_all(&mut db).await {
+        let each = |row: &sqlx::sqlite::SqliteRow| {
+            format!("{} {:.1}", row.get::<String, _>(0), row.get::<i64, _>(1) as f64 / 1e3 / referrals as f64)
+        };
+        let tables: Vec<String> = rows.iter().map(each).collect();
+        report.note(&format!("kB a referral by table with its indexes: {}", tables.join(", ")));
+    }
+    let bytes = std::fs::metadata(path).map_or(0, |meta| meta.len()) as f64;
+    let each = bytes / 1e3 / versions as f64;
+    report.line(
+        "P20",
+        "disk a version, indexes, grants, audit and evidence included",
+        &format!("{:.1} kB a referral, {versions} versions", bytes / 1e3 / referrals as f64),
+        &format!("{each:.1} kB"),
+        "≤ 1.0 kB",
+        each <= 1.0,
     );
 }
 
