@@ -66,7 +66,7 @@ impl Writer {
         if !self.open {
             return;
         }
-        let result = self.clean().and_then(|()| self.word("commit")).map_err(|error| error.to_string());
+        let result = self.clean().and_then(|()| self.word("commit")).map_err(cause);
         if result.is_err() {
             // Nothing of the group is stored: the next one starts afresh.
             let _ = self.run("rollback");
@@ -115,7 +115,7 @@ impl Held {
         if let Err(error) = writer.clean().and_then(|()| writer.word("savepoint one")) {
             writer.commit_group();
             self.writer = None;
-            return Err(Error::unavailable(error));
+            return Err(Error::unavailable(cause(error)));
         }
         Ok(self)
     }
@@ -140,6 +140,11 @@ impl Held {
         }
         released.map(|()| wait)
     }
+}
+
+/// What the log is to say: a full disk, for one.
+fn cause(error: Error) -> String {
+    error.cause.clone().unwrap_or_else(|| error.to_string())
 }
 
 /// Commits the group and lets the writer go. On this thread: whoever has the writer is the only one who waits for the

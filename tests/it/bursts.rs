@@ -30,13 +30,13 @@ const WRITERS: usize = 4;
 
 /// The subscribers' hooks, one server: what each was told, in order of arrival, and how each behaves.
 #[derive(Clone)]
-struct Hooks {
+pub struct Hooks {
     base: String,
     heard: Arc<Mutex<BTreeMap<String, Vec<Value>>>>,
 }
 
 impl Hooks {
-    async fn open() -> Hooks {
+    pub async fn open() -> Hooks {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let base = format!("http://{}", listener.local_addr().unwrap());
         let hooks = Hooks { base, heard: Arc::default() };
@@ -64,7 +64,7 @@ impl Hooks {
         if path == "/liar" && is_event && random(4) == 0 { StatusCode::BAD_GATEWAY } else { StatusCode::OK }
     }
 
-    fn of(&self, path: &str) -> Vec<Value> {
+    pub fn of(&self, path: &str) -> Vec<Value> {
         self.heard.lock().unwrap().get(path).cloned().unwrap_or_default()
     }
 }
@@ -87,7 +87,7 @@ fn told(bundle: &Value) -> Vec<(i64, String, String)> {
 }
 
 /// A Subscription to Tasks at this hook, and what makes it special.
-fn wish(hooks: &Hooks, path: &str, content: &str, filter: Option<&str>, max_count: Option<u32>) -> Value {
+pub fn wish(hooks: &Hooks, path: &str, content: &str, filter: Option<&str>, max_count: Option<u32>) -> Value {
     let mut body = subscription(&format!("{}{path}", hooks.base));
     body["channel"]["_payload"]["extension"][0]["valueCode"] = json!(content);
     if let Some(filter) = filter {
@@ -102,7 +102,7 @@ fn wish(hooks: &Hooks, path: &str, content: &str, filter: Option<&str>, max_coun
 }
 
 /// Creates it, however busy the gateway is.
-async fn made(running: &Running, kind: &str, body: &Value) -> Value {
+pub async fn made(running: &Running, kind: &str, body: &Value) -> Value {
     for _ in 0..10 {
         let asking = running.ask("clinic", Method::POST, &format!("/fhir/{kind}"));
         let asking = asking.header("content-type", "application/fhir+json").body(body.to_string());

@@ -15,6 +15,7 @@ mod conditional;
 mod consent;
 mod databases;
 mod declared;
+mod disk;
 mod domains;
 mod door;
 mod faults;

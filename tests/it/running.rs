@@ -98,6 +98,8 @@ pub struct Running {
     /// `delivery.timeout`, and each pause of `delivery.backoff`.
     pub timeout: &'static str,
     pub pause: &'static str,
+    /// More of its environment.
+    pub environment: Vec<(String, String)>,
 }
 
 fn free_port() -> u16 {
@@ -115,7 +117,8 @@ impl Running {
         }
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let http = reqwest::Client::builder().no_proxy().timeout(Duration::from_secs(10)).build().unwrap();
-        Running { folder, port: free_port(), child: None, ehr, pantry, http, database, timeout: "1s", pause: "1s" }
+        let (port, timeout, pause, environment) = (free_port(), "1s", "1s", Vec::new());
+        Running { folder, port, child: None, ehr, pantry, http, database, timeout, pause, environment }
     }
 
     pub fn config(&self) -> PathBuf {
@@ -159,7 +162,8 @@ impl Running {
             .arg(self.config())
             .stdout(Stdio::piped())
             .stderr(log)
-            .env_remove("RUST_LOG");
+            .env_remove("RUST_LOG")
+            .envs(self.environment.iter().cloned());
         self.child = Some(command.spawn().unwrap());
         let until = instant() + PATIENCE;
         while self.http.get(self.url("/health/ready")).send().await.is_err() {
