@@ -5,7 +5,7 @@
 
 use super::conflicts::What;
 use super::rights::Place;
-use super::{App, Claimed};
+use super::{App, Busy, Claimed};
 use crate::error::Error;
 use crate::fhir::views::{STATUS_REASON, concept};
 use crate::fhir::{Key, ResourceType};
@@ -18,8 +18,8 @@ use std::time::Duration;
 const SHORTEST_PAUSE: Duration = Duration::from_secs(1);
 
 impl App {
-    /// Claims deliveries that are due now, to none of these partners and over none of these lanes.
-    pub async fn claim(&self, most: usize, busy: &[String]) -> Result<Vec<Claimed>, Error> {
+    /// Claims deliveries that are due now, where there is room for them.
+    pub async fn claim(&self, most: usize, busy: &Busy) -> Result<Vec<Claimed>, Error> {
         let mut tx = self.store().begin().await?;
         let lease = self.config().delivery.timeout * 2;
         let claimed = tx.claim(self.0.sockets.gateway(), self.now(), lease, most, busy).await?;
@@ -28,7 +28,7 @@ impl App {
     }
 
     /// When the next delivery is due, if any is owed that may be claimed then.
-    pub async fn next_due(&self, busy: &[String]) -> Result<Option<Timestamp>, Error> {
+    pub async fn next_due(&self, busy: &Busy) -> Result<Option<Timestamp>, Error> {
         self.store().read().await?.next_due(self.0.sockets.gateway(), busy).await
     }
 
@@ -44,7 +44,7 @@ impl App {
     /// Gives back what was being sent when the gateway was told to stop: it is due at once, and whether it arrived is
     /// unknown.
     pub async fn let_go(&self, claimed: &[Claimed]) -> Result<(), Error> {
-        // One by one, here and below: whoever locks several rows must do so in everybody's order.
+        // One by one: whoever locks several rows must do so in everybody's order.
         for one in claimed {
             let mut tx = self.store().begin().await?;
             tx.let_go(one).await?;
@@ -53,19 +53,11 @@ impl App {
         Ok(())
     }
 
-    /// Gives claimed deliveries back, unsent.
-    pub async fn hand_back(&self, claimed: &[Claimed]) -> Result<(), Error> {
-        for one in claimed {
-            let mut tx = self.store().begin().await?;
-            tx.hand_back(one).await?;
-            tx.commit().await?;
-        }
-        Ok(())
-    }
-
     /// A try failed. It is tried again after the configured pause, or the one the partner asked for, until the pauses
     /// are used up; then what was owed ends in the way its kind ends, visibly.
     pub async fn failed(&self, claimed: &Claimed, why: &str, retry_after: Option<Duration>) -> Result<(), Error> {
+        let Claimed { partner, subject, attempts, .. } = claimed;
+        tracing::info!(kind = claimed.kind.code(), partner, subject, attempt = attempts, why, "a delivery failed");
         let now = self.now();
         let pauses = &self.config().delivery.backoff;
         let index = usize::try_from(claimed.attempts - 1).unwrap_or(usize::MAX);

@@ -5,6 +5,7 @@
 
 mod access_tokens;
 mod answers;
+mod asked;
 mod audit_events;
 mod bridging;
 mod calling_off;
@@ -42,6 +43,7 @@ mod targets;
 mod tokens;
 mod transaction;
 pub mod validation;
+mod visits;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -57,7 +59,7 @@ use crate::fhir::{Key, Resource, ResourceType};
 use crate::store::{Recorder, Store, Tx, Written};
 use crate::time::{Clock, Timestamp};
 
-pub use crate::store::{Claimed, Kind as Owed, Outcome, Position, Stored, Viewer, When};
+pub use crate::store::{Busy, Claimed, Kind as Owed, Outcome, Position, Stored, Viewer, When};
 pub use copies::{Copy, Missing};
 pub use following::{Standing, SubscribePlan};
 pub use key_sets::{Document, Fetch};
@@ -75,6 +77,7 @@ pub use targets::{CollectPlan, DeliverPlan, Reported};
 use tokens::Tokens;
 pub use tokens::{Active, Identity, Issued, Refused, TokenRequest};
 pub use transaction::{Ask, Made, Step, Target};
+pub use visits::Visit;
 
 /// Who asks, and under which request id.
 #[derive(Debug, Clone)]
@@ -114,7 +117,8 @@ struct Inner {
     clock: Clock,
     recorder: Recorder,
     seal: sealing::Seal,
-    counts: notifications::Counts,
+    counts: visits::Counts,
+    known: asked::Known,
     sockets: sockets::Sockets,
     tokens: Tokens,
     passwords: people::Passwords,
@@ -135,6 +139,7 @@ impl App {
         let inner = Inner {
             seal,
             counts: Default::default(),
+            known: Default::default(),
             sockets: sockets::Sockets::new(),
             config,
             profiles,
@@ -304,9 +309,9 @@ impl App {
 
 impl App {
     /// How many requests at a time each partner's own server takes, by its lane.
-    pub fn concurrency(&self) -> HashMap<String, usize> {
+    pub fn concurrency(&self) -> HashMap<String, i64> {
         let with = self.partners().iter().filter_map(|partner| Some((&partner.id, partner.fhir.as_ref()?)));
-        with.map(|(id, fhir)| (lane_to(id), fhir.concurrency)).collect()
+        with.map(|(id, fhir)| (lane_to(id), i64::try_from(fhir.concurrency).unwrap_or(i64::MAX))).collect()
     }
 }
 

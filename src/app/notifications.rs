@@ -1,21 +1,22 @@
-//! Sending to subscribers: what is due to one is planned from its standing at that moment, and recorded when it is taken.
+//! Sending to subscribers: what is due to one is planned from its standing at that moment.
 //!
 //! One delivery per Subscription, so that its notifications follow each other. It stands for the handshake, the next
 //! events, those asked for again, a heartbeat and the end, whatever is due first. Who may see what is asked once more
-//! here: an event that may not be seen any more keeps its number and says nothing else (design D11, D15a).
+//! for each notification: an event that may not be seen any more keeps its number and says nothing else (design D11,
+//! D15a). What was taken is recorded by `visits`.
 
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use serde_json::Value;
 
+use super::visits::Visit;
 use super::{App, Claimed, Line};
 use crate::error::Error;
 use crate::fhir::subscription::{
     self, Asked, Channel, Content, Event, Format, Notice, SHORTEST_HEARTBEAT, Shown, Standing, notification,
 };
 use crate::fhir::{ResourceType, xml};
-use crate::store::{Access, Outcome, Subscription, Tx};
+use crate::store::{Access, Subscription, Tx};
 use crate::time::Timestamp;
 
 /// Send this to a subscriber.
@@ -32,7 +33,7 @@ pub struct NotifyPlan {
     /// The Bundle, or the text of a mail or message; nothing where the subscriber wants none.
     pub body: Option<String>,
     /// The server it goes to.
-    lane: String,
+    pub(super) lane: String,
     /// The socket it goes over.
     pub line: Option<Line>,
     /// How long it may take.
@@ -42,7 +43,7 @@ pub struct NotifyPlan {
     /// What it is.
     pub said: Said,
     /// The Tasks it names, with their versions: evidence that the subscriber knows them.
-    tasks: Vec<(String, i64)>,
+    pub(super) tasks: Vec<(String, i64)>,
 }
 
 /// What a notification says.
@@ -58,23 +59,18 @@ pub enum Said {
     Again(i64),
 }
 
-/// Tries of this gateway since it started.
-#[derive(Debug, Default)]
-pub(super) struct Counts {
-    taken: AtomicU64,
-    failed: AtomicU64,
-    /// Subscriptions that are in error for it.
-    pub(super) given_up: AtomicU64,
-}
-
 /// Most events in one notification, whatever the subscriber takes.
 const EVENTS: usize = 100;
 /// From this size on, in bytes, a notification takes no further resource.
 const FULL: usize = 1024 * 1024;
 
 impl App {
-    /// What to send to a subscriber next.
-    pub async fn notify_plan(&self, claimed: &Claimed) -> Result<Option<NotifyPlan>, Error> {
+    /// What to send to a subscriber next; nothing, when this visit is over.
+    pub async fn notify_plan(&self, claimed: &Claimed, visit: &mut Visit) -> Result<Option<NotifyPlan>, Error> {
+        let now = self.now();
+        if visit.is_over(now) {
+            return Ok(None);
+        }
         let mut tx = self.store().read().await?;
         let Some(one) = tx.subscription(&claimed.subject).await? else { return Ok(None) };
         if self.has_ended(&one) {
@@ -83,10 +79,12 @@ impl App {
             return Ok(None);
         }
         let asked = self.asked_of(&one)?;
-        let now = self.now();
-        // Nobody is given up without having been asked.
-        let tries = i64::try_from(self.config().delivery.backoff.len()).unwrap_or(i64::MAX);
-        let rests = claimed.attempts <= tries && tx.lane_rests(&one.lane, now).await?;
+        if visit.is_new() {
+            // Nobody is given up without having been asked.
+            let tries = i64::try_from(self.config().delivery.backoff.len()).unwrap_or(i64::MAX);
+            let rests = tx.lane(&one.lane).await?;
+            visit.begins(now, rests, claimed.attempts <= tries);
+        }
         let line = match asked.channel {
             Channel::Websocket => {
                 drop(tx);
@@ -98,48 +96,60 @@ impl App {
             Channel::RestHook | Channel::Email | Channel::Sms => None,
         };
         let plan = match one.status.as_str() {
-            "requested" => {
+            "requested" if !visit.has_told() => {
                 let standing = Standing { count: one.events, ..standing(&one, &asked) };
                 let body = self.said_to(&asked, standing, Notice::Handshake, &[]);
-                let plan = self.plan(&asked, body, Said::Handshake(one.events), Vec::new());
-                return Ok(Some(NotifyPlan { lane: one.lane, ..plan }));
+                Some(self.plan(&asked, body, Said::Handshake(one.events), Vec::new()))
             }
+            "active" => self.events_plan(tx, &one, &asked, visit).await?,
             // A classic one is tried on in spite of its error (S-206).
-            "active" => self.events_plan(tx, &one, asked).await?,
-            "error" if asked.subject.is_classic() => self.events_plan(tx, &one, asked).await?,
+            "error" if asked.subject.is_classic() => self.events_plan(tx, &one, &asked, visit).await?,
             _ => None,
         };
-        Ok(plan.map(|plan| NotifyPlan { rests, line, lane: one.lane, ..plan }))
+        // Whoever has asked for a handshake hears of it now, once.
+        let rests = |said: Said| visit.rests(now) && !matches!(said, Said::Handshake(_));
+        Ok(plan.map(|plan| NotifyPlan { rests: rests(plan.said), line, lane: one.lane, ..plan }))
     }
 
-    async fn events_plan(&self, mut tx: Tx, one: &Subscription, asked: Asked) -> Result<Option<NotifyPlan>, Error> {
-        let now = self.now();
+    async fn events_plan(
+        &self,
+        mut tx: Tx,
+        one: &Subscription,
+        asked: &Asked,
+        visit: &mut Visit,
+    ) -> Result<Option<NotifyPlan>, Error> {
         if one.held {
             return Ok(None);
         }
+        let Some((from, to)) = visit.next(one) else { return Ok(None) };
         let most = asked.max_count.map_or(EVENTS, |most| EVENTS.min(usize::try_from(most).unwrap_or(EVENTS)));
         let most = if asked.subject.is_classic() { 1 } else { most };
-        let (from, to) = one.again.unwrap_or((one.sent + 1, one.events));
-        let mut shown = Vec::new();
+        if visit.knows_no_more() && from <= to {
+            visit.learns(tx.events(&one.id, from, to, EVENTS).await?);
+        }
+        let mut shown: Vec<Shown> = Vec::new();
         let mut size = 0;
-        for event in tx.events(&one.id, from, to, most).await? {
+        while shown.len() < most
+            && size < FULL
+            && let Some(event) = visit.event(to)
+        {
             let event = self.shown(&mut tx, one, event, asked.content).await?;
             size += event.resource.as_ref().map_or(0, |resource| resource.to_string().len());
             shown.push(event);
-            if size >= FULL {
-                break;
-            }
         }
         drop(tx);
         let Some(last) = shown.last().map(|shown| shown.event.number) else {
+            if visit.has_told() {
+                return Ok(None);
+            }
             if one.again.is_some() {
                 // What was asked for again is forgotten already: there is nothing to say, and that is done.
-                self.nothing_again(&one.id).await?;
+                self.nothing_again(one).await?;
             }
-            let silent = heartbeat_at(one, &asked).is_some_and(|at| at <= now);
+            let silent = heartbeat_at(one, asked).is_some_and(|at| at <= self.now());
             return Ok(silent.then(|| {
-                let body = self.said_to(&asked, standing(one, &asked), Notice::Heartbeat, &[]);
-                self.plan(&asked, body, Said::Heartbeat, Vec::new())
+                let body = self.said_to(asked, standing(one, asked), Notice::Heartbeat, &[]);
+                self.plan(asked, body, Said::Heartbeat, Vec::new())
             }));
         };
         let said = if one.again.is_some() { Said::Again(last) } else { Said::Events(last) };
@@ -153,17 +163,17 @@ impl App {
             Channel::Email | Channel::Sms | Channel::Websocket => Vec::new(),
         };
         if asked.subject.is_classic() {
-            let plan = self.classic_plan(one, &asked, shown.pop(), said, tasks);
+            let plan = self.classic_plan(one, asked, shown.pop(), said, tasks);
             if plan.is_none() {
                 // It would be due for ever, and nothing after it would be told.
-                self.passed_over(&one.id, last).await?;
+                self.passed_over(one, said).await?;
             }
             return Ok(plan);
         }
         let count = if one.again.is_some() { one.events } else { last };
-        let standing = Standing { count, status: "active", ..standing(one, &asked) };
-        let body = self.said_to(&asked, standing, Notice::Events, &shown);
-        Ok(Some(self.plan(&asked, body, said, tasks)))
+        let standing = Standing { count, status: "active", ..standing(one, asked) };
+        let body = self.said_to(asked, standing, Notice::Events, &shown);
+        Ok(Some(self.plan(asked, body, said, tasks)))
     }
 
     /// A notification as its channel carries it.
@@ -243,6 +253,9 @@ impl App {
     /// Health data that is about to leave is on record first (S-170).
     pub(super) async fn disclosed(&self, one: &Subscription, shown: &[Shown]) -> Result<(), Error> {
         let told = shown.iter().filter(|shown| shown.resource.is_some());
+        if told.clone().next().is_none() {
+            return Ok(());
+        }
         let access = Access {
             partner: one.partner.clone(),
             action: "notify",
@@ -251,103 +264,6 @@ impl App {
             ..Access::default()
         };
         self.0.recorder.record(access).await
-    }
-
-    /// A subscriber has taken a notification.
-    pub async fn notified(&self, claimed: &Claimed, plan: &NotifyPlan) -> Result<(), Error> {
-        let mut tx = self.store().begin().await?;
-        let Some(mut one) = tx.subscription(&claimed.subject).await? else { return self.done(tx, claimed).await };
-        if !tx.holds(claimed).await? {
-            return Ok(());
-        }
-        one.said = Some(self.now());
-        tx.lane_works(&one.lane).await?;
-        self.0.counts.taken.fetch_add(1, Relaxed);
-        match plan.said {
-            Said::Handshake(count) => {
-                // Switched off, or asked for anew, while it was on the way: that answer is about nothing now.
-                if one.status == "requested" && tx.is_latest(claimed).await? {
-                    one.begun = true;
-                    one.sent = count;
-                    self.subscription_becomes(&mut tx, &mut one, "active", None).await?;
-                }
-            }
-            Said::Heartbeat => tx.update_subscription(&one).await?,
-            Said::Events(last) => {
-                one.sent = one.sent.max(last);
-                tx.update_subscription(&one).await?;
-            }
-            Said::Again(last) => {
-                one.again = one.again.map(|(_, to)| (last + 1, to)).filter(|(from, to)| from <= to);
-                tx.update_subscription(&one).await?;
-            }
-        }
-        if one.status == "error" && self.asked_of(&one)?.subject.is_classic() {
-            self.subscription_becomes(&mut tx, &mut one, "active", None).await?;
-        }
-        self.rest(tx, claimed, &one).await?;
-        self.source_saw(&one.partner, &plan.tasks, "notification").await
-    }
-
-    /// Nothing was to be sent to a subscriber after all.
-    pub(super) async fn nothing_to_tell(&self, claimed: &Claimed) -> Result<(), Error> {
-        let mut tx = self.store().begin().await?;
-        let Some(one) = tx.subscription(&claimed.subject).await? else { return self.done(tx, claimed).await };
-        self.rest(tx, claimed, &one).await
-    }
-
-    /// This try is over; the next thing that will be due to the subscriber is owed.
-    async fn rest(&self, mut tx: Tx, claimed: &Claimed, one: &Subscription) -> Result<(), Error> {
-        if !tx.finish(claimed, &Outcome::Done).await? {
-            return Ok(());
-        }
-        let sends = one.status == "active" && !one.held && one.is_reachable();
-        let next = if sends && (one.again.is_some() || one.sent < one.events) {
-            Some(self.now())
-        } else {
-            let heartbeat = if sends { heartbeat_at(one, &self.asked_of(one)?) } else { None };
-            let end = one.ends.filter(|_| one.status != "off");
-            heartbeat.into_iter().chain(end).min()
-        };
-        if let Some(at) = next {
-            self.owe_notice(&mut tx, one, at).await?;
-        }
-        self.commit(tx).await
-    }
-
-    /// A try failed. Whether it was the server's doing: no answer, or its own trouble.
-    pub async fn endpoint_failed(&self, plan: &NotifyPlan, trouble: bool) -> Result<(), Error> {
-        self.0.counts.failed.fetch_add(1, Relaxed);
-        if !trouble {
-            return Ok(());
-        }
-        let mut tx = self.store().begin().await?;
-        tx.lane_failed(&plan.lane, self.now()).await?;
-        tx.commit().await
-    }
-
-    /// Notifications in numbers, as Prometheus text.
-    pub(super) async fn notification_metrics(&self, tx: &mut Tx) -> Result<String, Error> {
-        let mut out = String::from("# TYPE loopgate_subscriptions gauge\n");
-        let counts = tx.subscription_counts().await?;
-        for (status, count, ..) in &counts {
-            out.push_str(&format!("loopgate_subscriptions{{status=\"{status}\"}} {count}\n"));
-        }
-        out.push_str("# TYPE loopgate_events_waiting gauge\n# TYPE loopgate_events_waiting_seconds gauge\n");
-        for (status, _, waiting, since) in &counts {
-            let seconds = since.map_or(0, |since| self.now().since(since).as_secs());
-            out.push_str(&format!("loopgate_events_waiting{{status=\"{status}\"}} {waiting}\n"));
-            out.push_str(&format!("loopgate_events_waiting_seconds{{status=\"{status}\"}} {seconds}\n"));
-        }
-        out.push_str("# TYPE loopgate_sockets gauge\n");
-        out.push_str(&format!("loopgate_sockets {}\n", self.0.sockets.open()));
-        out.push_str("# TYPE loopgate_notification_attempts_total counter\n");
-        let Counts { taken, failed, given_up } = &self.0.counts;
-        for (outcome, count) in [("taken", taken), ("failed", failed), ("given_up", given_up)] {
-            let count = count.load(Relaxed);
-            out.push_str(&format!("loopgate_notification_attempts_total{{outcome=\"{outcome}\"}} {count}\n"));
-        }
-        Ok(out)
     }
 
     /// A classic subscription shows that a try failed, and is tried on (S-206).
@@ -373,28 +289,23 @@ impl App {
         self.commit(tx).await
     }
 
-    /// Nothing can be told of this event.
-    async fn passed_over(&self, id: &str, number: i64) -> Result<(), Error> {
+    /// Nothing can be told of these events.
+    async fn passed_over(&self, planned: &Subscription, said: Said) -> Result<(), Error> {
         let mut tx = self.store().begin().await?;
-        if let Some(mut one) = tx.subscription(id).await? {
-            one.sent = one.sent.max(number);
+        if let Some(mut one) = tx.subscription(&planned.id).await? {
+            one.is_past(said, planned.again);
             tx.update_subscription(&one).await?;
         }
         self.commit(tx).await
     }
 
-    async fn nothing_again(&self, id: &str) -> Result<(), Error> {
+    async fn nothing_again(&self, asked: &Subscription) -> Result<(), Error> {
         let mut tx = self.store().begin().await?;
-        if let Some(mut one) = tx.subscription(id).await? {
+        if let Some(mut one) = tx.subscription(&asked.id).await?.filter(|one| one.again == asked.again) {
             one.again = None;
             tx.update_subscription(&one).await?;
         }
         self.commit(tx).await
-    }
-
-    /// What a subscription asks for, its headers included.
-    pub(super) fn asked_of(&self, one: &Subscription) -> Result<Asked, Error> {
-        subscription::parse(&self.with_headers(one)?, self.own())
     }
 
     async fn subscriber_sees(&self, tx: &mut Tx, one: &Subscription, event: &Event) -> Result<bool, Error> {
@@ -429,6 +340,20 @@ fn written(asked: &Asked, value: &Value) -> String {
     }
 }
 
+impl Subscription {
+    /// These events need not be told any more: how far it has come, with what is new, or with what was asked for `again`.
+    /// More may have been asked for again meanwhile: that is still to come, whole.
+    pub(super) fn is_past(&mut self, said: Said, again: Option<(i64, i64)>) {
+        match said {
+            Said::Events(last) => self.sent = self.sent.max(last),
+            Said::Again(last) if self.again == again => {
+                self.again = again.map(|(_, to)| (last + 1, to)).filter(|(from, to)| from <= to);
+            }
+            Said::Again(_) | Said::Handshake(_) | Said::Heartbeat => {}
+        }
+    }
+}
+
 /// How a subscription stands.
 pub(super) fn standing<'a>(one: &'a Subscription, asked: &'a Asked) -> Standing<'a> {
     let topic = (!asked.subject.is_classic()).then_some(asked.topic.as_str());
@@ -437,7 +362,7 @@ pub(super) fn standing<'a>(one: &'a Subscription, asked: &'a Asked) -> Standing<
 }
 
 /// When a heartbeat is due, if nothing else is said before (S-104).
-fn heartbeat_at(one: &Subscription, asked: &Asked) -> Option<Timestamp> {
+pub(super) fn heartbeat_at(one: &Subscription, asked: &Asked) -> Option<Timestamp> {
     let period = asked.heartbeat?.max(SHORTEST_HEARTBEAT);
     Some(one.said?.plus(Duration::from_secs(period.into())))
 }

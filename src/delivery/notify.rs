@@ -1,36 +1,55 @@
-//! A notification to a subscriber: a request to its rest-hook, a frame on its socket, a mail or a text message.
+//! Notifications to a subscriber, one after the other: requests to its rest-hook, frames on its socket, mails or text
+//! messages.
 
 use std::time::Duration;
 
-use crate::app::{App, Claimed, NotifyPlan, Said};
+use crate::app::{App, Claimed, NotifyPlan, Said, Visit};
 use crate::error::Error;
 use crate::fhir::subscription::Channel;
 
 use super::client::{Failure, Request, SendError, Transport};
 use super::{mail, sms, socket};
 
-pub(super) async fn run(
+pub(super) async fn run(app: &App, transport: &dyn Transport, claimed: &Claimed) -> Result<(), Error> {
+    let mut visit = Visit::default();
+    while let Some(plan) = app.notify_plan(claimed, &mut visit).await? {
+        match tell(app, transport, claimed, &plan).await? {
+            Ok(()) => visit.took(plan),
+            Err(failure) => {
+                let claimed = app.notified_before(claimed, visit).await?;
+                return failed(app, &claimed, &plan, failure).await;
+            }
+        }
+    }
+    if visit.has_told() { app.notified(claimed, visit).await } else { app.nothing_owed(claimed).await }
+}
+
+async fn tell(
     app: &App,
     transport: &dyn Transport,
     claimed: &Claimed,
-    plan: NotifyPlan,
+    plan: &NotifyPlan,
 ) -> Result<Result<(), Failure>, Error> {
     if plan.rests {
         return Ok(Err(Failure::new("not tried: this server has just failed several times")));
     }
-    let sent = match plan.channel {
-        Channel::RestHook => request(transport, &plan).await,
+    Ok(match plan.channel {
+        Channel::RestHook => request(transport, plan).await,
         Channel::Email => {
             mail::send(app.config(), &plan.endpoint, plan.body.as_deref().unwrap_or_default(), plan.timeout).await
         }
-        Channel::Sms => match sms::request(app.config(), &claimed.subject, &plan) {
+        Channel::Sms => match sms::request(app.config(), &claimed.subject, plan) {
             Some(request) => within(plan.timeout, transport, request).await,
             None => Err(Failure::new("there is no [sms] in the configuration any more")),
         },
-        Channel::Websocket => socket::send(app, &claimed.subject, &plan).await?,
-    };
-    let Err(failure) = sent else { return app.notified(claimed, &plan).await.map(Ok) };
+        Channel::Websocket => socket::send(app, &claimed.subject, plan).await?,
+    })
+}
+
+async fn failed(app: &App, claimed: &Claimed, plan: &NotifyPlan, failure: Failure) -> Result<(), Error> {
     let (trouble, over) = match plan.channel {
+        // It was not asked.
+        _ if plan.rests => (false, false),
         // The endpoint says that it will never take it (design D15a); and whatever goes wrong in a handshake, the
         // subscriber asks again (S-054).
         Channel::RestHook => (
@@ -45,11 +64,14 @@ pub(super) async fn run(
         // It is not bound any more, and so not tried until it is.
         Channel::Websocket => (false, false),
     };
-    app.endpoint_failed(&plan, trouble).await?;
-    if over {
-        return app.gone(claimed, &failure.why).await.map(Ok);
+    if !plan.rests {
+        app.endpoint_failed(plan, trouble).await?;
     }
-    Ok(Err(failure))
+    if over {
+        app.gone(claimed, &failure.why).await
+    } else {
+        app.failed(claimed, &failure.why, failure.retry_after).await
+    }
 }
 
 async fn request(transport: &dyn Transport, plan: &NotifyPlan) -> Result<(), Failure> {

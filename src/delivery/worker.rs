@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use crate::app::{App, Claimed, Owed};
+use crate::app::{App, Busy, Claimed, Owed};
 use crate::config::Partner;
 use crate::error::Error;
 use crate::fhir::json::Bounds;
@@ -21,14 +21,14 @@ use super::{collect, discover, fetch, notify, poll, reconcile, subscribe, task, 
 const IN_FLIGHT: usize = 256;
 /// Requests in flight to one server, so that it is not flooded (a partner's own may have another bound:
 /// `fhir.concurrency`), and to all those of one partner.
-const PER_LANE: usize = 4;
-const PER_PARTNER: usize = 64;
+const PER_LANE: i64 = 4;
+const PER_PARTNER: i64 = 64;
 /// One that takes longer than this makes room for others, and its server begins without a place until it is quick again:
 /// slow servers hold nobody up, until so many of them hang.
 const SLOW_AFTER: Duration = Duration::from_secs(1);
 const SLOW: usize = 1_024;
 /// Deliveries claimed at once.
-const CLAIM: usize = 16;
+const CLAIM: usize = 64;
 /// Longest sleep: other gateways on the same database may owe something without telling us.
 const LONGEST_SLEEP: Duration = Duration::from_secs(1);
 /// How often a lease is made anew within one try, which so lasts at most as many timeouts.
@@ -64,7 +64,7 @@ impl Worker {
     pub async fn deliver_due(&self) -> Result<usize, Error> {
         let mut tries = 0;
         loop {
-            let claimed = self.app.claim(IN_FLIGHT, &[]).await?;
+            let claimed = self.app.claim(IN_FLIGHT, &Busy::default()).await?;
             if claimed.is_empty() {
                 return Ok(tries);
             }
@@ -95,14 +95,8 @@ impl Worker {
                     Vec::new()
                 }),
             };
-            let more = claimed.len() == CLAIM;
-            let mut too_many = Vec::new();
+            let more = claimed.len() == CLAIM || (!claimed.is_empty() && held.is_uneven(&busy));
             for one in claimed {
-                // A claim may bring more for one server than it can take at once.
-                if !held.takes(&one) {
-                    too_many.push(one);
-                    continue;
-                }
                 held.add(&one);
                 let (worker, held) = (self.clone(), held.clone());
                 under_way.spawn(async move {
@@ -116,17 +110,18 @@ impl Worker {
                     held.remove(&one, soon.is_ok());
                 });
             }
-            if let Err(error) = self.app.hand_back(&too_many).await {
-                tracing::warn!(%error, "leases could not be handed back; they run out by themselves");
-            }
             if more {
                 continue;
             }
-            let pause = self.pause(&held).await;
+            // What ends tells of itself what it owes; that it makes room matters where there was none.
+            let full = !busy.full.is_empty();
+            let busy = held.busy();
+            let waits = full || !busy.full.is_empty() || held.room() == 0;
+            let pause = self.pause(&held, &busy).await;
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
                 () = self.app.owed() => {}
-                Some(_) = under_way.join_next(), if !under_way.is_empty() => {}
+                Some(_) = under_way.join_next(), if waits && !under_way.is_empty() => {}
                 _ = stop.changed() => {}
             }
         }
@@ -140,8 +135,8 @@ impl Worker {
         }
     }
 
-    async fn pause(&self, held: &Held) -> Duration {
-        match self.app.next_due(&held.busy()).await {
+    async fn pause(&self, held: &Held, busy: &Busy) -> Duration {
+        match self.app.next_due(busy).await {
             // What ends next will wake us.
             _ if held.room() == 0 => LONGEST_SLEEP,
             Ok(Some(due)) => {
@@ -164,17 +159,7 @@ impl Worker {
         };
         let result = match sent {
             Ok(Ok(())) => Ok(()),
-            Ok(Err(failure)) => {
-                tracing::info!(
-                    kind = claimed.kind.code(),
-                    partner = claimed.partner,
-                    subject = claimed.subject,
-                    attempt = claimed.attempts,
-                    why = failure.why,
-                    "a delivery failed"
-                );
-                self.app.failed(claimed, &failure.why, failure.retry_after).await
-            }
+            Ok(Err(failure)) => self.app.failed(claimed, &failure.why, failure.retry_after).await,
             Err(error) => {
                 let cause = error.cause.clone().unwrap_or_default();
                 tracing::error!(kind = claimed.kind.code(), subject = claimed.subject, %error, cause, "a delivery could not be recorded");
@@ -228,10 +213,7 @@ impl Worker {
                 Some(plan) => write_back::run(app, &self.server(&plan.partner.clone()), claimed, plan).await,
                 None => app.nothing_owed(claimed).await.map(Ok),
             },
-            Owed::Notify => match app.notify_plan(claimed).await? {
-                Some(plan) => notify::run(app, self.transport.as_ref(), claimed, plan).await,
-                None => app.nothing_owed(claimed).await.map(Ok),
-            },
+            Owed::Notify => notify::run(app, self.transport.as_ref(), claimed).await.map(Ok),
             Owed::Subscribe => match app.subscribe_plan(claimed).await? {
                 Some(plan) => subscribe::run(app, &self.server(&plan.partner.clone()), claimed, plan).await,
                 None => app.nothing_owed(claimed).await.map(Ok),
@@ -269,7 +251,7 @@ impl Worker {
 struct Held {
     places: Arc<Mutex<Places>>,
     /// The lanes with a bound of their own.
-    of_lane: Arc<HashMap<String, usize>>,
+    of_lane: Arc<HashMap<String, i64>>,
 }
 
 #[derive(Default)]
@@ -312,22 +294,25 @@ impl Held {
         let slow = held.iter().filter(|(_, slow)| *slow).count();
         if slow >= SLOW { 0 } else { IN_FLIGHT.saturating_sub(held.len() - slow) }
     }
-    /// Whether its server and its partner can take one more.
-    fn takes(&self, one: &Claimed) -> bool {
-        let busy = self.busy();
-        !busy.contains(&one.lane) && !busy.contains(&one.partner)
-    }
-    /// The servers and the partners that can take no more.
-    fn busy(&self) -> Vec<String> {
+    /// The servers and the partners that can take no more, and how many the others can take: each as many as the fullest
+    /// of them.
+    fn busy(&self) -> Busy {
         let places = self.lock();
-        let mut counts: HashMap<(&str, usize), usize> = HashMap::new();
-        for (one, _) in &places.held {
-            let most = self.of_lane.get(&one.lane).copied().unwrap_or(PER_LANE);
-            *counts.entry((&one.lane, most)).or_default() += 1;
-            *counts.entry((&one.partner, PER_PARTNER)).or_default() += 1;
-        }
-        let full = counts.into_iter().filter(|((_, most), count)| count >= most);
-        full.map(|((name, _), _)| name.to_string()).collect()
+        let mut full = Vec::new();
+        let mut left = |most: i64, bounds: &HashMap<String, i64>, name: fn(&Claimed) -> &str| {
+            let mut left: HashMap<&str, i64> = bounds.iter().map(|(name, most)| (name.as_str(), *most)).collect();
+            places.held.iter().for_each(|(one, _)| *left.entry(name(one)).or_insert(most) -= 1);
+            full.extend(left.iter().filter(|(_, left)| **left <= 0).map(|(name, _)| name.to_string()));
+            left.into_values().filter(|left| *left > 0).min().map_or(most, |left| left.min(most))
+        };
+        let per_lane = left(PER_LANE, &self.of_lane, |one| &one.lane);
+        let per_partner = left(PER_PARTNER, &HashMap::new(), |one| &one.partner);
+        Busy { full, per_lane, per_partner }
+    }
+    /// Whether a claim may have kept something back where there was room: a lane that was fuller, or has a smaller bound,
+    /// counts for all.
+    fn is_uneven(&self, busy: &Busy) -> bool {
+        busy.per_lane < PER_LANE || self.of_lane.values().any(|most| *most != PER_LANE)
     }
 }
 
@@ -344,28 +329,34 @@ mod tests {
     #[test]
     fn slow_servers_make_room_and_one_server_takes_a_few() {
         let held = Held::default();
-        for id in 0..PER_LANE {
-            assert!(held.takes(&claimed(id, "https://a")));
-            held.add(&claimed(id, "https://a"));
+        let places = IN_FLIGHT;
+        for id in 0..4 {
+            let busy = held.busy();
+            assert_eq!((busy.full.len(), busy.per_lane), (0, 4 - id));
+            held.add(&claimed(id.try_into().unwrap(), "https://a"));
         }
-        assert_eq!(held.busy(), ["https://a"]);
-        assert!(!held.takes(&claimed(9, "https://a")) && held.takes(&claimed(9, "https://a:8443")));
-        assert_eq!(held.room(), IN_FLIGHT - PER_LANE);
+        let busy = held.busy();
+        assert_eq!((busy.full, busy.per_lane, busy.per_partner), (vec!["https://a".to_string()], 4, 60));
+        held.add(&claimed(9, "https://a:8443"));
+        assert_eq!(held.busy().per_lane, 3);
+        held.remove(&claimed(9, "https://a:8443"), true);
+        assert_eq!(held.room(), places - 4);
         let own = Held { of_lane: Arc::new(HashMap::from([("fhir:house".to_string(), 1)])), ..Held::default() };
+        assert_eq!((own.busy().full.len(), own.busy().per_lane), (0, 1), "a bound of its own");
         own.add(&claimed(0, "fhir:house"));
-        assert_eq!(own.busy(), ["fhir:house"], "a bound of its own");
+        assert_eq!((own.busy().full, own.busy().per_lane), (vec!["fhir:house".to_string()], 4));
         held.is_slow(&claimed(0, "https://a"));
-        assert_eq!((held.room(), held.busy().len()), (IN_FLIGHT - PER_LANE + 1, 1), "it still counts for its server");
+        assert_eq!((held.room(), held.busy().full.len()), (places - 3, 1), "it still counts for its server");
         held.remove(&claimed(0, "https://a"), false);
         held.add(&claimed(0, "https://a"));
-        assert_eq!(held.room(), IN_FLIGHT - PER_LANE + 1, "it was slow last time: it takes no place from the quick");
+        assert_eq!(held.room(), places - 3, "it was slow last time: it takes no place from the quick");
         held.remove(&claimed(0, "https://a"), true);
         held.add(&claimed(0, "https://a"));
-        assert_eq!(held.room(), IN_FLIGHT - PER_LANE, "quick again");
-        for id in PER_LANE..PER_PARTNER {
+        assert_eq!(held.room(), places - 4, "quick again");
+        for id in 4..64 {
             held.add(&claimed(id, &format!("https://{id}")));
         }
-        assert!(held.busy().contains(&"house".to_string()) && !held.takes(&claimed(99, "https://new")));
+        assert!(held.busy().full.contains(&"house".to_string()));
         for id in 100..100 + SLOW {
             held.add(&claimed(id, "far"));
             held.is_slow(&claimed(id, "far"));

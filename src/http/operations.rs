@@ -58,8 +58,12 @@ pub(super) async fn answer(
             Ok(respond::made(&outcome::fine(&format!("{count} events are sent again."))))
         }
         ("pause" | "resume", Some(id)) => {
-            app.hold_subscription(context, id, known.name == "pause").await?;
-            Ok(respond::made(&outcome::fine("This is done.")))
+            let held = known.name == "pause";
+            app.hold_subscription(context, id, held).await?;
+            Ok(respond::made(&outcome::fine(match held {
+                true => "Nothing is sent to it until $resume; what happens is counted and kept.",
+                false => "It is sent to again: what waited first, in order.",
+            })))
         }
         ("get-ws-binding-token", id) => {
             let parameters = asked.parameters()?;

@@ -12,10 +12,10 @@ const FAILURES: i64 = 3;
 const REST: Duration = Duration::from_secs(30);
 
 impl Tx {
-    /// Whether a lane rests.
-    pub async fn lane_rests(&mut self, lane: &str, now: Timestamp) -> Result<bool, Error> {
-        let row = self.one("select 1 from lane where name = $1 and rests_till > $2", args![lane, now]).await?;
-        Ok(row.is_some())
+    /// Until when a lane rests that has failed; nothing of one that works.
+    pub async fn lane(&mut self, lane: &str) -> Result<Option<Timestamp>, Error> {
+        let row = self.one("select rests_till from lane where name = $1", args![lane]).await?;
+        row.map(|row| row.time(0)).transpose()
     }
 
     /// Nothing came back over a lane, or its server's own trouble.

@@ -49,7 +49,7 @@ pub use conflicts::Conflict;
 pub use grants::{Reason, Viewer};
 pub use history::{Position, When};
 pub use links::Link;
-pub use outbox::{Attempt, Claimed, Delivery, Kind, Outcome};
+pub use outbox::{Attempt, Busy, Claimed, Delivery, Kind, Outcome};
 pub use partners::Following;
 pub use peers::Peer;
 pub use people::{Account, Session};

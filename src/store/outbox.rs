@@ -136,6 +136,8 @@ impl Claimed {
 pub enum Outcome {
     /// Done; unless it has become owed again meanwhile.
     Done,
+    /// The same, and this was told.
+    Told(String),
     /// Done, and due again then (polls).
     Again(Timestamp),
     /// Failed; to be tried again then.
@@ -151,7 +153,7 @@ pub struct Attempt {
     pub at: Timestamp,
     /// `done`, `retry`, `exhausted`.
     pub outcome: String,
-    /// What went wrong; never health data.
+    /// What went wrong, or was told; never health data.
     pub detail: Option<String>,
 }
 
@@ -184,12 +186,33 @@ const DELIVERY: Shape = Shape {
 const TRY: &str = "case when lease is null then attempts + 1 when attempts > 1 then attempts else 2 end";
 const ATTEMPT: Shape = Shape::new("attempt", &["id", "delivery", "at", "outcome", "detail"], 1);
 
+/// Where there is no room for more at the moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Busy {
+    /// Partners and lanes that take none (a partner's id has no colon, a lane's name has one).
+    pub full: Vec<String>,
+    /// Most that any other lane takes.
+    pub per_lane: i64,
+    /// Most that any other partner takes.
+    pub per_partner: i64,
+}
+
+impl Default for Busy {
+    /// There is room everywhere.
+    fn default() -> Busy {
+        Busy { full: Vec::new(), per_lane: i64::MAX, per_partner: i64::MAX }
+    }
+}
+
+/// Due deliveries that are looked at in one claim: enough that a few full lanes hide nobody.
+const LOOK: i64 = 256;
+
 /// A condition that leaves these partners and lanes out.
-fn not_of(busy: &[String], args: &mut Vec<Arg>) -> String {
-    if busy.is_empty() {
+fn not_of(busy: &Busy, args: &mut Vec<Arg>) -> String {
+    if busy.full.is_empty() {
         return String::new();
     }
-    let list = marks(busy, args);
+    let list = marks(&busy.full, args);
     format!(" and partner not in ({list}) and lane not in ({list})")
 }
 
@@ -205,26 +228,31 @@ impl Tx {
         self.insert(DELIVERY, vec![row]).await
     }
 
-    /// Claims deliveries that are due, oldest first: none of these partners' and over none of these lanes (a partner's id
-    /// has no colon, a lane's name has one), and none that another gateway alone can send.
+    /// Claims deliveries that are due, oldest first, no more of a lane or a partner than there is room for, and none that
+    /// another gateway alone can send.
     pub async fn claim(
         &mut self,
         gateway: &str,
         now: Timestamp,
         lease: Duration,
         most: usize,
-        busy: &[String],
+        busy: &Busy,
     ) -> Result<Vec<Claimed>, Error> {
         let token = id::new();
         let till = now.plus(lease);
-        let mut args = args![&token, till, now, i64::try_from(most).unwrap_or(i64::MAX), gateway];
+        let most = i64::try_from(most).unwrap_or(i64::MAX);
+        let mut args = args![&token, till, now, most, gateway, busy.per_lane, busy.per_partner, LOOK];
         let others = not_of(busy, &mut args);
         // Materialized: inside `in (…)` PostgreSQL may ask more than once, and then more than `most` are claimed.
         let text = format!(
-            "with next as materialized (
-             select id from delivery where state = 'due' and due_at <= $3 and leased_till <= $3
+            "with due as materialized (
+             select id, due_at, lane, partner from delivery where state = 'due' and due_at <= $3 and leased_till <= $3
              and (gateway_till <= $3 or gateway = $5){others}
-             order by due_at limit $4{})
+             order by due_at limit $8{}),
+             placed as (select id, due_at, row_number() over (partition by lane order by due_at, id) as of_lane,
+             row_number() over (partition by partner order by due_at, id) as of_partner from due),
+             next as materialized (
+             select id from placed where of_lane <= $6 and of_partner <= $7 order by due_at, id limit $4)
              update delivery set lease = $1, leased_till = $2, attempts = {TRY}
              where id in (select id from next)
              returning id, kind, subject, partner, attempts, generation, last_error, lane",
@@ -256,34 +284,43 @@ impl Tx {
     /// Records how a try ended. False when the lease was lost, and then nothing is recorded.
     pub async fn finish(&mut self, claimed: &Claimed, outcome: &Outcome) -> Result<bool, Error> {
         let stamp = self.stamp();
-        self.owes = true;
         let (state, due, name, detail) = match outcome {
             Outcome::Done => ("done", stamp, "done", None),
+            Outcome::Told(what) => ("done", stamp, "done", Some(what.clone())),
             Outcome::Again(at) => ("due", *at, "done", None),
             Outcome::Retry(at, why) => ("due", *at, "retry", Some(why.clone())),
             Outcome::Exhausted(why) => ("exhausted", stamp, "exhausted", Some(why.clone())),
         };
-        let reset = matches!(outcome, Outcome::Done | Outcome::Again(_));
+        let reset = matches!(outcome, Outcome::Done | Outcome::Told(_) | Outcome::Again(_));
+        let error = detail.clone().filter(|_| !reset);
         // Owed again since it was claimed: due at once, whatever this try made of the older state; after the pause, if
         // it failed.
-        let changed = self
-            .run(
+        let ended = self
+            .one(
                 "update delivery set lease = null, leased_till = 0, last_error = $1,
                  state = case when generation = $2 then $3 else 'due' end,
                  due_at = case when generation = $2 or $3 = 'due' and $5 = 0 then $4 else due_at end,
                  attempts = case when $5 = 1 or (generation <> $2 and $3 = 'exhausted') then 0 else attempts end
-                 where id = $6 and lease = $7",
-                args![detail.clone(), claimed.generation, state, due, reset, &claimed.id, &claimed.lease],
+                 where id = $6 and lease = $7 returning state",
+                args![error, claimed.generation, state, due, reset, &claimed.id, &claimed.lease],
             )
             .await?;
-        if changed == 0 {
-            return Ok(false);
-        }
+        let Some(ended) = ended else { return Ok(false) };
+        self.owes |= ended.text(0)? == "due";
         // A quiet poll is no news.
         if !matches!(outcome, Outcome::Again(_)) {
             self.insert(ATTEMPT, vec![args![id::new(), &claimed.id, stamp, name, detail]]).await?;
         }
         Ok(true)
+    }
+
+    /// Goes on under the same lease after a success: what fails next is the first try since then.
+    pub async fn goes_on(&mut self, claimed: &Claimed, told: &str) -> Result<Claimed, Error> {
+        let stamp = self.stamp();
+        let text = "update delivery set attempts = 1 where id = $1 and lease = $2";
+        self.run(text, args![&claimed.id, &claimed.lease]).await?;
+        self.insert(ATTEMPT, vec![args![id::new(), &claimed.id, stamp, "done", told]]).await?;
+        Ok(Claimed { attempts: 1, ..claimed.clone() })
     }
 
     /// Whether nothing newer has become owed since it was claimed.
@@ -334,18 +371,8 @@ impl Tx {
         Ok(())
     }
 
-    /// Gives a lease back unused: a gateway that shuts down.
-    pub async fn hand_back(&mut self, claimed: &Claimed) -> Result<(), Error> {
-        self.run(
-            "update delivery set lease = null, leased_till = 0, attempts = attempts - 1 where id = $1 and lease = $2",
-            args![&claimed.id, &claimed.lease],
-        )
-        .await?;
-        Ok(())
-    }
-
     /// When the next delivery is due or its lease ends, of those that this gateway may send, to none of these.
-    pub async fn next_due(&mut self, gateway: &str, busy: &[String]) -> Result<Option<Timestamp>, Error> {
+    pub async fn next_due(&mut self, gateway: &str, busy: &Busy) -> Result<Option<Timestamp>, Error> {
         // Those under way stand first and are few; a backlog behind them need not be looked through.
         let now = self.stamp();
         let mut args = args![now, gateway];

@@ -399,11 +399,13 @@ impl Tx {
         rows.iter().map(one).collect()
     }
 
-    /// Subscriptions by status, with the events that wait to be sent, and the time of the oldest of them.
+    /// Subscriptions by status, or as `held`, with the events that wait to be sent, and the time of the oldest of them.
     pub async fn subscription_counts(&mut self) -> Result<Vec<(String, i64, i64, Option<Timestamp>)>, Error> {
-        let text = "select s.status, count(*), cast(sum(s.events - s.sent) as bigint),
-             min((select e.at from event e where e.subscription = s.id and e.number = s.sent + 1))
-             from subscription s group by s.status order by s.status";
+        let text = "select standing, count(*), cast(sum(waiting) as bigint), min(since) from
+             (select case when s.held = 1 and s.status = 'active' then 'held' else s.status end as standing,
+             s.events - s.sent as waiting,
+             (select e.at from event e where e.subscription = s.id and e.number = s.sent + 1) as since
+             from subscription s) as standings group by standing order by standing";
         let rows = self.all(text, args![]).await?;
         rows.iter().map(|row| Ok((row.text(0)?, row.int(1)?, row.int(2)?, row.time_or_null(3)?))).collect()
     }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use loopgate::app::Owed;
+use loopgate::app::{Busy, Owed};
 use loopgate::demo::patient;
 use serde_json::{Value, json};
 
@@ -173,10 +173,10 @@ async fn posted_and_died(county: &TestGateway) -> (loopgate::app::Claimed, Strin
     county.world.at(PANTRY, |pantry| pantry.set_if_none_exist(false));
     let task = county.refers("sr1", "food-insecurity").await;
     let app = &county.gateway.app;
-    for one in app.claim(10, &[]).await.unwrap() {
+    for one in app.claim(10, &Busy::default()).await.unwrap() {
         county.worker().attend(&one).await;
     }
-    let one = app.claim(10, &[]).await.unwrap().into_iter().find(|one| one.kind == Owed::Deliver).unwrap();
+    let one = app.claim(10, &Busy::default()).await.unwrap().into_iter().find(|one| one.kind == Owed::Deliver).unwrap();
     let plan = app.deliver_plan(&one).await.unwrap().unwrap();
     let body: Value = serde_json::from_str(&plan.task.to_text()).unwrap();
     county.world.at(PANTRY, |pantry| pantry.put(body));
@@ -332,7 +332,7 @@ async fn what_a_target_says_is_collected_in_spite_of_lost_answers() {
     let (task, _, id) = at_the_pantry(&county).await;
     pantry_says(&county, &id, "completed");
     county.gateway.app.poll_now("pantry").await.unwrap();
-    let poll = county.gateway.app.claim(1, &[]).await.unwrap();
+    let poll = county.gateway.app.claim(1, &Busy::default()).await.unwrap();
     county.worker().attend(&poll[0]).await;
     county.world.fault(PANTRY, &[Fault::LoseAnswer, Fault::Answer(500), HTML]);
     for pause in [0, 5, 30, 120] {

@@ -69,4 +69,5 @@ mod terminology;
 mod texting;
 mod tls;
 mod validation;
+mod visits;
 mod xml;

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use loopgate::app::Owed;
+use loopgate::app::{Busy, Owed, Visit};
 use loopgate::config::Config;
 use loopgate::delivery::Network;
 use loopgate::gateway::Gateway;
@@ -205,7 +205,7 @@ async fn a_server_that_misbehaves_gets_its_events_in_order() {
         let (outcome, detail) = keeper.last_try(id).await;
         match why {
             Some(why) => assert_eq!((outcome.as_str(), detail.as_str()), ("retry", *why), "{name}"),
-            None => assert_eq!((outcome.as_str(), detail.as_str()), ("done", ""), "{name}"),
+            None => assert_eq!((outcome.as_str(), detail.as_str()), ("done", "event 1"), "{name}"),
         }
         assert!(animal.sent.load(Ordering::SeqCst) < 16 << 20, "{name}: it was listened to for long");
     }
@@ -300,9 +300,10 @@ on_both!(a_clock_that_jumps_ahead_skips_nothing, async |place: Place| {
     let id = subscribed(&county, "clinic", HOOK).await;
     let app = &county.gateway.app;
     let task = county.refers("sr1", "housing-instability").await;
-    let claimed = app.claim(100, &[]).await.unwrap();
+    let claimed = app.claim(100, &Busy::default()).await.unwrap();
     let claimed = claimed.into_iter().find(|one| one.subject == id).expect("the notification is due");
-    let plan = app.notify_plan(&claimed).await.unwrap().unwrap();
+    let mut visit = Visit::default();
+    let plan = app.notify_plan(&claimed, &mut visit).await.unwrap().unwrap();
     county.later(Duration::from_secs(86_400)).await;
     let told = heard(&county, HOOK);
     assert!(!told.is_empty() && told == up_to(told.len() as i64), "{told:?}");
@@ -310,7 +311,8 @@ on_both!(a_clock_that_jumps_ahead_skips_nothing, async |place: Place| {
     let relayed = county.relayed(&task).await.pop().unwrap();
     county.answers("agency", &relayed, "accepted").await;
     county.deliver_due().await;
-    app.notified(&claimed, &plan).await.unwrap();
+    visit.took(plan);
+    app.notified(&claimed, visit).await.unwrap();
     app.failed(&claimed, "no answer in time", None).await.unwrap();
     county.later(Duration::from_secs(5)).await;
     let all = kept(&county, &id).await;
@@ -329,9 +331,10 @@ async fn what_is_under_way_when_a_subscription_changes_disturbs_nothing() {
             let id = subscribed(&county, "clinic", HOOK).await;
             let app = &county.gateway.app;
             let task = county.refers("sr1", "housing-instability").await;
-            let claimed = app.claim(100, &[]).await.unwrap();
+            let claimed = app.claim(100, &Busy::default()).await.unwrap();
             let claimed = claimed.into_iter().find(|one| one.subject == id).unwrap();
-            let plan = app.notify_plan(&claimed).await.unwrap().unwrap();
+            let mut visit = Visit::default();
+            let plan = app.notify_plan(&claimed, &mut visit).await.unwrap().unwrap();
             let other = "https://ehr.test/hook/2";
             match act {
                 "off" => assert_eq!(put(&county, &id, "off", HOOK).await.status, 200),
@@ -341,7 +344,8 @@ async fn what_is_under_way_when_a_subscription_changes_disturbs_nothing() {
             if fails {
                 app.failed(&claimed, "answered 500", None).await.unwrap();
             } else {
-                app.notified(&claimed, &plan).await.unwrap();
+                visit.took(plan);
+                app.notified(&claimed, visit).await.unwrap();
             }
             county.later(Duration::from_secs(120)).await;
             let before = county.world.heard(HOOK).len();
@@ -409,7 +413,7 @@ on_both!(tries_of_a_gateway_that_dies_are_not_the_subscribers, async |place: Pla
     let id = subscribed(&county, "clinic", HOOK).await;
     county.refers("sr1", "housing-instability").await;
     for _ in 0..20 {
-        let claimed = county.gateway.app.claim(100, &[]).await.unwrap();
+        let claimed = county.gateway.app.claim(100, &Busy::default()).await.unwrap();
         let mine = claimed.iter().find(|one| one.subject == id).expect("it is due when the lease has run out");
         assert!(mine.attempts <= 2, "{}", mine.attempts);
         county.clock.advance(Duration::from_secs(600));

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use loopgate::app::Owed;
+use loopgate::app::{Busy, Owed, Visit};
 use serde_json::{Value, json};
 
 use crate::databases::Place;
@@ -330,14 +330,16 @@ async fn a_late_answer_does_not_wake_a_subscription_that_was_switched_off() {
         let id = county.post("clinic", "Subscription", &subscription(HOOK)).await.id();
         county.clock.advance(HANDSHAKE);
         let app = &county.gateway.app;
-        let claimed = app.claim(1, &[]).await.unwrap().remove(0);
-        let plan = app.notify_plan(&claimed).await.unwrap().unwrap();
+        let claimed = app.claim(1, &Busy::default()).await.unwrap().remove(0);
+        let mut visit = Visit::default();
+        let plan = app.notify_plan(&claimed, &mut visit).await.unwrap().unwrap();
         match act {
             "off" => assert_eq!(put(&county, &id, "off", HOOK).await.status, 200),
             "elsewhere" => assert_eq!(put(&county, &id, "requested", OTHER_HOOK).await.status, 200),
             _ => drop(county.ask("clinic", "DELETE", &format!("Subscription/{id}"), None, &[]).await),
         }
-        app.notified(&claimed, &plan).await.unwrap();
+        visit.took(plan);
+        app.notified(&claimed, visit).await.unwrap();
         county.refers("sr1", "housing-instability").await;
         county.deliver_due().await;
         assert!(county.world.heard(HOOK).is_empty(), "{act}");
@@ -360,7 +362,7 @@ async fn a_late_failure_does_not_stop_a_subscription_that_was_asked_for_anew() {
         let id = county.post("clinic", "Subscription", &subscription(HOOK)).await.id();
         county.clock.advance(HANDSHAKE);
         let app = &county.gateway.app;
-        let claimed = app.claim(1, &[]).await.unwrap().remove(0);
+        let claimed = app.claim(1, &Busy::default()).await.unwrap().remove(0);
         put(&county, &id, act, OTHER_HOOK).await;
         app.gone(&claimed, "answered 410").await.unwrap();
         county.deliver_due().await;
@@ -376,10 +378,12 @@ async fn an_event_during_the_handshake_is_not_skipped() {
     let id = subscribed(&county, "clinic", HOOK).await;
     put(&county, &id, "requested", HOOK).await;
     let app = &county.gateway.app;
-    let claimed = app.claim(1, &[]).await.unwrap().remove(0);
-    let plan = app.notify_plan(&claimed).await.unwrap().unwrap();
+    let claimed = app.claim(1, &Busy::default()).await.unwrap().remove(0);
+    let mut visit = Visit::default();
+    let plan = app.notify_plan(&claimed, &mut visit).await.unwrap().unwrap();
     county.refers("sr1", "housing-instability").await;
-    app.notified(&claimed, &plan).await.unwrap();
+    visit.took(plan);
+    app.notified(&claimed, visit).await.unwrap();
     county.deliver_due().await;
     let told = heard(&county, HOOK);
     assert!(!told.is_empty() && told == up_to(told.len() as i64), "{told:?}");

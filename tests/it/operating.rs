@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::databases::Place;
 use crate::gateway::{Fault, HANDSHAKE, HOOK, TestGateway, county};
-use crate::notifications::{heard, numbers, says, status, subscribed, subscription, up_to};
+use crate::notifications::{heard, numbers, put, says, status, subscribed, subscription, up_to};
 use crate::on_both;
 
 fn secs(seconds: u64) -> Duration {
@@ -84,6 +84,9 @@ async fn a_held_subscription_counts_and_is_silent() {
     assert!(heard(&county, HOOK).is_empty());
     let counted = numbers(&county.get("clinic", &format!("Subscription/{id}/$events")).await.body);
     assert_eq!(counted, up_to(counted.len() as i64));
+    let metrics = county.gateway.app.metrics().await.unwrap();
+    let waiting = format!("loopgate_events_waiting{{status=\"held\"}} {}\n", counted.len());
+    assert!(metrics.contains(&waiting), "nobody takes it for an endpoint that is slow: {metrics}");
     assert_eq!(operation(&county, "root", &id, "resume", "").await, 200);
     county.deliver_due().await;
     assert_eq!(heard(&county, HOOK), counted);
@@ -156,6 +159,11 @@ on_both!(a_server_that_fails_rests, async |place: Place| {
         assert_eq!(tries.last().unwrap().outcome, "exhausted");
     }
     assert_eq!(status(&county, "clinic", &well).await, "active");
+    // It is mended, and asked for anew while its server still rests: the handshake does not wait.
+    county.world.up(&hooks[0]);
+    assert_eq!(put(&county, &ids[0], "requested", &hooks[0]).await.status, 200);
+    county.deliver_due().await;
+    assert_eq!(status(&county, "clinic", &ids[0]).await, "active");
 });
 
 // S-107: pauses are longer by up to so much, and each delivery's differently.

@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex};
 use std::task::Poll;
 use std::time::Duration;
 
-use loopgate::app::Claimed;
+use loopgate::app::{Busy, Claimed};
 use loopgate::demo::patient;
 use loopgate::referral::Status;
 use serde_json::{Value, json};
@@ -499,10 +499,10 @@ impl Simulation {
         {
             self.county.gateway.app.poll_now(partner).await.unwrap();
         }
-        let claimed = self.county.gateway.app.claim(64, &[]).await.unwrap();
+        let claimed = self.county.gateway.app.claim(64, &Busy::default()).await.unwrap();
         let Some(one) = self.dice.of(&claimed) else { return };
         let rest: Vec<Claimed> = claimed.into_iter().filter(|other| other.id != one.id).collect();
-        self.county.gateway.app.hand_back(&rest).await.unwrap();
+        self.county.gateway.app.let_go(&rest).await.unwrap();
         let kind = format!("{:?}", one.kind);
         let worker = self.county.worker().clone();
         let done = if self.dice.one_in(2) {
@@ -522,7 +522,7 @@ impl Simulation {
 
     /// A worker claims, and then hangs past its lease.
     async fn worker_hangs(&mut self) {
-        let claimed = self.county.gateway.app.claim(3, &[]).await.unwrap();
+        let claimed = self.county.gateway.app.claim(3, &Busy::default()).await.unwrap();
         self.did("worker hangs", format!("with {}", claimed.len()));
         self.stale.extend(claimed);
     }
@@ -981,7 +981,7 @@ async fn a_copy_that_cannot_be_read_again_does_not_end_the_referral() {
     // The change is heard of, and then its EHR answers nothing but searches.
     county.clock.advance(Duration::from_secs(3_700));
     county.world.tell_time(&county.clock.now().to_string());
-    let polls = county.gateway.app.claim(9, &[]).await.unwrap();
+    let polls = county.gateway.app.claim(9, &Busy::default()).await.unwrap();
     for poll in polls {
         county.worker().attend(&poll).await;
     }
@@ -1016,7 +1016,7 @@ async fn an_answer_that_could_not_be_read_in_time_is_read_later() {
     let theirs = county.world.at(PANTRY, |pantry| pantry.all("Task")[0]["id"].as_str().unwrap().to_string());
     county.world.at(PANTRY, |pantry| pantry.update("Task", &theirs, |task| task["status"] = json!("accepted")));
     county.gateway.app.poll_now("pantry").await.unwrap();
-    let polls = county.gateway.app.claim(9, &[]).await.unwrap();
+    let polls = county.gateway.app.claim(9, &Busy::default()).await.unwrap();
     for poll in polls {
         county.worker().attend(&poll).await;
     }

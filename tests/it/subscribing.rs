@@ -540,10 +540,12 @@ async fn a_try_lasts_as_long_as_the_subscriber_allows() {
         let made = county.post("clinic", "Subscription", &body).await;
         assert_eq!(made.status, 201, "{}", made.body);
         county.clock.advance(HANDSHAKE);
-        let claimed = county.gateway.app.claim(1, &[]).await.unwrap().remove(0);
-        let plan = county.gateway.app.notify_plan(&claimed).await.unwrap().unwrap();
+        let claimed = county.gateway.app.claim(1, &loopgate::app::Busy::default()).await.unwrap().remove(0);
+        let mut visit = loopgate::app::Visit::default();
+        let plan = county.gateway.app.notify_plan(&claimed, &mut visit).await.unwrap().unwrap();
         assert_eq!(plan.timeout, secs(seconds));
-        county.gateway.app.notified(&claimed, &plan).await.unwrap();
+        visit.took(plan);
+        county.gateway.app.notified(&claimed, visit).await.unwrap();
     }
 }
 
