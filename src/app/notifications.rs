@@ -170,7 +170,7 @@ impl App {
             }
             return Ok(plan);
         }
-        let count = if one.again.is_some() { one.events } else { last };
+        let count = if one.again.is_some() && !asked.older { one.events } else { last };
         let standing = Standing { count, status: "active", ..standing(one, asked) };
         let body = self.said_to(asked, standing, Notice::Events, &shown);
         Ok(Some(self.plan(asked, body, said, tasks)))
@@ -358,7 +358,8 @@ impl Subscription {
 pub(super) fn standing<'a>(one: &'a Subscription, asked: &'a Asked) -> Standing<'a> {
     let topic = (!asked.subject.is_classic()).then_some(asked.topic.as_str());
     let error = one.error.as_deref();
-    Standing { id: &one.id, status: &one.status, count: one.events, content: asked.content, topic, error }
+    let (count, content, older) = (one.events, asked.content, asked.older);
+    Standing { id: &one.id, status: &one.status, count, content, topic, error, older }
 }
 
 /// When a heartbeat is due, if nothing else is said before (S-104).

@@ -85,7 +85,8 @@ impl App {
         }
         drop(tx);
         self.disclosed(&one, &shown).await?;
-        let standing = Standing { content, ..standing(&one, &asked) };
+        // Backport 0.1.0 had no such operation: whoever asks knows the newer names.
+        let standing = Standing { content, older: false, ..standing(&one, &asked) };
         Ok(notification(self.own(), standing, Notice::Query, &shown, self.now()))
     }
 

@@ -454,11 +454,29 @@ async fn the_older_backport_is_understood() {
     body["criteria"] = json!("Task?owner=Organization/hub");
     body["extension"] =
         json!([{"url": format!("{BACKPORT}/backport-topic-canonical"), "valueUri": format!("{GUIDE}/Task")}]);
-    taken(&county, "clinic", &body).await;
+    let id = taken(&county, "clinic", &body).await;
+    let count = |bundle: &Value, name: &str| {
+        let all = parameters(bundle);
+        all.iter().find(|one| one["name"] == name).and_then(|one| one["valueUnsignedInt"].as_u64())
+    };
+    let (since, here) = ("events-since-subscription-start", "events-in-notification");
+    let handshake = county.world.heard(HOOK).remove(0);
+    assert_eq!((count(&handshake, since), count(&handshake, here)), (Some(0), None), "{handshake}");
     county.refers("sr1", "housing-instability").await;
     county.deliver_due().await;
     let told = events(&county, HOOK);
     assert_eq!(says(&told[0], "topic"), format!("{GUIDE}/Task"));
+    let mut highest = 0;
+    for bundle in &told {
+        assert_eq!(
+            count(bundle, since),
+            Some(highest + count(bundle, here).unwrap()),
+            "as in its own version: {bundle}"
+        );
+        highest = count(bundle, since).unwrap();
+    }
+    let kept = county.get("clinic", &format!("Subscription/{id}/$events")).await.body;
+    assert_eq!(crate::notifications::numbers(&kept).len() as u64, highest, "the newer operation has the numbers");
 }
 
 // S-041: a retrying EHR does not subscribe twice.

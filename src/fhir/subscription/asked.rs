@@ -89,6 +89,8 @@ pub struct Asked {
     pub subject: Subject,
     /// `Subscription.criteria` or the topic extension, as sent: notifications name it so (S-012).
     pub topic: String,
+    /// In the encoding of Backport 0.1.0: whoever asks so is notified so.
+    pub older: bool,
     /// The way.
     pub channel: Channel,
     /// Where notifications go.
@@ -180,6 +182,7 @@ pub fn parse(resource: &Resource, own: &str) -> Result<Asked, Error> {
     Ok(Asked {
         subject,
         topic,
+        older: older_topic(resource).is_some(),
         channel: way,
         endpoint,
         headers,
@@ -232,11 +235,8 @@ fn subject(resource: &Resource, own: &str) -> Result<(Subject, String, Vec<Filte
     }
     let beside = resource.at("_criteria");
     known_extensions("criteria", beside, &["backport-filter-criteria", "backport-additional-criteria"])?;
-    let older = resource.list("extension").iter().find(|item| {
-        item.get("url").and_then(Value::as_str) == Some(format!("{BACKPORT}/backport-topic-canonical").as_str())
-    });
     let mut texts: Vec<(String, &str)> = Vec::new();
-    let canonical = match older {
+    let canonical = match older_topic(resource) {
         // Backport 0.1.0
         Some(item) => {
             texts.push(("criteria".to_string(), criteria));
@@ -278,6 +278,12 @@ fn subject(resource: &Resource, own: &str) -> Result<(Subject, String, Vec<Filte
         }
     }
     Ok((Subject::Topic(found), canonical.to_string(), filters))
+}
+
+/// Where Backport 0.1.0 names the topic.
+fn older_topic(resource: &Resource) -> Option<&Value> {
+    let url = format!("{BACKPORT}/backport-topic-canonical");
+    resource.list("extension").iter().find(|item| item.get("url").is_some_and(|its| *its == url))
 }
 
 fn content(channel: &Value, subject: Subject, way: Channel) -> Result<Content, Error> {

@@ -2,7 +2,8 @@
 //!
 //! Every entry of a history Bundle has a request and a response (bdl-3, bdl-4); those of a search set have none. Counters
 //! are strings, because R4 has no 64-bit integer. An event whose focus the subscriber may not see keeps its number, and
-//! nothing else is said about it.
+//! nothing else is said about it. Backport 0.1.0 had other names: it counts the events and does not number them, so the
+//! last one's number is the count.
 
 use serde_json::{Value, json};
 
@@ -82,21 +83,30 @@ pub struct Standing<'a> {
     pub topic: Option<&'a str>,
     /// What went wrong last.
     pub error: Option<&'a str>,
+    /// As Backport 0.1.0 says it.
+    pub older: bool,
 }
 
 /// The status Parameters of a subscription (backport-subscription-status-r4).
 fn status_of(own: &str, standing: Standing<'_>, notice: Notice, events: &[Shown]) -> Value {
-    let Standing { id, status, count, content, topic, error } = standing;
+    let Standing { id, status, count, content, topic, error, older } = standing;
     let mut parameters =
         vec![json!({"name": "subscription", "valueReference": {"reference": format!("{own}/Subscription/{id}")}})];
-    // SHOULD NOT for `empty` (S-080).
-    if let Some(topic) = topic.filter(|_| content != Content::Empty) {
+    // SHOULD NOT for `empty` (S-080); 0.1.0 has it always.
+    if let Some(topic) = topic.filter(|_| older || content != Content::Empty) {
         parameters.push(json!({"name": "topic", "valueCanonical": topic}));
     }
     parameters.push(json!({"name": "status", "valueCode": status}));
     parameters.push(json!({"name": "type", "valueCode": notice.code()}));
-    parameters.push(json!({"name": "events-since-subscription-start", "valueString": count.to_string()}));
-    for Shown { event, named, .. } in events {
+    let counted = "events-since-subscription-start";
+    parameters.push(match older {
+        true => json!({"name": counted, "valueUnsignedInt": count}),
+        false => json!({"name": counted, "valueString": count.to_string()}),
+    });
+    if older && !events.is_empty() {
+        parameters.push(json!({"name": "events-in-notification", "valueUnsignedInt": events.len()}));
+    }
+    for Shown { event, named, .. } in events.iter().filter(|_| !older) {
         let mut parts = vec![
             json!({"name": "event-number", "valueString": event.number.to_string()}),
             json!({"name": "timestamp", "valueInstant": event.at.to_string()}),
@@ -115,8 +125,9 @@ fn status_of(own: &str, standing: Standing<'_>, notice: Notice, events: &[Shown]
         let concept = json!({"coding": [{"system": ERRORS, "code": code}], "text": error});
         parameters.push(json!({"name": "error", "valueCodeableConcept": concept}));
     }
+    let profile = if older { "backport-subscriptionstatus" } else { "backport-subscription-status-r4" };
     json!({"resourceType": "Parameters", "id": crate::id::new(),
-        "meta": {"profile": [format!("{BACKPORT}/backport-subscription-status-r4")]}, "parameter": parameters})
+        "meta": {"profile": [format!("{BACKPORT}/{profile}")]}, "parameter": parameters})
 }
 
 /// A notification Bundle (backport-subscription-notification-r4).
@@ -189,8 +200,18 @@ mod tests {
         Shown { event, named: true, resource: Some(json!({"resourceType": "Task", "id": id, "status": "requested"})) }
     }
 
+    const STANDING: Standing<'_> = Standing {
+        id: "s1",
+        status: "active",
+        count: 7,
+        content: Content::IdOnly,
+        topic: Some(TASK_TOPIC),
+        error: None,
+        older: false,
+    };
+
     fn told(content: Content, events: &[Shown]) -> Value {
-        let standing = Standing { id: "s1", status: "active", count: 7, content, topic: Some(TASK_TOPIC), error: None };
+        let standing = Standing { content, ..STANDING };
         notification("https://hub/fhir", standing, Notice::Events, events, Timestamp(0))
     }
 
@@ -245,6 +266,31 @@ mod tests {
         assert!(bundle["entry"][2].get("resource").is_none() && bundle["entry"][2]["request"]["method"] == "DELETE");
     }
 
+    // G-189: the names and types of 0.1.0, in the same Bundle; the topic also where there is no content.
+    #[test]
+    fn the_older_backport_counts_its_events() {
+        let events = [shown(6, "a", Change::Created), shown(7, "b", Change::Updated)];
+        for content in [Content::Empty, Content::IdOnly] {
+            let standing = Standing { content, older: true, ..STANDING };
+            let bundle = notification("https://hub/fhir", standing, Notice::Events, &events, Timestamp(0));
+            let status = &bundle["entry"][0]["resource"];
+            assert_eq!(status["meta"]["profile"][0], format!("{BACKPORT}/backport-subscriptionstatus"));
+            assert_eq!(
+                status["parameter"],
+                json!([
+                    {"name": "subscription", "valueReference": {"reference": "https://hub/fhir/Subscription/s1"}},
+                    {"name": "topic", "valueCanonical": TASK_TOPIC},
+                    {"name": "status", "valueCode": "active"},
+                    {"name": "type", "valueCode": "event-notification"},
+                    {"name": "events-since-subscription-start", "valueUnsignedInt": 7},
+                    {"name": "events-in-notification", "valueUnsignedInt": 2},
+                ])
+            );
+            let entries = if content == Content::Empty { 1 } else { 3 };
+            assert_eq!(bundle["entry"].as_array().unwrap().len(), entries);
+        }
+    }
+
     // Privacy: the number stays, the focus is not disclosed.
     #[test]
     fn what_may_not_be_seen_keeps_its_number_and_nothing_else() {
@@ -268,6 +314,7 @@ mod tests {
             content: Content::IdOnly,
             topic: Some(TASK_TOPIC),
             error,
+            older: false,
         };
         let set =
             status_set("https://hub/fhir", &[standing("error", Some("answered 500")), standing("active", Some("old"))]);
