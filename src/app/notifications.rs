@@ -153,6 +153,14 @@ impl App {
             }));
         };
         let said = if one.again.is_some() { Said::Again(last) } else { Said::Events(last) };
+        if matches!(asked.channel, Channel::Email | Channel::Sms) {
+            // People get none about what they may not see: a number alone tells a program something, and them nothing.
+            shown.retain(|shown| shown.named);
+            if shown.is_empty() {
+                self.passed_over(one, said).await?;
+                return Ok(None);
+            }
+        }
         self.disclosed(one, &shown).await?;
         let tasks = match asked.channel {
             Channel::RestHook => {

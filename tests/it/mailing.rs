@@ -14,11 +14,11 @@ use crate::databases::Place;
 use crate::gateway::{HANDSHAKE, HOOK, TestGateway, county as partners};
 use crate::notifications::{status, subscription};
 
-const TO: &str = "mailto:casework@clinic.example";
+pub const TO: &str = "mailto:casework@clinic.example";
 
 /// A mail server: what it took, and what it does with the next mails.
 #[derive(Clone, Default)]
-struct Server {
+pub struct Server {
     taken: Arc<Mutex<Vec<String>>>,
     moods: Arc<Mutex<VecDeque<Mood>>>,
 }
@@ -33,7 +33,7 @@ enum Mood {
 
 impl Server {
     /// Its mails, newest last: envelope and text.
-    fn taken(&self) -> Vec<String> {
+    pub fn taken(&self) -> Vec<String> {
         self.taken.lock().unwrap().clone()
     }
     fn next(&self, moods: &[Mood]) {
@@ -79,7 +79,7 @@ impl Server {
 }
 
 /// The county with a mail server.
-async fn county() -> (TestGateway, Server) {
+pub async fn county() -> (TestGateway, Server) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let at = listener.local_addr().unwrap();
     let server = Server::default();
@@ -88,7 +88,7 @@ async fn county() -> (TestGateway, Server) {
     (TestGateway::with(Place::sqlite(), &settings).await.settled().await, server)
 }
 
-fn by_mail(to: &str) -> Value {
+pub fn by_mail(to: &str) -> Value {
     let mut body = subscription(to);
     body["channel"]["type"] = json!("email");
     body["channel"]["payload"] = json!("text/plain");
@@ -96,7 +96,7 @@ fn by_mail(to: &str) -> Value {
     body
 }
 
-async fn subscribed(county: &TestGateway, body: &Value) -> String {
+pub async fn subscribed(county: &TestGateway, body: &Value) -> String {
     let answer = county.post("clinic", "Subscription", body).await;
     assert_eq!((answer.status, answer.body["status"].as_str()), (201, Some("requested")), "{}", answer.body);
     county.later(HANDSHAKE).await;
@@ -104,7 +104,7 @@ async fn subscribed(county: &TestGateway, body: &Value) -> String {
 }
 
 /// The event numbers the mails name, in order.
-fn numbers(mails: &[String]) -> Vec<i64> {
+pub fn numbers(mails: &[String]) -> Vec<i64> {
     let of = |mail: &String| {
         let line = mail.lines().find_map(|line| line.strip_prefix("Events: ")).map(str::to_string);
         line.and_then(|line| {

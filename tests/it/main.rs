@@ -9,6 +9,7 @@ mod back;
 mod bridging;
 mod bundles;
 mod bursts;
+mod channels;
 mod closing;
 mod compartments;
 mod conditional;

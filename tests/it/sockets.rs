@@ -23,7 +23,7 @@ const BACKPORT: &str = "http://hl7.org/fhir/uv/subscriptions-backport/StructureD
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A subscriber's end of a socket.
-struct Client {
+pub struct Client {
     say: mpsc::UnboundedSender<String>,
     heard: mpsc::UnboundedReceiver<Message>,
 }
@@ -71,7 +71,7 @@ impl Client {
     }
 
     /// Connects and binds with a token for this Subscription; the socket and its handshake.
-    async fn bound(county: &TestGateway, gateway: &Gateway, who: &str, id: &str) -> (Client, Value) {
+    pub async fn bound(county: &TestGateway, gateway: &Gateway, who: &str, id: &str) -> (Client, Value) {
         let mut client = Client::connect(gateway, "").await;
         client.say(&format!("bind-with-token {}", token(county, who, &format!("{id}/")).await));
         let handshake = client.hears().await;
@@ -94,7 +94,7 @@ impl Client {
         serde_json::from_str(&self.text().await).unwrap()
     }
     /// What has arrived already.
-    fn has_heard(&mut self) -> Vec<Value> {
+    pub fn has_heard(&mut self) -> Vec<Value> {
         let mut all = Vec::new();
         while let Ok(message) = self.heard.try_recv() {
             all.push(serde_json::from_str(message.to_text().unwrap()).unwrap());
@@ -111,12 +111,12 @@ impl Client {
     }
 }
 
-fn all_numbers(told: &[Value]) -> Vec<i64> {
+pub fn all_numbers(told: &[Value]) -> Vec<i64> {
     told.iter().flat_map(numbers).collect()
 }
 
 /// A Subscription to Tasks by websocket.
-fn by_socket(content: &str) -> Value {
+pub fn by_socket(content: &str) -> Value {
     let mut body = subscription("");
     body["channel"]["type"] = json!("websocket");
     body["channel"]["_payload"]["extension"][0]["valueCode"] = json!(content);
@@ -126,7 +126,7 @@ fn by_socket(content: &str) -> Value {
     body
 }
 
-async fn subscribed(county: &TestGateway, who: &str, body: &Value) -> String {
+pub async fn subscribed(county: &TestGateway, who: &str, body: &Value) -> String {
     let answer = county.post(who, "Subscription", body).await;
     assert_eq!((answer.status, answer.body["status"].as_str()), (201, Some("active")), "S-057: {}", answer.body);
     county.deliver_due().await;
@@ -140,14 +140,14 @@ async fn token(county: &TestGateway, who: &str, place: &str) -> String {
 }
 
 /// A part of `$deliveries` about this Subscription.
-async fn stands(county: &TestGateway, id: &str, name: &str) -> Value {
+pub async fn stands(county: &TestGateway, id: &str, name: &str) -> Value {
     let answer = county.get("root", &format!("Subscription/{id}/$deliveries")).await;
     let parts = answer.body["parameter"][0]["part"].as_array().cloned().unwrap();
     let part = parts.into_iter().find(|part| part["name"] == name).unwrap_or_default();
     part.as_object().and_then(|part| part.iter().find(|(key, _)| key.starts_with("value"))).unwrap().1.clone()
 }
 
-async fn a_round(county: &TestGateway, request: &str) -> String {
+pub async fn a_round(county: &TestGateway, request: &str) -> String {
     let task = county.refers(request, "housing-instability").await;
     county.deliver_due().await;
     let relayed = county.relayed(&task).await.pop().unwrap();

@@ -9,9 +9,9 @@ use crate::gateway::{Fault, HANDSHAKE, TestGateway, county as partners};
 use crate::notifications::{numbers, status, subscription};
 
 /// Where messages are sent from: the tests' world collects what comes to a hook.
-const SENDER: &str = "https://sms.test/hook";
+pub const SENDER: &str = "https://sms.test/hook";
 
-async fn county() -> TestGateway {
+pub async fn county() -> TestGateway {
     let settings = format!("[sms]\nurl = \"{SENDER}\"\nauthorization = \"Bearer s3cret\"\n{}", partners());
     TestGateway::with(Place::sqlite(), &settings).await.settled().await
 }
@@ -26,7 +26,7 @@ fn by_sms() -> Value {
     body
 }
 
-async fn subscribed(county: &TestGateway) -> String {
+pub async fn subscribed(county: &TestGateway) -> String {
     let answer = county.post("clinic", "Subscription", &by_sms()).await;
     assert_eq!((answer.status, answer.body["status"].as_str()), (201, Some("requested")), "{}", answer.body);
     county.later(HANDSHAKE).await;
