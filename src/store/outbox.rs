@@ -138,7 +138,7 @@ pub enum Outcome {
     Done,
     /// The same, and this was told.
     Told(String),
-    /// Done, and due again then (polls).
+    /// Done, and due again then (polls), whatever the same transaction owes beside.
     Again(Timestamp),
     /// Failed; to be tried again then.
     Retry(Timestamp, String),
@@ -222,6 +222,7 @@ impl Tx {
     pub async fn enqueue(&mut self, delivery: &Delivery) -> Result<(), Error> {
         let stamp = self.stamp();
         self.owes = true;
+        self.owed.push((delivery.kind, delivery.subject.clone()));
         let Delivery { subject, partner, lane, .. } = delivery;
         let row =
             args![delivery.kind.code(), subject, id::new(), partner, lane, 1, delivery.due_at, 0, "due", 0, stamp];
@@ -293,6 +294,12 @@ impl Tx {
         };
         let reset = matches!(outcome, Outcome::Done | Outcome::Told(_) | Outcome::Again(_));
         let error = detail.clone().filter(|_| !reset);
+        // Whoever says when it is due again knows what it has owed itself, and would else be due at once for ever.
+        let own = |one: &&(Kind, String)| one.0 == claimed.kind && one.1 == claimed.subject;
+        let own = match outcome {
+            Outcome::Again(_) => i64::try_from(self.owed.iter().filter(own).count()).unwrap_or(0),
+            Outcome::Done | Outcome::Told(_) | Outcome::Retry(..) | Outcome::Exhausted(_) => 0,
+        };
         // Owed again since it was claimed: due at once, whatever this try made of the older state; after the pause, if
         // it failed.
         let ended = self
@@ -302,7 +309,7 @@ impl Tx {
                  due_at = case when generation = $2 or $3 = 'due' and $5 = 0 then $4 else due_at end,
                  attempts = case when $5 = 1 or (generation <> $2 and $3 = 'exhausted') then 0 else attempts end
                  where id = $6 and lease = $7 returning state",
-                args![error, claimed.generation, state, due, reset, &claimed.id, &claimed.lease],
+                args![error, claimed.generation + own, state, due, reset, &claimed.id, &claimed.lease],
             )
             .await?;
         let Some(ended) = ended else { return Ok(false) };

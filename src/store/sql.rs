@@ -20,6 +20,7 @@ use crate::store::later::{Later, Shape, Values};
 use crate::store::marks::Marks;
 use crate::store::met::Met;
 use crate::store::migrations;
+use crate::store::outbox::Kind;
 use crate::store::resources::Changed;
 use crate::store::sqlite::{self, Reader, Readers};
 use crate::store::stamps::{Stamped, Stamps, locked};
@@ -156,6 +157,7 @@ impl Store {
             changes: Vec::new(),
             promised: HashSet::new(),
             owes: false,
+            owed: Vec::new(),
             unhurried: false,
             marks,
             versions,
@@ -225,6 +227,8 @@ pub struct Tx {
     promised: HashSet<Key>,
     /// It has owed something that a worker may want to look at.
     pub(super) owes: bool,
+    /// What that was, each as often as it was owed.
+    pub(super) owed: Vec<(Kind, String)>,
     /// May take longer than [`LONGEST`].
     unhurried: bool,
     pub(super) marks: Arc<Marks>,

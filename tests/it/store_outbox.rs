@@ -155,6 +155,30 @@ on_both!(owed_again_while_it_is_sent_it_is_due_again_afterwards, async |place: P
     assert_eq!(counts, [("deliver".to_string(), "done".to_string(), 1)]);
 });
 
+on_both!(what_owes_itself_again_comes_when_it_says, async |place: Place| {
+    let store = place.store().await;
+    let now = place.clock.now();
+    owe(&store, "t1", "pantry", now).await;
+    for others in [0, 1] {
+        let claimed = claim_one(&place, &store).await.unwrap();
+        for _ in 0..others {
+            owe(&store, "t1", "pantry", now).await;
+        }
+        let mut tx = store.begin().await.unwrap();
+        let lane = "fhir:pantry".to_string();
+        let (kind, subject, partner) = (Kind::Deliver, "t1".to_string(), "pantry".to_string());
+        tx.enqueue(&Delivery { kind, subject, partner, lane, due_at: now }).await.unwrap();
+        assert!(tx.finish(&claimed, &Outcome::Again(now.plus(MINUTE))).await.unwrap());
+        tx.commit().await.unwrap();
+        if others == 0 {
+            assert_eq!(claim_one(&place, &store).await, None, "a minute later, and no sooner");
+            place.clock.advance(MINUTE);
+        } else {
+            assert!(claim_one(&place, &store).await.is_some(), "somebody else has owed it meanwhile");
+        }
+    }
+});
+
 on_both!(owed_twice_is_one_delivery_at_the_earlier_time, async |place: Place| {
     let store = place.store().await;
     let now = place.clock.now();
