@@ -346,6 +346,21 @@ mod tests {
         }
     }
 
+    /// A-015, M-5.06: of two keys with one id and type nobody can say whose signature it is.
+    #[test]
+    fn two_keys_with_one_id_open_nothing() {
+        let key = PrivateKey::parse(&pem(&p384())).unwrap().remove(0);
+        let other = PrivateKey::parse(&pem(&p384())).unwrap().remove(0);
+        let token = key.sign(&json!({"iss": "us", "exp": 7})).unwrap();
+        let assertion = Assertion::read(&token).unwrap();
+        let set = |keys: &[&Value]| KeySet::parse(&json!({ "keys": keys }).to_string()).unwrap();
+        let mut twin = other.public.clone();
+        twin["kid"] = key.public["kid"].clone();
+        assert!(assertion.verify(&set(&[&key.public, &other.public])).is_ok());
+        assert!(assertion.verify(&set(&[&key.public, &twin])).is_err());
+        assert!(assertion.verify(&set(&[&twin])).is_err());
+    }
+
     /// RFC 7638 §3.1
     #[test]
     fn the_thumbprint_is_the_standards() {

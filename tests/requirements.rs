@@ -16,6 +16,9 @@ const OPEN: &[(&str, char, usize)] = &[
     ("rest", 'R', 0),
     ("subscriptions", 'S', 0),
     ("subscription-kit", 'K', 0),
+    ("subscription-client-kit", 'L', 0),
+    ("smart-kit", 'M', 0),
+    ("us-core-kit", 'U', 0),
     ("security", 'A', 7),
 ];
 

@@ -87,6 +87,7 @@ impl App {
     ) -> Result<Answer, Error> {
         self.check_scope(context, resource.kind(), 'c')?;
         self.may_write(context, &resource)?;
+        subset::check_whole(&resource)?;
         resource.set("id", id.into());
         let kind = resource.kind();
         let answer = match kind {

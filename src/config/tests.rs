@@ -159,6 +159,7 @@ fn one_general_fault() {
             ("[delivery]\nbackoff = \"1s\"", "line 6: delivery.backoff: expected an array of strings, found string"),
             ("[delivery]\ntimeout = \"6m\"", "line 6: delivery.timeout: must be between 1s and 5m"),
             ("[delivery]\npartner_addresses = \"all\"", "line 6: delivery.partner_addresses: must be one of [\"public_only\", \"allow_private_for_tests_only\"]"),
+            // S-132
             ("[subscriptions]\nkeep_events = \"1h\"", "line 6: subscriptions.keep_events: must be at least the sum of delivery.backoff"),
             ("[auth]\ntoken_lifetime = \"25h\"", "line 6: auth.token_lifetime: must be between 1s and 24h"),
             ("[sms]\nauthorization = \"x\"", "line 5: sms.url: is required"),

@@ -362,7 +362,7 @@ mod tests {
         assert!(of("Task")["searchRevInclude"].as_array().unwrap().contains(&json!("Provenance:target")));
     }
 
-    //
+    // R-010, M-1.04
     #[test]
     fn the_tag_follows_the_text() {
         let one = Published::new(OWN);

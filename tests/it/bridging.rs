@@ -217,3 +217,160 @@ async fn what_is_sent_says_who_changed_it() {
     }
     assert!(!county.get("", "metadata").await.headers.contains_key("x-intermediary"));
 }
+
+/// With every reference the same, so that copies can be compared.
+fn without_references(value: &Value) -> Value {
+    match value {
+        Value::Object(map) => {
+            let part = |(name, value): (&String, &Value)| match value {
+                Value::String(_) if name == "reference" => (name.clone(), json!("*")),
+                other => (name.clone(), without_references(other)),
+            };
+            map.iter().map(part).collect()
+        }
+        Value::Array(list) => list.iter().map(without_references).collect(),
+        other => other.clone(),
+    }
+}
+
+/// Every reference within.
+fn references(value: &Value) -> Vec<String> {
+    let mut found = Vec::new();
+    match value {
+        Value::Object(map) => {
+            for (name, value) in map {
+                match value {
+                    Value::String(text) if name == "reference" => found.push(text.clone()),
+                    other => found.extend(references(other)),
+                }
+            }
+        }
+        Value::Array(list) => list.iter().for_each(|one| found.extend(references(one))),
+        _ => {}
+    }
+    found
+}
+
+// G-004, G-005, G-006, G-010, G-011: the elements that the guide's profiles mark as must-support, filled, each read by the
+// target as the source wrote it, and what they refer to can be read, too. G-186: the Consent's document among them.
+#[tokio::test]
+async fn every_must_support_element_reaches_the_target() {
+    let county = TestGateway::county().await;
+    let mut body = county.referral("sr1", "food-insecurity", Some("Organization/pantry"));
+    body["priority"] = json!("urgent");
+    body["input"] = json!([{"type": category(SDOHCC, "additional-content"),
+        "valueReference": {"reference": there("DocumentReference/letter")}}]);
+    let subject = json!({"reference": patient::PATIENT});
+    let encounter = json!({"reference": "Encounter/e1"});
+    let by = json!({"reference": "Practitioner/dr-jan-water"});
+    let fixtures = crate::validation::fixtures();
+    let filled = |name: &str, id: &str, more: Value| {
+        let mut one = fixtures[name].clone();
+        (one["id"], one["subject"]) = (json!(id), subject.clone());
+        one.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        one
+    };
+    let told = county.world.at(EHR, |ehr| {
+        let practitioner = ehr.all("Practitioner").first().map(|one| format!("Practitioner/{}", one["id"].as_str().unwrap()));
+        let by = practitioner.map_or(by, |text| json!({"reference": text}));
+        ehr.put(json!({"resourceType": "Encounter", "id": "e1", "status": "finished", "subject": subject,
+            "class": {"system": "http://terminology.hl7.org/CodeSystem/v3-ActCode", "code": "AMB"}}));
+        for id in ["letter", "consent-paper"] {
+            ehr.put(json!({"resourceType": "DocumentReference", "id": id, "status": "current", "subject": subject,
+                "content": [{"attachment": {"contentType": "text/plain", "data": "aGk="}}]}));
+        }
+        let told = vec![
+            filled("condition", "c1", json!({"encounter": encounter, "asserter": by, "recordedDate": "2026-01-02", "abatementDateTime": "2026-02-01",
+                "clinicalStatus": category("http://terminology.hl7.org/CodeSystem/condition-clinical", "resolved"),
+                "extension": [{"url": "http://hl7.org/fhir/StructureDefinition/condition-assertedDate", "valueDateTime": "2026-01-01"}],
+                "evidence": [{"detail": [{"reference": "Observation/o1"}]}]})),
+            filled("goal", "g1", json!({"addresses": [{"reference": "Condition/c1"}], "outcomeReference": [{"reference": "Observation/o2"}],
+                "achievementStatus": category("http://terminology.hl7.org/CodeSystem/goal-achievement", "in-progress")})),
+            filled("screening-response", "o1", json!({"performer": [subject], "derivedFrom": [{"reference": "Observation/o3"}]})),
+            filled("assessment", "o2", json!({"performer": [by], "hasMember": [{"reference": "Observation/o1"}], "derivedFrom": [{"reference": "Observation/o3"}]})),
+            {
+                let mut silent = filled("screening-response", "o3", json!({"performer": [subject],
+                    "dataAbsentReason": category("http://terminology.hl7.org/CodeSystem/data-absent-reason", "asked-declined")}));
+                silent.as_object_mut().unwrap().retain(|name, _| !name.starts_with("value") && name != "derivedFrom");
+                silent
+            },
+        ];
+        told.iter().for_each(|one| drop(ehr.put(one.clone())));
+        ehr.update("Consent", "disclosure", |consent| {
+            consent.as_object_mut().unwrap().retain(|name, _| !name.starts_with("source"));
+            consent["sourceReference"] = json!({"reference": "DocumentReference/consent-paper"});
+        });
+        ehr.update("ServiceRequest", "sr1", |request| {
+            request["encounter"] = encounter.clone();
+            request["extension"] = json!([{"url": "http://hl7.org/fhir/StructureDefinition/resource-pertainsToGoal", "valueReference": {"reference": "Goal/g1"}}]);
+            request["reasonReference"] = json!([{"reference": "Condition/c1"}]);
+            request["priority"] = json!("urgent");
+            request["orderDetail"] = json!([category(SDOHCC, "contacting-subject-prohibited")]);
+            let also = ["o1", "o2", "o3"].map(|id| json!({"reference": format!("Observation/{id}")}));
+            request["supportingInfo"].as_array_mut().unwrap().extend(also);
+        });
+        told.into_iter()
+            .chain(["Consent", "Patient"].map(|kind| ehr.all(kind)[0].clone()))
+            .chain([ehr.get("ServiceRequest", "sr1").unwrap().clone()])
+            .collect::<Vec<Value>>()
+    });
+    let made = county.post("clinic", "Task", &body).await;
+    assert_eq!(made.status, 201, "{}", made.body);
+    county.deliver_due().await;
+    let theirs = county.relayed(&made.id()).await.remove(0);
+    let sent = county.world.at(crate::gateway::PANTRY, |pantry| pantry.all("Task")[0].clone());
+    for element in ["status", "intent", "code", "priority"] {
+        assert_eq!(sent[element], body[element], "Task.{element}");
+    }
+    for element in ["focus", "for", "requester", "owner", "partOf", "authoredOn"] {
+        assert!(!sent[element].is_null(), "Task.{element}: {sent}");
+    }
+    assert_eq!(without_references(&sent["input"]), without_references(&body["input"]), "Task.input");
+    // What stands behind each reference, and behind those in it, as the target reads it.
+    let base = format!("{}/", crate::gateway::BASE);
+    let mut waiting = vec![format!("Task/{theirs}")];
+    let mut read: Vec<Value> = Vec::new();
+    while let Some(path) = waiting.pop() {
+        let answer = county.get("pantry", &path).await;
+        assert_eq!(answer.status, 200, "{path}");
+        for text in references(&answer.body) {
+            let text = text.strip_prefix(&base).unwrap_or(&text).to_string();
+            let known = read.iter().any(|one| {
+                format!("{}/{}", one["resourceType"].as_str().unwrap(), one["id"].as_str().unwrap()) == text
+            });
+            // The source's own, and the Task ours is part of, are not the target's to read.
+            let own =
+                answer.body["resourceType"] == "ServiceRequest" && references(&answer.body["basedOn"]).contains(&text);
+            if !known
+                && !own
+                && !text.contains("://")
+                && text != format!("Task/{}", made.id())
+                && text != path
+                && !waiting.contains(&text)
+            {
+                waiting.push(text);
+            }
+        }
+        read.push(answer.body);
+    }
+    for before in &told {
+        let kind = before["resourceType"].as_str().unwrap();
+        let same = |one: &&Value| {
+            let source = one["meta"]["source"].as_str().unwrap_or_default();
+            kind == "ServiceRequest" && one["resourceType"] == kind
+                || source.ends_with(&format!("{kind}/{}", before["id"].as_str().unwrap()))
+        };
+        let after = read.iter().find(same).unwrap_or_else(|| panic!("{kind}/{} did not come", before["id"]));
+        for (element, value) in before.as_object().unwrap() {
+            match (kind, element.as_str()) {
+                (_, "id" | "meta" | "resourceType") => {}
+                // Ours: whose order it is, since when, and for whom (G-016, G-017, D12a).
+                ("ServiceRequest", "intent" | "basedOn" | "performer" | "requester" | "authoredOn") => {
+                    assert!(!after[element].is_null())
+                }
+                _ => assert_eq!(without_references(&after[element]), without_references(value), "{kind}.{element}"),
+            }
+        }
+    }
+    assert!(read.iter().filter(|one| one["resourceType"] == "DocumentReference").count() == 2, "G-186, G-050");
+}

@@ -41,6 +41,7 @@ fn sets(county: &TestGateway, id: &str, status: &str) {
     county.world.at(PANTRY, |pantry| pantry.update("Task", id, |task| task["status"] = json!(status)));
 }
 
+// S-223
 // G-003, G-033, G-132, G-133, G-134, G-195
 #[tokio::test]
 async fn a_quiet_round_is_one_request() {
@@ -77,7 +78,7 @@ async fn a_source_without_batch_is_asked_one_by_one() {
     );
 }
 
-// G-135
+// G-135, S-223
 #[tokio::test]
 async fn nobody_is_asked_faster_than_configured() {
     let mut county = TestGateway::county().await.settled().await;

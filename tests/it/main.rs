@@ -69,6 +69,7 @@ mod subscribing;
 mod terminology;
 mod texting;
 mod tls;
+mod us_core_kit;
 mod validation;
 mod visits;
 mod xml;

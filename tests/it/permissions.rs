@@ -123,6 +123,7 @@ fn is_stored(row: &Row) -> bool {
     row.interactions.contains(&Interaction::Update)
 }
 
+/// M-5.18, M-5.19
 /// A-084, D11: what strangers get is what they would get if there were nothing.
 #[tokio::test]
 async fn strangers_see_and_change_nothing() {

@@ -105,6 +105,95 @@ on_both!(a_notification_brings_the_change_at_once, async |place: Place| {
     assert_eq!(searches(&county), asked + 1, "two events were lost on the way");
 });
 
+/// The public kit's client suite: its mock server takes a Subscription without heartbeats, shakes hands, tells of an
+/// event at each level of content, and looks at what it was sent and at our answers.
+/// L-1.1.01, L-1.2.01, L-1.2.02, L-1.3.01, L-1.3.02, L-1.3.03
+#[tokio::test]
+async fn the_kits_mock_server_is_answered_as_it_checks() {
+    let county = followed(Place::sqlite(), "subscribe").await;
+    let sent = ours(&county).expect("L-1.1.01: a Subscription");
+    let letters = county.world.letters();
+    let letter = letters.iter().find(|one| one.method == "POST" && one.url.ends_with("/Subscription")).unwrap();
+    let written: Value = serde_json::from_str(letter.body.as_deref().unwrap()).unwrap();
+    assert_eq!(written["status"], "requested");
+    assert_eq!(
+        (&sent["channel"]["type"], &sent["channel"]["payload"]),
+        (&json!("rest-hook"), &json!("application/fhir+json"))
+    );
+    assert!(sent["criteria"].as_str().unwrap().starts_with("http") && sent["reason"].is_string());
+    assert!(!written.to_string().contains("heartbeat"), "its server refuses those");
+    assert!(!written.to_string().contains("/5.0/"), "no extension of FHIR 5");
+    let backport = "http://hl7.org/fhir/uv/subscriptions-backport/StructureDefinition";
+    assert!(written["meta"]["profile"].to_string().contains(&format!("{backport}/backport-subscription")), "{written}");
+    let found = loopgate::fhir::validate::examine(&written, loopgate::fhir::profile::Profiles::own());
+    assert!(found.iter().all(|one| one.severity != loopgate::fhir::validate::Severity::Error), "L-1.3.01: {found:?}");
+
+    let id = sent["id"].as_str().unwrap();
+    let secret = secret(&sent);
+    let told = |kind: &str, status: &str, count: usize, focus: Option<&str>, resource: Option<&Value>| {
+        let mut list = vec![
+            json!({"name": "subscription", "valueReference": {"reference": format!("{PANTRY}/Subscription/{id}")}}),
+            json!({"name": "topic", "valueCanonical": sent["criteria"]}),
+            json!({"name": "status", "valueCode": status}),
+            json!({"name": "type", "valueCode": kind}),
+            json!({"name": "events-since-subscription-start", "valueString": count.to_string()}),
+        ];
+        let mut entries = Vec::new();
+        if kind == "event-notification" {
+            let mut parts = vec![json!({"name": "event-number", "valueString": count.to_string()})];
+            parts.extend(focus.map(|focus| json!({"name": "focus", "valueReference": {"reference": focus}})));
+            list.push(json!({"name": "notification-event", "part": parts}));
+        }
+        let url = format!("{PANTRY}/Subscription/{id}/$status");
+        entries.push(json!({"fullUrl": "urn:uuid:9601a07c-a34f-4945-93ca-6efb5394c995",
+            "resource": {"resourceType": "Parameters", "id": "9601a07c", "meta": {"profile": [format!("{backport}/backport-subscription-status-r4")]}, "parameter": list},
+            "request": {"method": "GET", "url": url}, "response": {"status": "200"}}));
+        if let Some(focus) = focus {
+            let mut entry =
+                json!({"fullUrl": focus, "request": {"method": "PUT", "url": focus}, "response": {"status": "200"}});
+            if let Some(resource) = resource {
+                entry["resource"] = resource.clone();
+            }
+            entries.push(entry);
+        }
+        json!({"resourceType": "Bundle", "id": "n", "meta": {"profile": [format!("{backport}/backport-subscription-notification-r4")]},
+            "type": "history", "timestamp": "2027-01-15T08:00:00Z", "entry": entries})
+        .to_string()
+    };
+    assert_eq!(
+        tells(&county, "pantry", &secret, &told("handshake", "requested", 0, None, None)).await,
+        200,
+        "L-1.2.01"
+    );
+    assert_eq!(state(&county).await, "active");
+    let task = county.refers("r1", "food-insecurity").await;
+    county.deliver_due().await;
+    let theirs = county.world.at(PANTRY, |pantry| pantry.all("Task").last().map(|one| (*one).clone())).unwrap();
+    let focus = format!("{PANTRY}/Task/{}", theirs["id"].as_str().unwrap());
+    // What a notification says is a hint: the Task is read, and a lie about it changes nothing.
+    let mut lie = theirs.clone();
+    lie["status"] = json!("completed");
+    for (number, focus, resource) in
+        [(1, None, None), (2, Some(focus.as_str()), None), (3, Some(focus.as_str()), Some(&lie))]
+    {
+        let asked = searches(&county);
+        county.clock.advance(Duration::from_secs(1));
+        let body = told("event-notification", "active", number, focus, resource);
+        assert_eq!(tells(&county, "pantry", &secret, &body).await, 200, "L-1.2.02: {number}");
+        county.deliver_due().await;
+        assert_eq!(searches(&county), asked + 1, "L-1.3.03: {number}");
+    }
+    assert_ne!(county.status(&task).await, "completed");
+    pantry_accepts(&county);
+    county.clock.advance(Duration::from_secs(1));
+    assert_eq!(
+        tells(&county, "pantry", &secret, &told("event-notification", "active", 4, Some(&focus), None)).await,
+        200
+    );
+    county.deliver_due().await;
+    assert_eq!(county.status(&task).await, "in-progress", "L-1.3.02");
+}
+
 /// Whoever does not know the secret is told nothing and changes nothing.
 #[tokio::test]
 async fn only_who_knows_the_secret_is_heard() {

@@ -46,6 +46,8 @@ async fn parts_of_resources_are_marked_and_never_stored() {
     let sent = county.get("clinic", &format!("Patient/{id}?_summary=true")).await.body;
     let refused = county.put("clinic", &format!("Patient/{id}"), &sent).await;
     assert_eq!((refused.status, refused.expression()), (422, "Patient.meta.tag"));
+    let refused = county.post("clinic", "Patient", &sent).await;
+    assert_eq!((refused.status, refused.expression()), (422, "Patient.meta.tag"));
     assert_eq!(county.get("clinic", "Task?_summary=text&_include=Task:focus").await.status, 400);
     let strict = [("prefer", "handling=strict")];
     assert_eq!(county.ask("clinic", "GET", "Patient?_summary=data&_elements=name", None, &strict).await.status, 200);
@@ -146,7 +148,7 @@ async fn a_request_keeps_its_id_or_hears_it_again() {
     }
 }
 
-//
+//
 #[tokio::test]
 async fn answers_are_as_the_client_prefers() {
     let county = TestGateway::county().await;

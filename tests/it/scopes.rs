@@ -71,6 +71,7 @@ async fn each_interaction_takes_its_letter() {
     }
 }
 
+/// M-5.17
 /// in a batch an entry beyond the scopes is refused alone; a transaction with one changes nothing.
 #[tokio::test]
 async fn each_entry_of_a_bundle_takes_its_letter() {
@@ -161,7 +162,7 @@ fn letters(kind: &str, name: &str) -> Option<(&'static str, Option<&'static str>
     }
 }
 
-/// an operation shows and does no more than the scopes allow.
+/// S-160: an operation shows and does no more than the scopes allow.
 #[tokio::test]
 async fn each_operation_takes_its_letter() {
     let named = |kind: &str, name: &str| format!("{}-{name}", kind.to_lowercase());

@@ -129,6 +129,7 @@ fn now(county: &TestGateway) -> i64 {
 
 /// A-001, A-002, A-003
 /// R-010
+/// M-1.01, M-1.02, M-1.04
 #[tokio::test]
 async fn discovery_names_what_there_is() {
     let (county, ..) = with_clients(Place::sqlite()).await;
@@ -155,6 +156,7 @@ async fn discovery_names_what_there_is() {
     }
 }
 
+/// M-2.05, M-2.06, M-2.07, M-5.14, M-5.15, M-5.16
 /// A-020, A-021, A-022: a token for either algorithm, as long as configured, and it opens what it says.
 /// G-182
 #[tokio::test]
@@ -178,6 +180,7 @@ async fn an_assertion_gets_a_token_that_opens_what_it_says() {
     assert_eq!(token(&county, &rsa, "system/*.cruds").await.status, 200);
 }
 
+/// M-2.02, M-2.03, M-2.04, M-5.02, M-5.03, M-5.04, M-5.05, M-5.07, M-5.08, M-5.09, M-5.10, M-5.13
 /// A-010, A-011, A-012, A-013, A-015, A-017: every row of the invalid matrix, each with its OAuth error and without a token.
 #[tokio::test]
 async fn whatever_is_wrong_with_an_assertion_gets_no_token() {
@@ -300,6 +303,7 @@ async fn a_failed_request_for_a_token_is_on_record_without_the_assertion() {
     assert_eq!(county.get("root", "AuditEvent?agent=Organization/app&outcome=4").await.entries().len(), 1);
 }
 
+// M-5.01
 // A-014: an assertion counts once, also after a restart and at another gateway on the same database.
 on_both!(an_assertion_counts_once_everywhere, async |place: Place| {
     let (mut county, app, _) = with_clients(place).await;
@@ -314,6 +318,7 @@ on_both!(an_assertion_counts_once_everywhere, async |place: Place| {
     assert_eq!(county.get(access, "Task").await.status, 200);
 });
 
+/// M-5.12
 /// A-020, A-032, A-035: configured scopes bound what is granted; what lies outside is left out, and nothing is refused.
 #[tokio::test]
 async fn nothing_is_granted_beyond_the_configuration() {
@@ -329,6 +334,7 @@ async fn nothing_is_granted_beyond_the_configuration() {
     assert_eq!(granted("system/Task.rs?owner=Organization/x").await["error"], "invalid_scope");
 }
 
+/// M-5.11
 /// A-005, A-015, A-016: keys by address are kept as long as their server says, and read again once for an unknown key.
 #[tokio::test]
 async fn keys_by_address_are_kept_and_read_again() {
@@ -364,6 +370,7 @@ async fn keys_by_address_are_kept_and_read_again() {
     assert!(answer.body["error_description"].as_str().unwrap().contains("registered address"));
 }
 
+// M-3.01, M-3.02, M-3.03
 // A-040, A-041 and the interface: an operator about any token, a partner about its own, nobody else anything.
 on_both!(tokens_can_be_asked_about_and_taken_back, async |place: Place| {
     let (county, app, _) = with_clients(place).await;
@@ -504,6 +511,7 @@ async fn keys_rotate() {
     assert_eq!(county.get(still, "Task").await.status, 200);
 }
 
+/// M-4.01, M-4.02, M-4.03
 /// A-042: at a partner's server we sign in with a key of ours: one token serves until it ends, a 401 gets another, and
 /// our published keys verify what we signed.
 #[tokio::test]
@@ -562,4 +570,20 @@ async fn we_sign_in_where_a_partner_asks_for_it() {
     says("three");
     county.later(Duration::from_secs(10)).await;
     assert_eq!(county.world.at(PANTRY, |pantry| pantry.all("Task").len()), 2);
+    // Each assertion is another, each time by the client's own word, and none asks to refresh anything.
+    let asked: Vec<_> = county.world.letters().into_iter().filter(|one| one.url == ENDPOINT).collect();
+    let mut seen = Vec::new();
+    for letter in &asked {
+        let pairs = loopgate::fhir::query::pairs(letter.body.as_deref()).unwrap();
+        let said =
+            |name: &str| pairs.iter().find(|(its, _)| its == name).map(|(_, value)| value.clone()).unwrap_or_default();
+        assert_eq!((said("grant_type").as_str(), said("client_assertion_type").as_str()), ("client_credentials", TYPE));
+        let shown = said("client_assertion");
+        let assertion = loopgate::jwt::Assertion::read(&shown).unwrap();
+        seen.push(assertion.verify(&set).unwrap().text("jti").unwrap().to_string());
+    }
+    let count = seen.len();
+    seen.sort();
+    seen.dedup();
+    assert!(count >= 4 && seen.len() == count, "a jti counts once");
 }
