@@ -163,19 +163,17 @@ impl App {
         }
         self.0.counts.taken.fetch_add(u64::try_from(visit.taken).unwrap_or(0), Relaxed);
         match visit.last {
-            Some(Said::Handshake(count)) => {
-                // Switched off, or asked for anew, while it was on the way: that answer is about nothing now.
-                if one.status == "requested" && tx.is_latest(claimed).await? {
-                    one.begun = true;
-                    one.sent = count;
-                    self.subscription_becomes(tx, one, "active", None).await?;
-                }
+            Some(Said::Handshake(count)) if one.status == "requested" && tx.is_latest(claimed).await? => {
+                one.begun = true;
+                one.sent = count;
+                self.subscription_becomes(tx, one, "active", None).await?;
             }
             Some(said @ (Said::Heartbeat | Said::Events(_) | Said::Again(_))) => {
                 one.is_past(said, visit.again);
                 tx.update_subscription(one).await?;
             }
-            None => {}
+            // Switched off, or asked for anew, while the handshake was on the way: its answer is about nothing now.
+            Some(Said::Handshake(_)) | None => {}
         }
         if one.status == "error" && self.asked_of(one)?.subject.is_classic() {
             self.subscription_becomes(tx, one, "active", None).await?;
