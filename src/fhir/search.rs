@@ -23,7 +23,7 @@ pub use whole::Search;
 pub const DEFAULT_PAGE: usize = 200;
 /// Most entries of a page.
 pub const MAX_PAGE: usize = 1_000;
-/// Most values of one query, commas included.
+/// Most values of one query, commas included, and most codes that one of them means.
 const MAX_VALUES: usize = 500;
 /// Most references one after the other in a chain, or one inside the other in `_has`.
 pub const MAX_CHAIN: usize = 3;

@@ -85,6 +85,8 @@ struct System {
     complete: bool,
     case_sensitive: bool,
     concepts: Vec<Concept>,
+    /// The concept that each stands under, by its place.
+    above: Vec<Option<usize>>,
     places: HashMap<String, usize>,
 }
 
@@ -97,21 +99,24 @@ impl System {
             complete: resource.text_at("content") == Some("complete"),
             case_sensitive: resource.at("caseSensitive") != Some(&Value::Bool(false)),
             concepts: Vec::new(),
+            above: Vec::new(),
             places: HashMap::new(),
         };
-        system.add(&url, resource.list("concept"), 0);
+        system.add(&url, resource.list("concept"), None, 0);
         Some((url, system))
     }
 
-    fn add(&mut self, url: &str, list: &[Value], depth: usize) {
+    fn add(&mut self, url: &str, list: &[Value], above: Option<usize>, depth: usize) {
         for item in list {
             let text = |name: &str| item.get(name).and_then(Value::as_str).map(str::to_string);
             let Some(code) = text("code") else { continue };
-            self.places.insert(self.place(&code), self.concepts.len());
+            let place = self.concepts.len();
+            self.places.insert(self.place(&code), place);
+            self.above.push(above);
             let (display, definition) = (text("display"), text("definition"));
             self.concepts.push(Concept { system: url.to_string(), code, display, definition });
             if let Some(within) = item.get("concept").and_then(Value::as_array).filter(|_| depth < DEEPEST) {
-                self.add(url, within, depth + 1);
+                self.add(url, within, Some(place), depth + 1);
             }
         }
     }
@@ -122,6 +127,11 @@ impl System {
 
     fn concept(&self, code: &str) -> Option<&Concept> {
         self.concepts.get(*self.places.get(&self.place(code))?)
+    }
+
+    /// The concept at this place, and those that it stands under.
+    fn line(&self, place: usize) -> impl Iterator<Item = usize> {
+        std::iter::successors(Some(place), |place| self.above.get(*place).copied().flatten())
     }
 }
 
@@ -222,6 +232,18 @@ impl Terminology {
                 Some(Form::Fits) | None => Lookup::NotChecked,
             },
         }
+    }
+
+    /// The code and all that it subsumes, or with `up` all that subsume it; nothing where its system has no such code.
+    /// None: the system is not held whole.
+    pub fn subsumed(&self, system: &str, code: &str, up: bool) -> Option<Vec<&Concept>> {
+        let held = self.systems.get(bare(system)).filter(|held| held.complete)?;
+        let Some(of) = held.places.get(&held.place(code)).copied() else { return Some(Vec::new()) };
+        let is_in = |place: &usize| match up {
+            true => held.line(of).any(|one| one == *place),
+            false => held.line(*place).any(|one| one == of),
+        };
+        Some((0..held.concepts.len()).filter(is_in).filter_map(|place| held.concepts.get(place)).collect())
     }
 
     /// Name and version of a system that is held.
@@ -388,6 +410,24 @@ mod tests {
         assert_eq!(held.lookup(SNOMED, "733423003"), Lookup::NotChecked);
         assert_eq!(held.lookup(SNOMED, "733423004"), Lookup::Malformed(Form::WrongCheckDigit));
         assert_eq!(held.lookup("http://hl7.org/fhir/uv/sdc/CodeSystem/temp", "other"), Lookup::NotChecked);
+    }
+
+    #[test]
+    fn a_code_subsumes_what_stands_under_it() {
+        let clinical = "http://terminology.hl7.org/CodeSystem/condition-clinical";
+        let codes = |system: &str, code: &str, up: bool| -> Option<Vec<String>> {
+            let found = Terminology::held().subsumed(system, code, up)?;
+            Some(found.into_iter().map(|one| one.code.clone()).collect())
+        };
+        let some = |list: &[&str]| Some(list.iter().map(|code| (*code).to_string()).collect::<Vec<_>>());
+        assert_eq!(codes(clinical, "active", false), some(&["active", "recurrence", "relapse"]));
+        assert_eq!(codes(clinical, "relapse", true), some(&["active", "relapse"]));
+        assert_eq!(codes(clinical, "relapse", false), some(&["relapse"]));
+        assert_eq!(codes(SDOHCC, "waitlist", false), some(&["waitlist"]));
+        assert_eq!(codes(clinical, "none", true), some(&[]));
+        for open in [SNOMED, "http://hl7.org/fhir/uv/sdc/CodeSystem/temp", "urn:x"] {
+            assert_eq!(codes(open, "733423003", false), None, "{open}");
+        }
     }
 
     #[test]

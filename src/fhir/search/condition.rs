@@ -1,13 +1,15 @@
 //! One parameter as a condition: its name, type and modifier decide what its values mean; chains and `_has` lead to
 //! another type's parameters. <https://hl7.org/fhir/R4/search.html#modifiers>
 
+use super::super::published;
 use super::super::reference::Reference;
 use super::super::resource::ResourceType;
 use super::super::search_index::{
     Parameter, ParameterType, SEPARATOR, canonical_reference, fold, fold_code, parameter,
 };
+use super::super::terminology::{Concept, Terminology};
 use super::value::{amount, date, instant, pieces, plain, split, token};
-use super::{Filter, MAX_CHAIN, Test, Token, bad};
+use super::{Filter, MAX_CHAIN, MAX_VALUES, Test, Token, bad};
 use crate::error::Error;
 use crate::id;
 
@@ -118,7 +120,14 @@ fn indexed(known: &'static Parameter, modifier: Option<&str>, value: &str, own: 
         },
         (ParameterType::Token, None | Some("not")) => {
             not = modifier.is_some();
-            Test::Tokens(pieces(value, ',').iter().map(|text| known_token(known, text)).collect())
+            Test::Tokens(pieces(value, ',').iter().map(|text| known_token(known, token(text))).collect())
+        }
+        (ParameterType::Token, Some(set @ ("in" | "not-in"))) if !known.exact => {
+            not = set == "not-in";
+            Test::Tokens(members(known, value, own)?)
+        }
+        (ParameterType::Token, Some(way @ ("above" | "below"))) if !known.exact => {
+            Test::Tokens(subsumed(known, value, way == "above")?)
         }
         (ParameterType::Token, Some("text")) => Test::Says(folded()),
         (ParameterType::Token, Some("of-type")) if known.exact => {
@@ -174,8 +183,7 @@ fn indexed(known: &'static Parameter, modifier: Option<&str>, value: &str, own: 
 }
 
 /// A token as the index holds the parameter's: codes without case, and the system that plain codes imply left out.
-fn known_token(known: &Parameter, text: &str) -> Token {
-    let Token { system, code } = token(text);
+fn known_token(known: &Parameter, Token { system, code }: Token) -> Token {
     let implied = known.implied.is_some() && system.as_deref() == known.implied;
     Token {
         system: if implied { Some(String::new()) } else { system },
@@ -183,10 +191,50 @@ fn known_token(known: &Parameter, text: &str) -> Token {
     }
 }
 
+fn coded<'a>(known: &Parameter, codes: impl IntoIterator<Item = &'a Concept>) -> Result<Vec<Token>, Error> {
+    let token = |one: &Concept| Token { system: Some(one.system.clone()), code: Some(one.code.clone()) };
+    let all: Vec<Token> = codes.into_iter().map(|one| known_token(known, token(one))).collect();
+    if all.len() > MAX_VALUES {
+        return Err(bad(known.name, &format!("means more than {MAX_VALUES} codes this way.")).code("too-costly"));
+    }
+    Ok(all)
+}
+
+/// `:in`: the codes of value sets, which are named by their URL or by where they are read here.
+fn members(known: &Parameter, value: &str, own: &str) -> Result<Vec<Token>, Error> {
+    let mut codes = Vec::new();
+    for text in split(value) {
+        let url = match Reference::parse(&text, own) {
+            Reference::Local(key) => published::at(&key).and_then(|set| set.text_at("url")),
+            _ => Some(text.as_str()),
+        };
+        codes.extend(url.and_then(|url| Terminology::held().expand(url).ok()).ok_or_else(|| {
+            let text = "takes with :in and :not-in a value set that is held here whole; /ValueSet lists them.";
+            bad(known.name, text).code("not-supported")
+        })?);
+    }
+    coded(known, &codes)
+}
+
+/// `:below` and `:above`: a code and those it subsumes, or that subsume it.
+fn subsumed(known: &Parameter, value: &str, up: bool) -> Result<Vec<Token>, Error> {
+    let mut codes = Vec::new();
+    for text in pieces(value, ',') {
+        let Token { system, code } = token(&text);
+        let system = system.as_deref().or(known.implied);
+        let found = system.zip(code).and_then(|(system, code)| Terminology::held().subsumed(system, &code, up));
+        codes.extend(found.ok_or_else(|| {
+            let text = "takes with :above and :below system|code of a system that is held here whole; /CodeSystem lists them.";
+            bad(known.name, text).code("not-supported")
+        })?);
+    }
+    coded(known, codes)
+}
+
 fn pair(known: &Parameter, text: &str) -> Option<(Token, Token)> {
     let parts = pieces(text, '$');
     match parts.as_slice() {
-        [one, other] => Some((known_token(known, one), known_token(known, other))),
+        [one, other] => Some((known_token(known, token(one)), known_token(known, token(other)))),
         _ => None,
     }
 }

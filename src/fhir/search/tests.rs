@@ -155,6 +155,56 @@ fn the_guides_parameters_find_their_task() {
     );
 }
 
+//
+#[test]
+fn codes_are_found_by_value_set_and_by_what_they_stand_under() {
+    let statuses = "http://hl7.org/fhir/us/sdoh-clinicalcare/ValueSet/SDOHCC-ValueSetReferralTaskStatus";
+    let found = format!("status:in={statuses}");
+    let also = format!("status:in=https://hub/fhir/ValueSet/status-reason,{statuses}|3.0.0");
+    let not = format!("status:not-in={statuses}");
+    check(
+        task(),
+        &[
+            &found,
+            &also,
+            "status:in=http://hl7.org/fhir/ValueSet/task-status",
+            "business-status:not-in=ValueSet/business-status",
+        ],
+        &[
+            &not,
+            "status:in=ValueSet/business-status",
+            "business-status:in=ValueSet/business-status",
+            "code:in=http://hl7.org/fhir/us/sdoh-clinicalcare/ValueSet/SDOHCC-ValueSetTaskCode",
+        ],
+    );
+    let clinical = "http://terminology.hl7.org/CodeSystem/condition-clinical";
+    let condition = json!({"resourceType":"Condition","clinicalStatus":{"coding":[{"system":clinical,"code":"relapse"}]}});
+    let asked = |modifier: &str, code: &str| format!("clinical-status:{modifier}={clinical}|{code}");
+    check(
+        condition,
+        &[&asked("below", "active"), &asked("below", "relapse"), &asked("above", "relapse")],
+        &[&asked("below", "inactive"), &asked("above", "active"), &asked("below", "nothing")],
+    );
+    check(
+        json!({"resourceType":"Goal","lifecycleStatus":"on-hold"}),
+        &["lifecycle-status:below=accepted", "lifecycle-status:below=proposed,accepted"],
+        &["lifecycle-status:below=proposed", "lifecycle-status:above=accepted"],
+    );
+    for refused in [
+        "code:below=http://snomed.info/sct|123",
+        "code:below=fulfill",
+        "status:below=requested",
+        "code:above=urn:x|y",
+        "code:in=http://hl7.org/fhir/us/core/ValueSet/us-core-procedure-code",
+        "code:in=ValueSet/none",
+        "code:in=fulfill",
+        "identifier:in=ValueSet/status-reason",
+        "identifier:below=s|a",
+    ] {
+        assert_eq!(ask(refused, false).unwrap_err().kind, Kind::Malformed, "{refused}");
+    }
+}
+
 #[test]
 fn text_searches_what_a_token_says() {
     check(

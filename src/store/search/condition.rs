@@ -146,7 +146,7 @@ fn refers(names: &[&'static str], to: &str, rows: &str, text: &mut Text) -> Stri
 pub(super) fn test_of(test: &Test, rows: &str, text: &mut Text) -> (bool, String) {
     let sql = match test {
         Test::Present(wanted) => return (*wanted, String::new()),
-        Test::Tokens(list) => either(list.iter().map(|token| of_token(token, rows, text)).collect()),
+        Test::Tokens(list) => either(of_tokens(list, rows, text)),
         Test::Pairs(list) => either(list.iter().map(|pair| of_pair(pair, rows, text)).collect()),
         Test::References(list) | Test::Is(list) => {
             let list: Vec<&str> = list.iter().map(|value| indexable(value)).collect();
@@ -178,6 +178,29 @@ pub(super) fn test_of(test: &Test, rows: &str, text: &mut Text) -> (bool, String
         Test::Amounts(list) => either(list.iter().map(|amount| of_amount(amount, rows, text)).collect()),
     };
     (true, sql)
+}
+
+/// Many codes of one system are one list.
+fn of_tokens(list: &[Token], rows: &str, text: &mut Text) -> Vec<String> {
+    let mut systems: Vec<(Option<&str>, Vec<&Token>)> = Vec::new();
+    for token in list {
+        let system = token.system.as_deref();
+        let same = |group: &[&Token]| token.code.is_some() && group.iter().all(|other| other.code.is_some());
+        match systems.iter_mut().find(|(known, group)| *known == system && same(group)) {
+            Some((_, group)) => group.push(token),
+            None => systems.push((system, vec![token])),
+        }
+    }
+    let one = |group: &[&Token], text: &mut Text| match group {
+        [one] => of_token(one, rows, text),
+        many => {
+            let codes: Vec<&str> = many.iter().filter_map(|token| token.code.as_deref()).map(indexable).collect();
+            let system = many.first().map(|one| Token { code: None, system: one.system.clone() });
+            let system = system.map(|system| of_token(&system, rows, text)).unwrap_or_default();
+            format!("{rows}.value in ({}) and {system}", text.any_of(&codes))
+        }
+    };
+    systems.iter().map(|(_, group)| one(group, text)).collect()
 }
 
 fn of_token(token: &Token, rows: &str, text: &mut Text) -> String {
