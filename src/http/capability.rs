@@ -182,6 +182,7 @@ impl Published {
 mod tests {
     use super::super::door;
     use super::*;
+    use crate::fhir::search;
 
     const OWN: &str = "https://hub/fhir";
 
@@ -244,6 +245,36 @@ mod tests {
                 }
             }
         }
+    }
+
+    /// What is claimed of searches is what the search understands, to the letter.
+    /// G-139…G-154
+    #[test]
+    fn every_claimed_parameter_and_include_is_understood() {
+        let statement = statement(OWN);
+        let understood = |kind: &str, name: &str, value: &str| {
+            let pair = (name.to_string(), value.to_string());
+            search::parse(ResourceType::parse(kind).unwrap(), &[pair], OWN, true).map(|query| query.used.len())
+        };
+        for resource in statement["rest"][0]["resource"].as_array().unwrap() {
+            let kind = resource["type"].as_str().unwrap();
+            for parameter in resource["searchParam"].as_array().unwrap() {
+                let value = match parameter["type"].as_str().unwrap() {
+                    "date" => "2026",
+                    "quantity" => "5",
+                    "composite" => "a$b",
+                    _ => "a",
+                };
+                let name = parameter["name"].as_str().unwrap();
+                assert_eq!(understood(kind, name, value).unwrap(), 1, "{kind}?{name}");
+            }
+            for (name, claimed) in [("_include", "searchInclude"), ("_revinclude", "searchRevInclude")] {
+                for one in resource[claimed].as_array().into_iter().flatten().filter_map(Value::as_str) {
+                    assert_eq!(understood(kind, name, one).unwrap(), 1, "{kind}?{name}={one}");
+                }
+            }
+        }
+        assert!(understood("Task", "colour", "a").is_err());
     }
 
     /// The lines of an expected statement that ours does not meet.

@@ -186,7 +186,7 @@ async fn the_record_is_read_by_auditors_alone_and_written_by_nobody() {
     assert_eq!(refused.len(), 1, "{refused:?}");
 }
 
-// who has seen my data?
+// G-178: who has seen my data?
 #[tokio::test]
 async fn a_patient_learns_who_has_seen_what_is_theirs() {
     let (county, task) = referred().await;

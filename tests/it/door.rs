@@ -444,6 +444,7 @@ fn anything() -> impl Strategy<Value = (String, String, Vec<u8>, String)> {
     (method.prop_map(str::to_string), path, body, kind.prop_map(str::to_string))
 }
 
+// G-178
 #[test]
 fn nothing_that_is_thrown_at_it_breaks_it() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();

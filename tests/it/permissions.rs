@@ -124,7 +124,7 @@ fn is_stored(row: &Row) -> bool {
 }
 
 /// M-5.18, M-5.19
-/// A-084, D11: what strangers get is what they would get if there were nothing.
+/// A-084, D11, G-178: what strangers get is what they would get if there were nothing.
 #[tokio::test]
 async fn strangers_see_and_change_nothing() {
     let county = TestGateway::county().await;

@@ -180,6 +180,41 @@ async fn an_assertion_gets_a_token_that_opens_what_it_says() {
     assert_eq!(token(&county, &rsa, "system/*.cruds").await.status, 200);
 }
 
+/// G-187: an application of a community organization is registered with its keys, gets one token after the other, and works
+/// by query, when it likes.
+#[tokio::test]
+async fn an_application_works_by_query_with_one_token_after_the_other() {
+    let app = Client::new("app");
+    let rides = "channel = \"light\"\nservices = [{ id = \"app-rides\", name = \"Rides\", categories = [\"transportation-insecurity\"] }]";
+    let credentials = format!("credentials = {{ jwks = '{}' }}", app.set());
+    let block = without_token(&partner("app", "\"target\"", rides), &credentials);
+    let county = TestGateway::with(Place::sqlite(), &format!("{}{block}", county())).await;
+    let sent = county.refers("sr1", "transportation-insecurity").await;
+    county.deliver_due().await;
+    let fresh = async || {
+        let answer = token(&county, &app.assertion(now(&county)), "system/Task.rus system/ServiceRequest.rs").await;
+        answer.body["access_token"].as_str().unwrap_or_else(|| panic!("{}", answer.body)).to_string()
+    };
+    let mut access = fresh().await;
+    let asked = "Task?owner=Organization/app&status=requested&_include=Task:focus";
+    let found = county.get(&access, asked).await.entries();
+    let kinds: Vec<&Value> = found.iter().map(|one| &one["resourceType"]).collect();
+    assert_eq!(kinds, [&json!("Task"), &json!("ServiceRequest")]);
+    let mut task = found[0].clone();
+    for status in ["accepted", "in-progress"] {
+        let path = format!("Task/{}", task["id"].as_str().unwrap());
+        task["status"] = json!(status);
+        let stepped = county.put(&access, &path, &task).await;
+        assert_eq!(stepped.status, 200, "{}", stepped.body);
+        assert_eq!(county.status(&sent).await, "in-progress", "its acceptance is the source's in-progress");
+        county.clock.advance(Duration::from_secs(300));
+        assert_eq!(county.get(&access, &path).await.status, 401, "this token has ended");
+        access = fresh().await;
+        task = county.get(&access, &path).await.body;
+        assert_eq!(task["status"], status);
+    }
+}
+
 /// M-2.02, M-2.03, M-2.04, M-5.02, M-5.03, M-5.04, M-5.05, M-5.07, M-5.08, M-5.09, M-5.10, M-5.13
 /// A-010, A-011, A-012, A-013, A-015, A-017: every row of the invalid matrix, each with its OAuth error and without a token.
 #[tokio::test]

@@ -100,6 +100,7 @@ fn hello(version: u8) -> Vec<u8> {
 /// G-180: whoever speaks TLS 1.1 at most gets an alert where TLS 1.2 gets a ServerHello.
 ///
 /// M-2.01, U-1.01
+/// G-178
 #[tokio::test(flavor = "multi_thread")]
 async fn older_versions_of_tls_are_refused() {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};

@@ -224,7 +224,8 @@ fn subsumed(known: &Parameter, value: &str, up: bool) -> Result<Vec<Token>, Erro
         let system = system.as_deref().or(known.implied);
         let found = system.zip(code).and_then(|(system, code)| Terminology::held().subsumed(system, &code, up));
         codes.extend(found.ok_or_else(|| {
-            let text = "takes with :above and :below system|code of a system that is held here whole; /CodeSystem lists them.";
+            let text =
+                "takes with :above and :below system|code of a system that is held here whole; /CodeSystem lists them.";
             bad(known.name, text).code("not-supported")
         })?);
     }

@@ -178,7 +178,8 @@ fn codes_are_found_by_value_set_and_by_what_they_stand_under() {
         ],
     );
     let clinical = "http://terminology.hl7.org/CodeSystem/condition-clinical";
-    let condition = json!({"resourceType":"Condition","clinicalStatus":{"coding":[{"system":clinical,"code":"relapse"}]}});
+    let condition =
+        json!({"resourceType":"Condition","clinicalStatus":{"coding":[{"system":clinical,"code":"relapse"}]}});
     let asked = |modifier: &str, code: &str| format!("clinical-status:{modifier}={clinical}|{code}");
     check(
         condition,

@@ -235,6 +235,7 @@ mod tests {
         }
     }
 
+    // G-178
     #[test]
     fn what_acts_or_is_no_xhtml_is_refused() {
         for text in [
