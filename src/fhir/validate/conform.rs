@@ -10,7 +10,7 @@ use super::binding::is_member;
 use super::place::Place;
 use super::reading::text;
 use super::{Finding, Severity, Source, target_type};
-use crate::fhir::definitions::{self, Form, TypeDef};
+use crate::fhir::definitions::{self, Element, Form, TypeDef, TypeRef};
 use crate::fhir::path::{Context, Item, Truth};
 use crate::fhir::profile::{Child, Node, Profile, Profiles, Rule};
 
@@ -202,41 +202,65 @@ pub(super) fn occurrences<'a>(
 ) -> Vec<Occurrence<'a>> {
     let mut found = Vec::new();
     let Some(element) = def.element(&child.name) else { return found };
-    for type_ in &element.types {
-        if child.only.is_some_and(|only| only != type_.def().name) {
+    if !element.choice {
+        let mut types = element.types.iter();
+        if let Some(type_) = types.find(|type_| child.only.is_none_or(|only| only == type_.def().name)) {
+            stand(map.get(element.name), beside(map, element.name), element, type_, &mut found);
+        }
+        return found;
+    }
+    // By the keys that are there: an extension's value has fifty types, and one of them at most.
+    for (key, value) in map {
+        let bare = key.strip_prefix('_').unwrap_or(key);
+        let known = Some(bare).filter(|bare| bare.starts_with(element.name));
+        let Some((of, type_)) = known.and_then(|bare| def.element_for_json_key(bare)) else { continue };
+        let other = !std::ptr::eq(of, element) || child.only.is_some_and(|only| only != type_.def().name);
+        if other {
             continue;
         }
-        let key;
-        let key = if element.choice {
-            key = element.json_key(type_);
-            key.as_str()
-        } else {
-            element.name
-        };
-        let value = map.get(key);
-        let beside = map.iter().find(|(name, _)| name.strip_prefix('_') == Some(key)).map(|(_, value)| value);
-        let def = |value: Option<&Value>| match type_.name {
-            "Resource" => value
-                .and_then(|value| value.get("resourceType")?.as_str())
-                .and_then(definitions::resource)
-                .unwrap_or(type_.def()),
-            _ => type_.def(),
-        };
-        if !element.is_list() {
-            if value.is_some() || beside.is_some() {
-                found.push(Occurrence { value, beside, def: def(value), index: None });
-            }
-            continue;
-        }
-        let list = |value: Option<&'a Value>| value.and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
-        let (values, besides) = (list(value), list(beside));
-        for index in 0..values.len().max(besides.len()) {
-            let there = |list: &'a [Value]| list.get(index).filter(|value| !value.is_null());
-            let value = there(values);
-            found.push(Occurrence { value, beside: there(besides), def: def(value), index: Some(index) });
+        match bare.len() == key.len() {
+            true => stand(Some(value), beside(map, bare), element, type_, &mut found),
+            // Else it was seen with its value.
+            false if !map.contains_key(bare) => stand(None, Some(value), element, type_, &mut found),
+            false => {}
         }
     }
     found
+}
+
+/// `_key`
+fn beside<'a>(map: &'a Map<String, Value>, key: &str) -> Option<&'a Value> {
+    map.iter().find(|(name, _)| name.strip_prefix('_') == Some(key)).map(|(_, value)| value)
+}
+
+/// The occurrences under one key.
+fn stand<'a>(
+    value: Option<&'a Value>,
+    beside: Option<&'a Value>,
+    element: &'static Element,
+    type_: &'static TypeRef,
+    found: &mut Vec<Occurrence<'a>>,
+) {
+    let def = |value: Option<&Value>| match type_.name {
+        "Resource" => value
+            .and_then(|value| value.get("resourceType")?.as_str())
+            .and_then(definitions::resource)
+            .unwrap_or(type_.def()),
+        _ => type_.def(),
+    };
+    if !element.is_list() {
+        if value.is_some() || beside.is_some() {
+            found.push(Occurrence { value, beside, def: def(value), index: None });
+        }
+        return;
+    }
+    let list = |value: Option<&'a Value>| value.and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+    let (values, besides) = (list(value), list(beside));
+    for index in 0..values.len().max(besides.len()) {
+        let there = |list: &'a [Value]| list.get(index).filter(|value| !value.is_null());
+        let value = there(values);
+        found.push(Occurrence { value, beside: there(besides), def: def(value), index: Some(index) });
+    }
 }
 
 /// Whether a value holds everything of a pattern. <https://hl7.org/fhir/R4/elementdefinition-definitions.html#ElementDefinition.pattern_x_>
