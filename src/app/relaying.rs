@@ -86,9 +86,9 @@ impl App {
             created: tx.stamp(),
         };
         tx.insert_relay(&relay).await?;
-        tx.grant(self.gateway(), std::slice::from_ref(&written.stored.key), &id, Reason::Author).await?;
-        if referral.fetched {
-            self.finish_relay(tx, referral, relay).await?;
+        match referral.fetched {
+            true => self.finish_relay(tx, referral, relay).await?,
+            false => tx.grant(self.gateway(), std::slice::from_ref(&written.stored.key), &id, Reason::Author).await?,
         }
         self.must(tx, &written.stored.key).await
     }
