@@ -1,7 +1,8 @@
 //! The embedded database's one writer, and group commit.
 //!
-//! A transaction is a savepoint inside an outer transaction. Whoever ends while others wait for the writer leaves the
-//! outer one open for them; whoever ends last, or as the sixty-fourth, commits it for all. A commit returns when that
+//! A transaction is a savepoint inside an outer transaction; the first of them needs none, for nothing else would be taken
+//! back with it. Whoever ends while others wait for the writer leaves the outer one open for them; whoever ends last, or as
+//! the sixty-fourth, commits it for all. A commit returns when that
 //! has happened and is on disk (`synchronous = full`). Whoever gives up waiting harms nobody: what was begun is taken
 //! back, and a group that nobody is left to commit is committed.
 
@@ -26,7 +27,9 @@ pub(super) struct Writer {
     pub(super) connection: Connection,
     /// An outer transaction is open.
     open: bool,
-    /// A transaction was dropped in the middle; its savepoint is still there.
+    /// The transaction under way has a savepoint.
+    saved: bool,
+    /// A transaction was dropped in the middle; what it did is still there.
     dirty: bool,
     /// Who waits for the commit.
     group: Vec<(Stamped, oneshot::Sender<Result<(), String>>)>,
@@ -54,19 +57,26 @@ impl Writer {
 
     /// Takes back what a dropped transaction left.
     fn clean(&mut self) -> Result<(), Error> {
-        if self.dirty {
+        if self.dirty && self.saved {
             self.run("rollback to one; release one")?;
-            self.dirty = false;
+        } else if self.dirty {
+            // After some errors SQLite has done so by itself.
+            if !self.connection.is_autocommit() {
+                self.run("rollback")?;
+            }
+            self.open = false;
         }
+        self.dirty = false;
         Ok(())
     }
 
     /// Commits for everybody in the group and tells them. Waits for the disk.
     fn commit_group(&mut self) {
+        let cleaned = self.clean();
         if !self.open {
             return;
         }
-        let result = self.clean().and_then(|()| self.word("commit")).map_err(cause);
+        let result = cleaned.and_then(|()| self.word("commit")).map_err(cause);
         if result.is_err() {
             // Nothing of the group is stored: the next one starts afresh.
             let _ = self.run("rollback");
@@ -95,6 +105,11 @@ impl Held {
     /// Begins a transaction: in the open group, or with a new one. Only where another process has the file is that
     /// waited for, on a thread that may.
     async fn begin(mut self) -> Result<Held, Error> {
+        if let Err(error) = self.writer()?.clean() {
+            self.writer()?.commit_group();
+            self.writer = None;
+            return Err(Error::unavailable(cause(error)));
+        }
         if !self.writer()?.open
             && let Err(error) = self.writer()?.open(Duration::ZERO)
         {
@@ -112,7 +127,10 @@ impl Held {
             self = tokio::task::spawn_blocking(patient).await.map_err(Error::unavailable)??;
         }
         let writer = self.writer()?;
-        if let Err(error) = writer.clean().and_then(|()| writer.word("savepoint one")) {
+        writer.saved = !writer.group.is_empty();
+        if writer.saved
+            && let Err(error) = writer.word("savepoint one")
+        {
             writer.commit_group();
             self.writer = None;
             return Err(Error::unavailable(cause(error)));
@@ -126,7 +144,7 @@ impl Held {
         let writer = self.writer()?;
         let last = alone || writer.group.len() + 1 >= GROUP;
         // A commit releases the savepoint as well.
-        let released = if last { Ok(()) } else { writer.word("release one") };
+        let released = if last || !writer.saved { Ok(()) } else { writer.word("release one") };
         let (done, wait) = oneshot::channel();
         match &released {
             Ok(()) => writer.group.push((stamped, done)),
@@ -193,7 +211,7 @@ impl Embedded {
     pub(super) fn open(url: &str) -> Result<Embedded, Error> {
         let path = url.trim_start_matches("sqlite:").trim_start_matches("//");
         let connection = sqlite::open(path, Use::Write).map_err(Error::unavailable)?;
-        let writer = Writer { connection, open: false, dirty: false, group: Vec::new() };
+        let writer = Writer { connection, open: false, saved: false, dirty: false, group: Vec::new() };
         let readers = Arc::new(Readers::of(path));
         Ok(Embedded { writer: Arc::new(Mutex::new(writer)), waiting: Arc::default(), readers })
     }
