@@ -260,6 +260,26 @@ pub struct Partner {
     pub channel: Option<Channel>,
     /// What it offers; targets only.
     pub services: Vec<HealthcareService>,
+    /// The types of which it gets a part alone; targets only.
+    pub receives: Vec<Receives>,
+}
+
+/// What a target gets of others' resources of one type. Whether type and elements exist is told by who knows them.
+#[derive(Debug, Clone)]
+pub struct Receives {
+    /// The type.
+    pub kind: String,
+    /// The elements, beside those that are mandatory or change the meaning.
+    pub elements: Vec<String>,
+    pub(super) key: String,
+    pub(super) line: usize,
+}
+
+impl Receives {
+    /// What is wrong with it.
+    pub fn fault(&self, message: &str) -> Fault {
+        Fault::new(&self.key, self.line, message)
+    }
 }
 
 /// What a partner does.

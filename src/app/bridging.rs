@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde_json::json;
 
-use super::{App, Context, Stored};
+use super::{App, Context, Stored, receiving};
 use crate::config::Role;
 use crate::error::Error;
 use crate::fhir::{Key, Resource};
@@ -13,18 +13,26 @@ use crate::referral::bridge;
 use crate::store::{Reason, Tx};
 
 impl App {
-    /// The text in which a partner reads it: its author and operators as it is stored, others in the present release.
-    pub(super) fn passed_on(&self, context: &Context, stored: Arc<Stored>) -> Arc<Stored> {
-        let own = stored.author == context.partner.id || context.is(Role::Operator);
-        if !own
-            && !stored.deleted
-            && bridge::may_differ(stored.key.kind, &stored.content)
+    /// The text in which a partner reads it: its author and operators as it is stored, others in the present release, and
+    /// a target what it is to have of it.
+    pub(super) fn passed_on(&self, context: &Context, stored: Arc<Stored>) -> Result<Arc<Stored>, Error> {
+        if stored.author == context.partner.id || context.is(Role::Operator) || stored.deleted {
+            return Ok(stored);
+        }
+        let mut text = None;
+        if bridge::may_differ(stored.key.kind, &stored.content)
             && let Ok(mut resource) = stored.resource()
             && !bridge::to_current(&mut resource).is_empty()
         {
-            return Arc::new(Stored { content: resource.to_text().into(), ..Stored::clone(&stored) });
+            text = Some(resource.to_text());
         }
-        stored
+        if let Some(part) = receiving::part(&context.partner, stored.key.kind) {
+            text = Some(part.of(text.as_deref().unwrap_or(&stored.content))?);
+        }
+        Ok(match text {
+            Some(text) => Arc::new(Stored { content: text.into(), ..Stored::clone(&stored) }),
+            None => stored,
+        })
     }
 
     /// Puts on record which of these a target will read otherwise than their author wrote them, and how.

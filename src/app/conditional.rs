@@ -95,6 +95,7 @@ impl App {
             return Err(Error::malformed("A condition names at least one search parameter with a value."));
         }
         query.count = 2;
+        self.check_asks(context, &query)?;
         let query = self.with_copies(tx, context, &query).await?;
         let page = tx.search(&query, &self.viewer(context)).await?;
         match page.hits.as_slice() {

@@ -26,6 +26,7 @@ pub mod people;
 mod polls;
 mod published;
 mod reading;
+mod receiving;
 mod reconciling;
 mod referrals;
 mod relaying;

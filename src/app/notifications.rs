@@ -5,6 +5,7 @@
 //! for each notification: an event that may not be seen any more keeps its number and says nothing else (design D11,
 //! D15a). What was taken is recorded by `visits`.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -248,12 +249,18 @@ impl App {
         event: Event,
         content: Content,
     ) -> Result<Shown, Error> {
-        let named = self.subscriber_sees(tx, one, &event).await?;
-        let resource = match content {
-            Content::FullResource if named => tx.resource(&event.focus).await?,
+        let subscriber = self.subscriber(one);
+        let named = match &subscriber {
+            Some(subscriber) => self.subscriber_sees(tx, subscriber, &event).await?,
+            None => false,
+        };
+        let stored = match content {
+            Content::FullResource if named => tx.resource(&event.focus).await?.filter(|stored| !stored.deleted),
             Content::Empty | Content::IdOnly | Content::FullResource => None,
         };
-        let resource = resource.filter(|stored| !stored.deleted).map(|stored| stored.resource()).transpose()?;
+        let passed = subscriber.as_ref().zip(stored);
+        let passed = passed.map(|(subscriber, stored)| self.passed_on(subscriber, Arc::new(stored))).transpose()?;
+        let resource = passed.map(|stored| stored.resource()).transpose()?;
         let resource = resource.map(|resource| Value::Object(self.absolute(&resource).elements().clone()));
         Ok(Shown { event, named, resource })
     }
@@ -316,17 +323,22 @@ impl App {
         self.commit(tx).await
     }
 
-    async fn subscriber_sees(&self, tx: &mut Tx, one: &Subscription, event: &Event) -> Result<bool, Error> {
-        let Some(partner) = self.partner(&one.partner) else { return Ok(false) };
-        let context = super::Context {
+    /// Who a subscription tells, as if it asked itself.
+    fn subscriber(&self, one: &Subscription) -> Option<super::Context> {
+        let partner = self.partner(&one.partner)?;
+        Some(super::Context {
             scopes: self.configured_scopes(&partner.id),
             partner: partner.clone(),
             request: String::new(),
             token: None,
             address: None,
             person: None,
-        };
-        Ok(context.scopes.allow(event.focus.kind, 'r') && tx.may_see(&self.viewer(&context), &event.focus).await?)
+        })
+    }
+
+    async fn subscriber_sees(&self, tx: &mut Tx, subscriber: &super::Context, event: &Event) -> Result<bool, Error> {
+        let viewer = self.viewer(subscriber);
+        Ok(subscriber.scopes.allow(event.focus.kind, 'r') && tx.may_see(&viewer, &event.focus).await?)
     }
 
     /// Forgets events and tries that are older than the configured time, some at a time; false when none is left. Part of

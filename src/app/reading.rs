@@ -78,7 +78,7 @@ impl App {
         if stored.deleted {
             return Err(Error::new(Kind::Gone, format!("This {} has been deleted.", key.kind)));
         }
-        Ok(self.passed_on(context, stored))
+        self.passed_on(context, stored)
     }
 
     /// One version. A viewer of part of a Task has no history.
@@ -104,7 +104,7 @@ impl App {
         if stored.deleted {
             return Err(Error::new(Kind::Gone, format!("This version deleted the {}.", key.kind)));
         }
-        Ok(self.passed_on(context, Arc::new(stored)))
+        self.passed_on(context, Arc::new(stored))
     }
 
     /// The versions of a resource, a type or all, newest first, older than `from`.
@@ -170,7 +170,8 @@ impl App {
         if !list.iter().any(|one| published::holds(one.key.kind)) {
             self.on_record(context, "history", &list).await?;
         }
-        let list = list.into_iter().map(|stored| self.passed_on(context, Arc::new(stored))).collect();
+        let list =
+            list.into_iter().map(|stored| self.passed_on(context, Arc::new(stored))).collect::<Result<_, _>>()?;
         Ok(Versions { list, more, horizon })
     }
 
@@ -227,13 +228,12 @@ impl App {
         let seen: Vec<(Key, i64)> =
             page.hits.iter().chain(&included).map(|found| (found.key.clone(), found.version)).collect();
         let next = page.next.zip(page.hits.last()).map(|(cursor, last)| search.behind(&last.key, cursor));
-        let hit = |found: Arc<Stored>, mode| Hit {
-            full_url: format!("{}/{}", self.own(), found.key),
-            content: self.passed_on(context, found).content.clone(),
-            mode,
+        let hit = |found: Arc<Stored>, mode| {
+            let full_url = format!("{}/{}", self.own(), found.key);
+            Ok(Hit { full_url, content: self.passed_on(context, found)?.content.clone(), mode })
         };
         let hits = page.hits.into_iter().map(|found| hit(found, "match"));
-        let hits = hits.chain(included.into_iter().map(|found| hit(found, "include"))).collect();
+        let hits = hits.chain(included.into_iter().map(|found| hit(found, "include"))).collect::<Result<_, Error>>()?;
         Ok((Found { hits, total: page.total, next, horizon }, seen))
     }
 
@@ -243,7 +243,8 @@ impl App {
         let (mut list, mut refused) = (Vec::new(), None);
         for query in &search.queries {
             let mut kinds = query.filters.iter().flat_map(Filter::other_types).chain([query.kind]);
-            match kinds.try_for_each(|kind| self.check_scope(context, kind, 's')) {
+            let covered = kinds.try_for_each(|kind| self.check_scope(context, kind, 's'));
+            match covered.and_then(|()| self.check_asks(context, query)) {
                 Ok(()) => list.push(query),
                 Err(error) if search.named => return Err(error),
                 Err(error) => refused = Some(error),

@@ -1,5 +1,7 @@
 //! Writing: create, update, delete of any resource; Tasks and Subscriptions go on to their own rules.
 
+use std::sync::Arc;
+
 use super::reading::access;
 use super::{App, Context, Stored};
 use crate::config::Role;
@@ -74,7 +76,8 @@ impl App {
             return Ok(None);
         };
         self.audit(tx, context, "read", &stored).await?;
-        Ok(Some(Answer::new(stored, false)))
+        let passed = self.passed_on(context, Arc::new(stored))?;
+        Ok(Some(Answer::new(Stored::clone(&passed), false)))
     }
 
     /// Creates a resource under this id of ours, whatever id it carries.

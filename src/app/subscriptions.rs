@@ -29,6 +29,7 @@ impl App {
     ) -> Result<Answer, Error> {
         self.room_for_one_more(tx, context).await?;
         let asked = self.check_subscription(&mut resource)?;
+        self.check_filters(context, asked.subject.kind(), &asked.filters)?;
         self.check_scope(context, asked.subject.kind(), 'r')?;
         if asked.off {
             return Err(Error::invalid("Subscription.status", "A Subscription is created as requested."));
@@ -78,6 +79,7 @@ impl App {
             }
         }
         let asked = self.check_subscription(&mut resource)?;
+        self.check_filters(context, asked.subject.kind(), &asked.filters)?;
         if !asked.off {
             self.check_scope(context, asked.subject.kind(), 'r')?;
         }

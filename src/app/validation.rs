@@ -19,12 +19,14 @@ use crate::fhir::{Key, Resource, ResourceType, outcome};
 /// Most bytes of a package file.
 const LARGEST_PACKAGE: u64 = 64 << 20;
 
-/// The profiles of a configuration, or every package of it that can't be read.
+/// The profiles of a configuration; or every package of it that can't be read, and every type or element that it names
+/// and that is none.
 pub fn profiles(config: &Config) -> Result<Profiles, Vec<Fault>> {
-    if config.validation.packages.is_empty() {
+    let mut faults = super::receiving::faults(config);
+    if faults.is_empty() && config.validation.packages.is_empty() {
         return Ok(Profiles::own().clone());
     }
-    let (mut packages, mut faults) = (Vec::new(), Vec::new());
+    let mut packages = Vec::new();
     for file in &config.validation.packages {
         match package(&file.path) {
             Ok(package) => packages.push(package),

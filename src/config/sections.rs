@@ -209,6 +209,7 @@ pub(super) fn partner(s: Section<'_, '_>, around: &mut Surroundings) -> Option<P
     let channel = s.read("channel", one_of(CHANNELS));
     let services = s.tables("services");
     let services: Vec<_> = services.iter().map(|s| service(s, around)).collect();
+    let receives: Vec<_> = s.tables("receives").iter().map(received).collect();
 
     if let Some(roles) = &roles {
         if roles.is_empty() {
@@ -219,6 +220,9 @@ pub(super) fn partner(s: Section<'_, '_>, around: &mut Surroundings) -> Option<P
         }
         if s.has("services") && !roles.contains(&Role::Target) {
             s.fault("services", "are for targets only");
+        }
+        if s.has("receives") && !roles.contains(&Role::Target) {
+            s.fault("receives", "is for targets only");
         }
         if !s.has("channel") && roles.contains(&Role::Target) {
             s.fault("channel", "is required for a target");
@@ -244,6 +248,7 @@ pub(super) fn partner(s: Section<'_, '_>, around: &mut Surroundings) -> Option<P
         fhir: fhir.flatten(),
         channel,
         services: services.into_iter().collect::<Option<_>>()?,
+        receives: receives.into_iter().collect::<Option<_>>()?,
     })
 }
 
@@ -370,4 +375,9 @@ pub(super) fn service(s: &Section<'_, '_>, around: &mut Surroundings) -> Option<
     }
     let categories = s.list("categories", category);
     Some(HealthcareService { id: id?, name: name?, categories: categories? })
+}
+
+pub(super) fn received(s: &Section<'_, '_>) -> Option<Receives> {
+    let (kind, elements) = (s.read("type", text), s.list("elements", text));
+    Some(Receives { kind: kind?, elements: elements?, key: s.at.key.clone(), line: s.at.line })
 }

@@ -107,7 +107,10 @@ fn cut(body: &mut Map<String, Value>, def: &TypeDef, kept: &dyn Fn(&Element) -> 
 fn mark(body: &mut Map<String, Value>) {
     let Value::Object(meta) = body.entry("meta").or_insert_with(|| json!({})) else { return };
     if let Value::Array(tags) = meta.entry("tag").or_insert_with(|| json!([])) {
-        tags.push(json!({"system": SYSTEM, "code": SUBSETTED}));
+        let tag = json!({"system": SYSTEM, "code": SUBSETTED});
+        if !tags.contains(&tag) {
+            tags.push(tag);
+        }
     }
 }
 

@@ -44,6 +44,7 @@ mod public_clients;
 mod pushed;
 mod quirks;
 mod rates;
+mod receiving;
 mod reconciling;
 mod relaying;
 mod rest;
