@@ -21,6 +21,9 @@ use crate::store::{Access, Entry, Span, Tx};
 const ROWS: i64 = 500;
 const LOOKED_AT: usize = 20_000;
 
+/// What a refusal for want of consent is said of.
+const CONSENT_PLACE: &str = "supportingInfo";
+
 /// What was seen: references, each with its version.
 type References = Vec<(String, i64)>;
 
@@ -122,19 +125,23 @@ impl App {
         Ok(Found { hits: found.into_iter().map(hit).collect(), total: None, next, horizon })
     }
 
-    /// A request that was refused goes on record: who asked for what, and got nothing. Faults of form show nothing and
-    /// change nothing; they do not.
+    /// A request that was refused goes on record: who asked for what, and got nothing; a referral without consent as the
+    /// decision that it is. Faults of form show nothing and change nothing; they do not.
     pub async fn refused(
         &self,
         context: &Context,
         action: &'static str,
-        why: Kind,
-        kind: ResourceType,
-        id: Option<&str>,
+        why: &Error,
+        about: Option<(ResourceType, Option<&str>)>,
     ) -> Result<(), Error> {
-        if !matches!(why, Kind::Forbidden | Kind::NotFound | Kind::Gone) {
-            return Ok(());
-        }
+        let place = |expression: &String| expression.ends_with(CONSENT_PLACE);
+        let consent = why.issues.iter().filter_map(|issue| issue.expression.as_ref()).any(place);
+        let (action, about) = match why.kind {
+            Kind::Refused if consent => ("consent", Some((ResourceType::SERVICE_REQUEST, None))),
+            Kind::Forbidden | Kind::NotFound | Kind::Gone => (action, about),
+            _ => return Ok(()),
+        };
+        let Some((kind, id)) = about else { return Ok(()) };
         let seen = id.map(|id| (Key::new(kind, id), 0)).into_iter().collect();
         let refused = Access { kind: Some(kind), outcome: 4, ..access(context, action, seen) };
         self.0.recorder.record(refused).await

@@ -230,12 +230,14 @@ impl App {
                 continue;
             }
             if lost && !kept {
+                self.consent_said(tx, key, request, None, false).await?;
                 let reason = concept(STATUS_REASON, "no-consent", NO_CONSENT);
                 self.cancel_source(tx, referral.clone(), reason).await?;
             }
             for relay in refused {
                 // Eyes are closed at once; its server hears of it as of any calling off.
                 if let Some(partner) = relay.partner.clone() {
+                    self.consent_said(tx, key, request, Some(&partner), false).await?;
                     self.withdraw_one(tx, &referral, relay.clone(), NO_CONSENT).await?;
                     tx.end_grants(&partner, &relay.task, None).await?;
                 }

@@ -78,6 +78,7 @@ impl App {
         if let Some(pause) = pauses.get(index).or(looking) {
             if claimed.kind == Owed::Notify {
                 self.stumbled(&mut tx, &claimed.subject, why).await?;
+                self.tried(&mut tx, claimed, 8).await?;
             }
             let pause = retry_after.map_or_else(|| self.jittered(claimed, *pause), |asked| asked.max(SHORTEST_PAUSE));
             let at = now.plus(pause);
@@ -145,6 +146,7 @@ impl App {
             }
             (Owed::Notify, _) => {
                 self.0.counts.given_up.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                self.tried(&mut tx, claimed, 8).await?;
                 self.subscription_failed(&mut tx, &claimed.subject, why, latest).await?;
             }
             _ => {}

@@ -95,6 +95,8 @@ pub struct Context {
     pub address: Option<String>,
     /// Who it is, where a person signed in.
     pub person: Option<String>,
+    /// What the request says of where it comes from, for all that it writes.
+    pub provenance: Option<Arc<Resource>>,
 }
 
 impl Context {

@@ -333,6 +333,7 @@ impl App {
             token: None,
             address: None,
             person: None,
+            provenance: None,
         })
     }
 

@@ -11,6 +11,7 @@ use crate::fhir::query::Criteria;
 use crate::fhir::validate::Finding;
 use crate::fhir::{Key, Resource, ResourceType, search, subset};
 use crate::store::{Reason, Tx, Viewer};
+use serde_json::{Value, json};
 
 /// What a write made.
 #[derive(Debug, Clone)]
@@ -285,7 +286,27 @@ impl App {
         action: &'static str,
         stored: &Stored,
     ) -> Result<(), Error> {
-        tx.audit(&[access(context, action, vec![(stored.key.clone(), stored.version)])]).await
+        tx.audit(&[access(context, action, vec![(stored.key.clone(), stored.version)])]).await?;
+        if matches!(action, "create" | "update") { self.attest(tx, context, stored).await } else { Ok(()) }
+    }
+
+    /// Stores what the request says of where it comes from (`X-Provenance`) with what it wrote.
+    async fn attest(&self, tx: &mut Tx, context: &Context, stored: &Stored) -> Result<(), Error> {
+        let Some(said) = &context.provenance else { return Ok(()) };
+        self.check_scope(context, ResourceType::PROVENANCE, 'c')?;
+        let mut provenance = Resource::clone(said);
+        let target = format!("{}/_history/{}", stored.key, stored.version);
+        provenance.set("target", json!([{"reference": target}]));
+        provenance.set("id", Value::Null);
+        self.check(&provenance)?;
+        self.localise(tx, &mut provenance, Some(&context.partner)).await?;
+        if !context.is(Role::Operator) {
+            self.check_visible(tx, &self.viewer(context), &provenance).await?;
+        }
+        let author = self.author_of(context, ResourceType::PROVENANCE).to_string();
+        let written = self.insert(tx, provenance, &author).await?.stored;
+        tx.grant(&author, std::slice::from_ref(&written.key), "", Reason::Author).await?;
+        tx.audit(&[access(context, "create", vec![(written.key, written.version)])]).await
     }
 }
 

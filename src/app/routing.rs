@@ -12,7 +12,7 @@ use crate::referral::Status;
 use crate::referral::consent::{self, Disclosure, Recipient, Refusal};
 use crate::referral::decide::status_of;
 use crate::referral::relay::Target;
-use crate::store::{Delivery, Kind as Owed, Outcome, Reason, Referral, Tx, Viewer, Written};
+use crate::store::{Access, Delivery, Kind as Owed, Outcome, Reason, Referral, Tx, Viewer, Written};
 use crate::time::Timestamp;
 use serde_json::Value;
 use std::sync::Arc;
@@ -42,7 +42,9 @@ impl App {
         self.check_own(tx, &referral, &stored).await?;
         self.hold_consents(tx, &stored).await?;
         let refused = |refusal: Refusal| Error::refused("ServiceRequest.supportingInfo", refusal.text());
-        self.check_consent(tx, &stored, None).await.map_err(refused)?;
+        let said = self.check_consent(tx, &stored, None).await;
+        self.consent_said(tx, request, &stored, None, said.is_ok()).await?;
+        said.map_err(refused)?;
         self.await_ends(tx, &stored).await?;
         let reach: Vec<Key> =
             self.reach(tx, &referral.source, &stored).await?.into_iter().chain([request.clone()]).collect();
@@ -126,6 +128,25 @@ impl App {
             recipient: partner.map(|_| &recipient),
         };
         consent::allows(consents.iter().map(|(_, consent)| &**consent), &asked)
+    }
+
+    /// A decision about consent goes on record: which request and which Consents, for whom.
+    pub(super) async fn consent_said(
+        &self,
+        tx: &mut Tx,
+        key: &Key,
+        request: &Resource,
+        partner: Option<&str>,
+        allowed: bool,
+    ) -> Result<(), Error> {
+        if !self.config().consent.required {
+            return Ok(());
+        }
+        let mut seen = vec![(key.clone(), 0)];
+        seen.extend(self.consents_of(tx, request).await.into_iter().map(|(consent, _)| (consent, 0)));
+        let partner = partner.unwrap_or(self.gateway()).to_string();
+        let outcome = if allowed { 0 } else { 4 };
+        tx.audit(&[Access { partner, action: "consent", seen, outcome, ..Access::default() }]).await
     }
 
     /// The Consents that a request rests on.
@@ -220,6 +241,10 @@ impl App {
         if let Some(partner) = referral.performer.clone() {
             let target = Target { partner, service: referral.service.clone() };
             if let Err(refusal) = self.check_consent(tx, request, Some(&target.partner)).await {
+                if let Some(id) = &referral.request {
+                    let key = Key::new(ResourceType::SERVICE_REQUEST, id);
+                    self.consent_said(tx, &key, request, Some(&target.partner), false).await?;
+                }
                 return self.end_source(tx, referral, concept(STATUS_REASON, "no-consent", refusal.text())).await;
             }
             if self.can_be_reached(&target.partner) {

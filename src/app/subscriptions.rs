@@ -12,7 +12,7 @@ use crate::config::{Config, PartnerAddresses, Role};
 use crate::error::Error;
 use crate::fhir::subscription::{self, Asked, Channel, Content};
 use crate::fhir::{Key, Resource, ResourceType};
-use crate::store::{Delivery, Kind as Owed, Reason, Store, Subscription, Terms, Tx};
+use crate::store::{Access, Delivery, Kind as Owed, Reason, Store, Subscription, Terms, Tx};
 use crate::time::Timestamp;
 use std::time::Duration;
 
@@ -246,8 +246,11 @@ impl App {
         let mut resource = stored.resource()?;
         resource.set("status", json!(status));
         resource.set("error", why.map_or(Value::Null, |why| json!(why)));
-        self.save(tx, &stored, resource, self.gateway()).await?;
-        Ok(())
+        let written = self.save(tx, &stored, resource, self.gateway()).await?;
+        //
+        let (partner, seen) = (self.gateway().to_string(), vec![(key, written.stored.version)]);
+        let outcome = if status == "error" { 8 } else { 0 };
+        tx.audit(&[Access { partner, action: "update", seen, outcome, ..Access::default() }]).await
     }
 
     /// Owes a subscriber what is due then.

@@ -12,7 +12,8 @@ use super::notifications::heartbeat_at;
 use super::{App, Claimed, NotifyPlan, Said};
 use crate::error::Error;
 use crate::fhir::subscription::Event;
-use crate::store::{Outcome, Subscription, Tx};
+use crate::fhir::{Key, ResourceType};
+use crate::store::{Access, Outcome, Subscription, Tx};
 use crate::time::Timestamp;
 
 /// Most notifications of one visit, and how long after its beginning another one is begun: so many may be told twice.
@@ -161,6 +162,7 @@ impl App {
         if visit.lane.is_some() {
             tx.lane_works(&one.lane).await?;
         }
+        self.tried(tx, claimed, 0).await?;
         self.0.counts.taken.fetch_add(u64::try_from(visit.taken).unwrap_or(0), Relaxed);
         match visit.last {
             Some(Said::Handshake(count)) if one.status == "requested" && tx.is_latest(claimed).await? => {
@@ -179,6 +181,13 @@ impl App {
             self.subscription_becomes(tx, one, "active", None).await?;
         }
         Ok(())
+    }
+
+    /// A try to tell a subscriber, as it goes on record: whom, and whether it was taken; not what was told.
+    pub(super) async fn tried(&self, tx: &mut Tx, claimed: &Claimed, outcome: i64) -> Result<(), Error> {
+        let seen = vec![(Key::new(ResourceType::SUBSCRIPTION, &claimed.subject), 0)];
+        let partner = claimed.partner.clone();
+        tx.audit(&[Access { partner, action: "send", seen, outcome, ..Access::default() }]).await
     }
 
     /// Nothing was to be sent to a subscriber after all.

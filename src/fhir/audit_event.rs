@@ -87,6 +87,14 @@ fn words(event: &Event<'_>) -> Words {
             let subtype = coded("http://terminology.hl7.org/CodeSystem/iso-21089-lifecycle", "disclose", "Disclose");
             (asks, "R", "PrivacyDisclosure.Source", subtype)
         }
+        "send" => {
+            let subtype = coded("http://terminology.hl7.org/CodeSystem/iso-21089-lifecycle", "transmit", "Transmit");
+            (asks, "E", "", subtype)
+        }
+        "consent" => {
+            let subtype = json!({"system": format!("{BALP}/CodeSystem/AuthZsubType"), "code": "AuthZ-Consent"});
+            (sends, "E", "AuthZconsent", subtype)
+        }
         "login" | "lockout" => (sends, "E", "", coded(DCM, "110122", "Login")),
         "logout" => (sends, "E", "", coded(DCM, "110123", "Logout")),
         _ => (sends, "E", "", interaction("operation")),
@@ -98,7 +106,8 @@ fn words(event: &Event<'_>) -> Words {
 pub fn render(event: &Event<'_>) -> Value {
     let words = words(event);
     let (mut profile, done) = (words.profile.to_string(), event.outcome == 0);
-    if event.patient.is_some() && !profile.contains('.') && !profile.is_empty() {
+    let of_patients = ["Create", "Read", "Update", "Delete", "Query"].contains(&words.profile);
+    if event.patient.is_some() && of_patients {
         profile.insert_str(0, "Patient");
     }
     let mut meta = json!({"versionId": "1", "lastUpdated": event.at.to_string()});
@@ -107,6 +116,7 @@ pub fn render(event: &Event<'_>) -> Value {
     }
     let kind = match event.action {
         "notify" | "disclose" => json!({"system": DCM, "code": "110106", "display": "Export"}),
+        "consent" => json!({"system": DCM, "code": "110113", "display": "Security Alert"}),
         "login" | "lockout" | "logout" => json!({"system": DCM, "code": "110114", "display": "User Authentication"}),
         _ => json!({"system": EVENT_TYPE, "code": "rest", "display": "RESTful Operation"}),
     };

@@ -6,6 +6,7 @@
 
 use std::future::poll_fn;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::{Body, HttpBody};
@@ -85,6 +86,22 @@ pub(super) async fn read(
     let bounds = Bounds { depth: limits.depth, string: limits.string };
     let body = if bytes.is_empty() { Sent::Nothing } else { Sent::Bytes(bytes) };
     Ok(Asked { method, headers: parts.headers, pairs, body, format, bounds })
+}
+
+/// `X-Provenance`: who says what about what this request writes, as a Provenance in JSON without its target.
+pub(super) fn provenance(headers: &HeaderMap, limits: &Limits) -> Result<Option<Arc<Resource>>, Error> {
+    let Some(value) = headers.get("x-provenance") else { return Ok(None) };
+    let wrong = |text: &str| Error::malformed(text).at("X-Provenance");
+    let bounds = Bounds { depth: limits.depth, string: limits.string };
+    let resource = json::parse(value.as_bytes(), bounds).and_then(Resource::from_value);
+    let resource = resource.map_err(|_| wrong("X-Provenance is a Provenance in JSON, on one line."))?;
+    if resource.kind() != ResourceType::PROVENANCE {
+        return Err(wrong("X-Provenance is a Provenance in JSON, on one line."));
+    }
+    if resource.at("target").is_some() {
+        return Err(wrong("Leave out the target of X-Provenance: it is what this request writes."));
+    }
+    Ok(Some(Arc::new(resource)))
 }
 
 /// 415 for a compressed body: it would be a second size to bound.

@@ -199,7 +199,8 @@ impl Gate {
         self.allowances.spend(&partner)?;
         door.check(request.method())?;
         let address = address.map(|address| address.to_string());
-        let context = Context { partner, scopes, request: id.to_string(), token, address, person };
+        let provenance = extract::provenance(request.headers(), &self.app.config().limits)?;
+        let context = Context { partner, scopes, request: id.to_string(), token, address, person, provenance };
         match door {
             Door::Fhir(place) => {
                 let method = request.method().clone();
@@ -210,8 +211,8 @@ impl Gate {
                     }
                     place => interactions::answer(&self.app, &context, place, asked).await,
                 };
-                if let (Err(error), Some((kind, id))) = (&answer, place.about()) {
-                    self.app.refused(&context, place.action(&method), error.kind, kind, id).await?;
+                if let Err(error) = &answer {
+                    self.app.refused(&context, place.action(&method), error, place.about()).await?;
                 }
                 answer
             }

@@ -260,3 +260,70 @@ on_both!(what_cannot_be_put_on_record_does_not_happen, async |place: Place| {
     );
     assert_eq!(county.get("root", "Patient?_summary=count").await.body["total"], 1);
 });
+
+/// The decisions about consent that are on record: for whom, and what was decided.
+async fn decisions(county: &TestGateway) -> Vec<(String, String)> {
+    let found = county.get("root", "AuditEvent?subtype=AuthZ-Consent&_count=1000").await;
+    assert_eq!(found.status, 200, "{}", found.body);
+    let events = found.entries();
+    for event in &events {
+        assert_eq!((&event["type"]["code"], &event["action"]), (&json!("110113"), &json!("E")));
+    }
+    events.iter().map(told).map(|(_, _, who, outcome)| (who, outcome)).collect()
+}
+
+// what was decided about consent, for whom, and on which Consent; permitted, refused and taken back.
+#[tokio::test]
+async fn decisions_about_consent_are_on_record() {
+    let county = TestGateway::county().await;
+    let mut bundle = crate::intake::transaction(&county, "housing-instability");
+    let sent = county.post("clinic", "", &bundle).await;
+    assert_eq!(sent.status, 200, "{}", sent.body);
+    let find = |kind: &str| sent.entries().into_iter().find(|one| one["resourceType"] == kind).unwrap();
+    let of = |who: &str, outcome: &str| (format!("Organization/{who}"), outcome.to_string());
+    let so_far = decisions(&county).await;
+    assert!(so_far.contains(&of("agency", "0")) && so_far.iter().all(|(_, outcome)| outcome == "0"), "{so_far:?}");
+    let mut consent = find("Consent");
+    let named = format!("Consent/{}", consent["id"].as_str().unwrap());
+    let person = format!("Patient/{}", find("Patient")["id"].as_str().unwrap());
+    let events = county.get("root", &format!("AuditEvent?patient={person}&subtype=AuthZ-Consent")).await.entries();
+    assert!(
+        !events.is_empty() && events.iter().all(|event| event["entity"].to_string().contains(&named)),
+        "{events:?}"
+    );
+    consent["status"] = json!("inactive");
+    assert_eq!(county.put("clinic", &named, &consent).await.status, 200);
+    assert!(decisions(&county).await.contains(&of("agency", "4")));
+    crate::intake::entry(&mut bundle, "Consent")["status"] = json!("inactive");
+    assert_eq!(county.post("clinic", "", &bundle).await.status, 422);
+    assert!(decisions(&county).await.contains(&of("clinic", "4")));
+}
+
+// what becomes of a Subscription, and of each try to tell it; nothing of what was told.
+#[tokio::test]
+async fn subscriptions_and_the_tries_of_their_notifications_are_on_record() {
+    let settings = format!("{}{}", county(), crate::gateway::partner("eye", "\"auditor\"", ""));
+    let county = TestGateway::with(Place::sqlite(), &settings).await.settled().await;
+    let hook = "https://ehr.test/hook";
+    let made = county.post("clinic", "Subscription", &crate::notifications::subscription(hook)).await;
+    assert_eq!(made.status, 201, "{}", made.body);
+    county.later(crate::gateway::HANDSHAKE).await;
+    county.world.fault(hook, &[crate::gateway::Fault::Answer(500)]);
+    county.refers("sr1", "food-insecurity").await;
+    county.deliver_due().await;
+    county.later(std::time::Duration::from_secs(5)).await;
+    let entity = format!("entity=Subscription/{}", made.id());
+    let events = county.get("eye", &format!("AuditEvent?{entity}&_count=1000&_sort=date")).await.entries();
+    let lines: Vec<_> = events.iter().map(told).collect();
+    let count = |action: &str, subtype: &str, outcome: &str| {
+        lines
+            .iter()
+            .filter(|(one, of, _, what)| (one.as_str(), of.as_str(), what.as_str()) == (action, subtype, outcome))
+            .count()
+    };
+    assert_eq!(count("C", "create", "0"), 1, "{lines:?}");
+    assert_eq!(count("U", "update", "0"), 1, "it became active: {lines:?}");
+    assert_eq!(count("E", "transmit", "8"), 1, "a try that failed: {lines:?}");
+    assert!(count("E", "transmit", "0") >= 2, "the handshake, and the event: {lines:?}");
+    assert!(events.iter().all(|event| !event.to_string().contains(hook)));
+}

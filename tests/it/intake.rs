@@ -11,7 +11,7 @@ use crate::gateway::{EHR, Fault, PANTRY, TestGateway, county};
 
 // G-015, G-022, G-030, D2
 // G-074
-//
+//
 #[tokio::test]
 async fn what_a_referral_refers_to_is_copied_under_our_own_ids_and_says_where_it_came_from() {
     let county = TestGateway::county().await;

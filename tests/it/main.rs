@@ -40,6 +40,7 @@ mod peers;
 mod people;
 mod permissions;
 mod program;
+mod provenance;
 mod public_clients;
 mod pushed;
 mod quirks;
