@@ -20,7 +20,7 @@ use crate::fhir::reference::split_absolute;
 use crate::fhir::views::reference_of;
 use crate::fhir::{Key, ResourceType};
 use crate::referral::decide::status_of;
-use crate::store::{Delivery, Kind as Owed, Outcome, Tx};
+use crate::store::{Delivery, Kind as Owed, Link, Outcome, Tx};
 
 /// Ids in one search.
 const IDS: usize = 40;
@@ -166,29 +166,43 @@ impl App {
         let Some(link) = tx.link_from(&claimed.partner, &claimed.subject).await? else {
             return self.done(tx, claimed).await;
         };
+        // The referral's row is locked before the lease's, as everywhere.
         let place = self.place(&mut tx, &link.key).await?;
         if !tx.holds(claimed).await? {
             return Ok(());
         }
-        let ended = status_of(&*self.says(&mut tx, &link.key).await?).is_terminal();
-        let why = if deleted { "its Task was deleted there" } else { "its Task is not there" };
+        self.lost(&mut tx, place, &link, deleted).await?;
+        self.done(tx, claimed).await
+    }
+
+    /// Another Task stands, or is about to, where this server had one of ours: it was set back to a backup, and gives ids
+    /// anew.
+    pub(super) async fn displaced(&self, tx: &mut Tx, partner: &str, url: &str, by: &Key) -> Result<(), Error> {
+        let Some(link) = tx.link_from(partner, url).await?.filter(|link| link.key != *by) else { return Ok(()) };
+        let place = self.place(tx, &link.key).await?;
+        self.lost(tx, place, &link, false).await
+    }
+
+    /// What was at this place is not there any more.
+    pub(super) async fn lost(&self, tx: &mut Tx, place: Place, link: &Link, deleted: bool) -> Result<(), Error> {
+        let ended = status_of(&*self.says(tx, &link.key).await?).is_terminal();
+        let why = if deleted { "its Task was deleted there" } else { "its Task is not there" }.to_string();
+        let (task, partner) = (&link.key, &link.partner);
         match place {
-            Place::Relayed(mut relay, referral) if !ended => {
-                let before = tx.conflict(&link.key.id, What::Gone.code()).await?;
-                let (task, partner) = (&link.key, &claimed.partner);
-                self.conflict(&mut tx, &referral, task, partner, What::Gone, None, why.to_string()).await?;
-                if before.is_none() && !deleted && relay.remote.as_ref() == Some(&claimed.subject) {
+            Place::Relayed(mut relay, referral) if !ended && relay.remote.as_ref() == Some(&link.origin) => {
+                let before = tx.conflict(&task.id, What::Gone.code()).await?;
+                self.conflict(tx, &referral, task, partner, What::Gone, None, why).await?;
+                if before.is_none() && !deleted {
                     relay.remote = None;
                     tx.update_relay(&relay).await?;
-                    self.owe_afresh(&mut tx, Owed::Deliver, &relay.task, partner).await?;
+                    self.owe_afresh(tx, Owed::Deliver, &relay.task, partner).await?;
                 }
             }
-            Place::Source(referral) if !ended && referral.kept_at.as_ref() == Some(&claimed.subject) => {
-                let (task, partner) = (&link.key, &claimed.partner);
-                self.conflict(&mut tx, &referral, task, partner, What::Gone, None, why.to_string()).await?;
+            Place::Source(referral) if !ended && referral.kept_at.as_ref() == Some(&link.origin) => {
+                self.conflict(tx, &referral, task, partner, What::Gone, None, why).await?;
             }
             Place::Relayed(..) | Place::Source(_) | Place::Other => {}
         }
-        self.done(tx, claimed).await
+        Ok(())
     }
 }

@@ -39,6 +39,8 @@ pub struct WriteBackPlan {
     pub task: Resource,
     /// Its version here.
     pub version: i64,
+    /// Where what it is about stands there.
+    pub focus: Vec<String>,
     /// Outcomes to create there first: our absolute reference, and the content.
     pub outcomes: Vec<(String, Resource)>,
 }
@@ -78,6 +80,35 @@ impl App {
             }
         }
         Ok(Some(FetchPlan { partner, starts, reach: REFERRAL }))
+    }
+
+    /// Where a Task's focus stands at this partner: one that is kept there may give its id to another Task, when its server
+    /// is set back to a backup; what it is about tells them apart.
+    async fn focus_there(&self, tx: &mut Tx, partner: &Partner, task: &Resource) -> Result<Vec<String>, Error> {
+        let base = partner.fhir.as_ref().map_or("", |fhir| fhir.base.as_str());
+        let focus = Task(task).focus().unwrap_or("");
+        Ok(match Reference::parse(focus, self.own()) {
+            Reference::Remote { base, key } => vec![format!("{base}/{key}")],
+            Reference::Local(key) => {
+                let links = tx.links_of(&key).await?.into_iter().filter(|link| link.partner == partner.id);
+                let there = (!focus.starts_with("http")).then(|| format!("{base}/{key}"));
+                links.map(|link| link.origin).chain(there).chain([format!("{}/{key}", self.own())]).collect()
+            }
+            Reference::Contained(_) | Reference::Urn(_) | Reference::Other(_) => Vec::new(),
+        })
+    }
+
+    /// Whether a Task at a source's server is about what ours is about.
+    pub(super) async fn is_about_the_same(
+        &self,
+        tx: &mut Tx,
+        partner: &Partner,
+        ours: &Key,
+        theirs: &Resource,
+    ) -> Result<bool, Error> {
+        let ours = self.says(tx, ours).await?;
+        let (one, other) = (self.focus_there(tx, partner, &ours).await?, self.focus_there(tx, partner, theirs).await?);
+        Ok(one == other || one.iter().any(|place| other.contains(place)))
     }
 
     /// A source's Task kept at its own server has changed there: only what an author may change counts.
@@ -210,9 +241,10 @@ impl App {
                 outcomes.push((format!("{}/{key}", self.own()), self.for_source(&mut tx, &partner, stored).await?));
             }
         }
+        let focus = self.focus_there(&mut tx, &partner, &task).await?;
         drop(tx);
         self.sent_to(&partner, &stored).await?;
-        Ok(Some(WriteBackPlan { partner, url, task: self.absolute(&task), version: stored.version, outcomes }))
+        Ok(Some(WriteBackPlan { partner, url, task: self.absolute(&task), version: stored.version, focus, outcomes }))
     }
 
     /// An outcome as the source's own server would hold it: its own patient and request, our identifier.

@@ -113,6 +113,7 @@ impl App {
         let key = Key::new(ResourceType::TASK, &relay.task);
         let partner = relay.partner.clone().unwrap_or_default();
         let first = relay.remote.is_none();
+        self.displaced(&mut tx, &partner, remote, &key).await?;
         relay.remote = Some(remote.to_string());
         relay.reached = relay.reached.or(Some(tx.stamp()));
         tx.update_relay(&relay).await?;
@@ -217,6 +218,20 @@ impl App {
             drop(tx);
             return self.vanished(claimed, false).await;
         }
+        let place = match (place, &known) {
+            (Place::Source(referral), Some(key))
+                if referral.kept_at.as_ref() == Some(&claimed.subject)
+                    && !self.is_about_the_same(&mut tx, &partner, key, &reported.task.resource).await? =>
+            {
+                // The same at a source's: this one may be a new referral.
+                if let Some(link) = tx.link_from(&partner.id, &claimed.subject).await? {
+                    self.lost(&mut tx, Place::Source(referral), &link, false).await?;
+                }
+                self.found_at_source(&mut tx, &partner, reported.task).await?;
+                return self.done(tx, claimed).await;
+            }
+            (place, _) => place,
+        };
         match (place, known) {
             (Place::Relayed(relay, referral), Some(key)) if relay.partner.as_deref() == Some(partner.id.as_str()) => {
                 self.target_reported(&mut tx, &partner, relay, referral, &key, reported).await?;

@@ -32,7 +32,7 @@ pub(super) async fn run(
         }
     }
     match (remote, &plan.withdrawn) {
-        (Some(url), Some(why)) => call_off(app, server, claimed, &url, why).await,
+        (Some(url), Some(why)) => call_off(app, server, claimed, &plan, url, why).await,
         (None, Some(_)) => app.called_off(claimed).await.map(Ok),
         (Some(url), None) => app.delivered(claimed, &url, None).await.map(Ok),
         (None, None) => match post(server, &plan).await {
@@ -60,25 +60,39 @@ async fn post(server: &Server<'_>, plan: &DeliverPlan) -> Result<(String, Option
 async fn find(server: &Server<'_>, plan: &DeliverPlan) -> Result<Option<String>, Failure> {
     let (system, value) = &plan.identifier;
     let found = search(server, &format!("Task?identifier={system}%7C{value}")).await?;
-    let ours = |task: &Resource| {
-        let same = identifiers(task).any(|(its_system, its_value)| its_system == system && its_value == value);
-        same && Task(task).part_of().any(|part| part == plan.part_of)
-    };
-    Ok(found.copies.into_iter().find(|copy| ours(&copy.resource)).map(|copy| copy.url))
+    Ok(found.copies.into_iter().find(|copy| is_ours(plan, &copy.resource)).map(|copy| copy.url))
 }
 
+fn is_ours(plan: &DeliverPlan, task: &Resource) -> bool {
+    let (system, value) = &plan.identifier;
+    let same = identifiers(task).any(|(its_system, its_value)| its_system == system && its_value == value);
+    same && Task(task).part_of().any(|part| part == plan.part_of)
+}
+
+/// Calls it off where it stands. A server that was set back to a backup may have lost it, and given its id to another.
 async fn call_off(
     app: &App,
     server: &Server<'_>,
     claimed: &Claimed,
-    url: &str,
+    plan: &DeliverPlan,
+    mut url: String,
     why: &str,
 ) -> Result<Result<(), Failure>, Error> {
     let mut refused = None;
     for _ in 0..RACES {
-        let Read { resource, etag } = match server.read(url).await {
-            Ok(read) => read,
+        let read = match server.read(&url).await {
+            Ok(read) if is_ours(plan, &read.resource) => Some(read),
+            Ok(_) => None,
+            Err(failure) if matches!(failure.status, Some(404 | 410)) => None,
             Err(failure) => return Ok(Err(failure)),
+        };
+        let Some(Read { resource, etag }) = read else {
+            match find(server, plan).await {
+                Ok(Some(elsewhere)) if elsewhere != url => url = elsewhere,
+                Ok(_) => return app.called_off(claimed).await.map(Ok),
+                Err(failure) => return Ok(Err(failure)),
+            }
+            continue;
         };
         // Refused, and nothing has changed: it wants the other form.
         let swapped = refused.is_some() && refused == etag;
@@ -87,7 +101,7 @@ async fn call_off(
             return app.called_off(claimed).await.map(Ok);
         }
         if status.is_terminal() {
-            return app.ended_first(claimed, url, mark_of(&resource).as_deref()).await.map(Ok);
+            return app.ended_first(claimed, &url, mark_of(&resource).as_deref()).await.map(Ok);
         }
         let mut task = resource;
         task.set("status", json!(Status::Cancelled.code()));
@@ -95,7 +109,7 @@ async fn call_off(
         task.set("businessStatus", Value::Null);
         let tag = etag.as_deref().map(|tag| if swapped { other_form(tag) } else { tag.to_string() });
         let headers: Vec<(&str, &str)> = tag.iter().map(|tag| ("if-match", tag.as_str())).collect();
-        match server.send("PUT", url, &headers, Some(task.to_text())).await {
+        match server.send("PUT", &url, &headers, Some(task.to_text())).await {
             Ok(response) if response.is_success() => return app.called_off(claimed).await.map(Ok),
             Ok(response) if response.status == 412 || response.status == 409 => refused = etag,
             Ok(response) => return Ok(Err(Failure::answered(&response))),

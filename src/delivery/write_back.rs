@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use crate::app::{App, Claimed, WriteBackPlan};
 use crate::error::Error;
 use crate::fhir::Resource;
-use crate::fhir::views::{identifiers, reference_of};
+use crate::fhir::views::{Task, identifiers, reference_of};
 use crate::referral::decide::status_of;
 
 use super::client::{Failure, Server, created_url, etag_of, mark_of, other_form};
@@ -43,6 +43,13 @@ async fn write(server: &Server<'_>, plan: &WriteBackPlan) -> Result<End, Failure
     'again: for _ in 0..RACES {
         let read = server.read(&plan.url).await?;
         let (mut remote, mut etag) = (read.resource, read.etag);
+        let focus = Task(&remote).focus().unwrap_or_default();
+        if !plan.focus.is_empty()
+            && !plan.focus.iter().any(|place| place == focus || *place == format!("{}/{focus}", server.base()))
+        {
+            // A server that was set back to a backup gives ids anew.
+            return Err(Failure::new("its Task is about something else"));
+        }
         // Refused, and nothing has changed: it wants the other form.
         swapped ^= refused.is_some() && refused == etag;
         let from = status_of(&remote);

@@ -372,3 +372,42 @@ on_both!(a_late_outcome_at_a_targets_server_is_found, async |place: Place| {
     a_day_goes_by(&county).await;
     assert_eq!(asked(&county), before, "it is not looked for for ever");
 });
+
+// D2: a server that is set back gives ids anew: what has taken the place of ours is neither read as ours nor written to.
+#[tokio::test]
+async fn another_task_with_the_same_id_is_left_alone() {
+    let county = TestGateway::county().await.settled().await;
+    let (id, task) = kept(&county).await;
+    let other = |status: &str| {
+        json!({"resourceType": "Task", "id": "kept-1", "status": status, "intent": "order", "description": "another",
+            "focus": {"reference": "ServiceRequest/another"}, "owner": {"reference": "https://hub.test/fhir/Organization/hub"}})
+    };
+    county.world.at(EHR, |ehr| ehr.put(other("cancelled")));
+    pantry_sets(&county, &task, "accepted");
+    for _ in 0..6 {
+        county.later(HOUR).await;
+    }
+    let there = county.world.at(EHR, |ehr| ehr.get("Task", &id).unwrap().clone());
+    assert_eq!((&there["description"], &there["status"]), (&json!("another"), &json!("cancelled")));
+    assert_eq!(county.status(&task).await, "in-progress", "the source did not cancel this one");
+    let mut found = in_conflict(&county, &task).await;
+    found.sort_unstable();
+    assert_eq!(found, ["gone", "refused"]);
+
+    // At a target's: ours is called off, and has gone; the one in its place is somebody else's.
+    let county = TestGateway::county().await.settled().await;
+    let task = referred(&county, "r1").await;
+    let place = theirs(&county, &task)["id"].as_str().unwrap().to_string();
+    county.world.at(PANTRY, |pantry| {
+        pantry.put(json!({"resourceType": "Task", "id": place, "status": "accepted", "intent": "order"}))
+    });
+    let mut body = county.get("clinic", &format!("Task/{task}")).await.body;
+    body["status"] = json!("cancelled");
+    assert_eq!(county.put("clinic", &format!("Task/{task}"), &body).await.status, 200);
+    for _ in 0..3 {
+        county.later(HOUR).await;
+    }
+    assert_eq!(county.world.at(PANTRY, |pantry| pantry.get("Task", &place).unwrap()["status"].clone()), "accepted");
+    let ours = county.relayed(&task).await.remove(0);
+    assert_eq!((county.status(&ours).await, conflicts(&county).await), ("cancelled".into(), vec![]));
+}
