@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use loopgate::app::{Busy, Claimed};
 use loopgate::demo::patient;
+use loopgate::demo::server::Backup;
 use loopgate::referral::Status;
 use serde_json::{Value, json};
 
@@ -124,6 +125,22 @@ pub struct Simulation {
     late: Vec<(String, Value)>,
     /// Tasks that the pantry has tried to claim.
     claimed: BTreeSet<String>,
+    /// What the partners' servers kept of themselves, oldest first.
+    backups: Vec<Kept>,
+    /// Who was set back to a backup.
+    pub set_back: BTreeSet<&'static str>,
+    /// How many events each Subscription of ours at the pantry has had, by its id.
+    counted: BTreeMap<String, u64>,
+    /// Notifications that are on their way: what they show, and what they say.
+    under_way: Vec<(String, Value)>,
+}
+
+/// A backup: whose, what is in it, and how many events its Subscriptions had had.
+#[derive(Clone)]
+struct Kept {
+    base: &'static str,
+    backup: Backup,
+    counted: BTreeMap<String, u64>,
 }
 
 /// Services by category.
@@ -135,8 +152,8 @@ pub fn offers(target: &str, category: &str) -> bool {
     }
 }
 
-fn settings() -> String {
-    let fhir = |base: &str| format!("fhir = {{ base = \"{base}\", follow = \"poll\", poll_every = \"1h\" }}");
+fn settings(follow: &str) -> String {
+    let fhir = |base: &str| format!("fhir = {{ base = \"{base}\", follow = \"{follow}\", poll_every = \"1h\" }}");
     [
         partner("clinic", "\"source\"", &fhir(EHR)),
         partner("ward", "\"source\"", &format!("routing = \"coordinator\"\n{}", fhir(WARD))),
@@ -155,18 +172,21 @@ fn settings() -> String {
 
 impl Simulation {
     async fn new(seed: u64, journal: Journal) -> Simulation {
-        let county = TestGateway::with(Place::in_memory(), &settings()).await;
-        county.world.open(WARD);
-        county.world.tell_time(&county.clock.now().to_string());
         let mut dice = Dice(seed);
         dice.next();
+        let follow = dice.of(&["poll", "auto", "subscribe"]).unwrap_or("poll");
+        let county = TestGateway::with(Place::in_memory(), &settings(follow)).await;
+        county.world.open(WARD);
         for base in [EHR, WARD, PANTRY] {
             let (conditional, batch) = (!dice.one_in(3), !dice.one_in(3));
             county.world.at(base, |house| {
                 house.set_if_none_exist(conditional);
                 house.set_batch(batch);
+                house.set_subscriptions(base == PANTRY);
             });
+            county.world.ahead(base, dice.of(&[0, 0, 600, -600]).unwrap_or(0));
         }
+        county.world.tell_time(&county.clock.now().to_string());
         let now = county.clock.now().to_string();
         for resource in patient::context(&now) {
             county.world.at(WARD, |ward| ward.put(resource));
@@ -181,12 +201,18 @@ impl Simulation {
             stale: Vec::new(),
             late: Vec::new(),
             claimed: BTreeSet::new(),
+            backups: Vec::new(),
+            set_back: BTreeSet::new(),
+            counted: BTreeMap::new(),
+            under_way: Vec::new(),
         };
         let referrals = 1 + one.dice.below(5);
         for n in 0..referrals {
             let need = one.need(usize::try_from(n).unwrap());
             one.needs.push(need);
         }
+        one.did("follows", follow.to_string());
+        [EHR, WARD, PANTRY].into_iter().for_each(|base| one.keeps_a_backup(base));
         one
     }
 
@@ -326,11 +352,11 @@ impl Simulation {
     }
 
     async fn act(&mut self) {
-        match self.dice.below(62) {
+        match self.dice.below(68) {
             0..5 => self.refers().await,
             5..11 => self.works().await,
             11..21 => self.light_target_acts().await,
-            21..28 => self.pantry_acts(),
+            21..28 => self.pantry_acts().await,
             28 => self.source_changes_its_mind().await,
             29 => self.chart_changes().await,
             30..33 => self.coordinator_relays().await,
@@ -347,6 +373,15 @@ impl Simulation {
             57 => self.late_outcome().await,
             58 => self.repeats().await,
             59 | 60 => self.long_outage().await,
+            61 | 62 => self.pantry_tells().await,
+            63 => self.pantry_loses_our_subscription(),
+            64 => {
+                if let Some(base) = self.dice.of(&[EHR, WARD, PANTRY]) {
+                    self.keeps_a_backup(base);
+                }
+            }
+            65 => self.is_set_back(),
+            66 => self.tells_twice().await,
             _ => self.resubscribes().await,
         }
     }
@@ -639,7 +674,7 @@ impl Simulation {
     }
 
     /// The pantry's staff: any legal steps at its own server, perhaps several before we look.
-    fn pantry_acts(&mut self) {
+    async fn pantry_acts(&mut self) {
         let tasks: Vec<Value> =
             self.county.world.at(PANTRY, |pantry| pantry.all("Task").into_iter().cloned().collect());
         let open: Vec<Value> = tasks.into_iter().filter(|task| !checks::status_of(task).is_terminal()).collect();
@@ -680,7 +715,112 @@ impl Simulation {
             });
             self.did("pantry acts", format!("{id} {status} -> {next}"));
             status = next;
+            self.pantry_has_news();
+            if self.dice.one_in(2) {
+                self.pantry_tells().await;
+            }
         }
+    }
+
+    /// Our Subscriptions at the pantry, by id, and what a notification shows.
+    fn ours_at_the_pantry(&self) -> Vec<(String, String, String)> {
+        let all: Vec<Value> =
+            self.county.world.at(PANTRY, |pantry| pantry.all("Subscription").into_iter().cloned().collect());
+        let text = |value: &Value| value.as_str().unwrap_or("").trim_start_matches("Authorization: ").to_string();
+        all.iter().map(|one| (text(&one["id"]), text(&one["status"]), text(&one["channel"]["header"][0]))).collect()
+    }
+
+    /// Its server counts an event for each, and has one notification more to send; some are lost.
+    fn pantry_has_news(&mut self) {
+        for (id, status, secret) in self.ours_at_the_pantry() {
+            if status != "active" {
+                continue;
+            }
+            let count = self.counted.entry(id.clone()).or_default();
+            *count += 1;
+            let count = *count;
+            if self.dice.one_in(4) {
+                self.did("a notification is lost", format!("{count} of {id}"));
+            } else {
+                self.under_way.push((secret, notification("event-notification", count)));
+            }
+        }
+    }
+
+    /// What is under way arrives, in some order; a Subscription that is new is shaken hands about first.
+    async fn pantry_tells(&mut self) {
+        for (id, status, secret) in self.ours_at_the_pantry() {
+            if status == "requested" && !self.dice.one_in(4) {
+                self.county.world.at(PANTRY, |pantry| {
+                    pantry.update("Subscription", &id, |one| one["status"] = json!("active"));
+                });
+                let count = *self.counted.entry(id.clone()).or_default();
+                self.tells(&secret, &notification("handshake", count)).await;
+            }
+        }
+        let mut all = std::mem::take(&mut self.under_way);
+        if self.dice.one_in(3) {
+            all.reverse();
+        }
+        for (secret, body) in all {
+            self.tells(&secret, &body).await;
+        }
+    }
+
+    /// Something arrives once more.
+    async fn tells_twice(&mut self) {
+        let Some((secret, body)) = self.dice.of(&self.under_way) else { return };
+        self.tells(&secret, &body).await;
+    }
+
+    async fn tells(&mut self, secret: &str, body: &Value) {
+        let request = axum::http::Request::post("/hooks/pantry").header("authorization", secret);
+        let request = request.header("content-type", "application/fhir+json");
+        let request = request.body(axum::body::Body::from(body.to_string())).unwrap();
+        let answer = tower::ServiceExt::oneshot(self.county.gateway.router(), request).await.unwrap();
+        let kind = body["entry"][0]["resource"]["parameter"][1]["valueCode"].clone();
+        self.did("pantry tells", format!("{kind}: {}", answer.status()));
+        assert!(answer.status().as_u16() == 200, "a notification was answered {}", answer.status());
+    }
+
+    /// Its server is set up anew, and our Subscription was not in what was kept.
+    fn pantry_loses_our_subscription(&mut self) {
+        let all = self.ours_at_the_pantry();
+        let Some((id, ..)) = self.dice.of(&all) else { return };
+        self.county.world.at(PANTRY, |pantry| pantry.erase("Subscription", &id));
+        self.did("pantry loses our Subscription", id);
+    }
+
+    fn keeps_a_backup(&mut self, base: &'static str) {
+        let backup = self.county.world.at(base, |house| house.backup());
+        self.backups.push(Kept { base, backup, counted: self.counted.clone() });
+    }
+
+    /// A server dies, and its last backups are what is left: an old one is put back.
+    fn is_set_back(&mut self) {
+        let Some(kept) = self.dice.of(&self.backups) else { return };
+        let base = kept.base;
+        self.county.world.at(base, |house| house.restore(&kept.backup));
+        self.set_back.insert(base);
+        if base == PANTRY {
+            self.counted = kept.counted;
+        }
+        // What was kept after it is gone; people there enter their own Tasks again, or never do.
+        for n in 0..self.needs.len() {
+            let (consent, kept) = (format!("consent-{n}"), self.needs[n].kept.clone());
+            if self.needs[n].base != base {
+                continue;
+            }
+            let (inactive, lost) = self.county.world.at(base, |house| {
+                let inactive = house.get("Consent", &consent).is_some_and(|one| one["status"] == "inactive");
+                (inactive, kept.is_some_and(|kept| house.get("Task", &kept).is_none()))
+            });
+            self.needs[n].consent_withdrawn = inactive;
+            if lost && self.needs[n].begun && self.dice.one_in(2) {
+                self.needs[n].begun = false;
+            }
+        }
+        self.did("is set back", base.to_string());
     }
 
     /// The source's Task at the gateway, changed by the source.
@@ -815,6 +955,12 @@ impl Simulation {
             self.late_outcome().await;
         }
         self.resubscribes().await;
+        self.under_way.clear();
+        self.quiet().await;
+        // A day, so that each server has been compared.
+        for _ in 0..26 {
+            self.county.later(Duration::from_secs(3_700)).await;
+        }
         self.quiet().await;
         self.source_reads().await;
         self.quiet().await;
@@ -832,6 +978,20 @@ impl Simulation {
         }
         panic!("it never became quiet");
     }
+}
+
+/// A notification with this number.
+fn notification(kind: &str, number: u64) -> Value {
+    let mut list = vec![
+        json!({"name": "status", "valueCode": "active"}),
+        json!({"name": "type", "valueCode": kind}),
+        json!({"name": "events-since-subscription-start", "valueString": number.to_string()}),
+    ];
+    if kind == "event-notification" {
+        let part = json!([{"name": "event-number", "valueString": number.to_string()}]);
+        list.push(json!({"name": "notification-event", "part": part}));
+    }
+    json!({"resourceType": "Bundle", "type": "history", "entry": [{"resource": {"resourceType": "Parameters", "parameter": list}}]})
 }
 
 /// Drives a future until it ends or `enough` says so after a turn; then it is dropped where it stands.
