@@ -22,6 +22,8 @@ mod client;
 mod fsync;
 #[path = "gateway/goals.rs"]
 mod goals;
+#[path = "gateway/partners.rs"]
+mod partners;
 #[path = "gateway/postgres.rs"]
 mod postgres;
 #[path = "gateway/product.rs"]

@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 use super::checks;
 use super::client::{Connection, Requests, Seen, Until, load, request};
 use super::fsync;
+use super::partners;
 use super::postgres::{self, Cluster};
 use super::product::Product;
 use super::runner::{Report, Round, Server, in_turn, median, middle, ms};
@@ -118,6 +119,9 @@ pub async fn run(quick: bool, large: bool, chosen: &[String]) {
     }
     if wanted(&["P14"]) {
         on_postgres(&mut report, &size, folder, &world, &small.to_string()).await;
+    }
+    if wanted(&["B1", "B2", "B3"]) {
+        partners::measure(&mut report, (quick, large), folder, &world.address, &hello, &wanted).await;
     }
     if wanted(&["P18", "P19"]) {
         scale::measure(&mut report, &size, folder, &world.address, empty).await;

@@ -43,6 +43,13 @@ impl Product {
         product
     }
 
+    /// The same, and these partners more.
+    pub async fn with_partners(url: &str, folder: &Path, world: &str, partners: &str) -> Product {
+        let mut product = Product::launch(url, folder, world, &Vec::new(), Vec::new(), partners).await;
+        product.introduce().await;
+        product
+    }
+
     /// Starts on a database that is there, with the context that another has put in it.
     pub async fn start(
         url: &str,
@@ -52,10 +59,23 @@ impl Product {
         places: Vec<(String, String)>,
         subscribers: usize,
     ) -> Product {
+        let subscribers: String =
+            (0..subscribers).map(|number| partner(&format!("s{number}"), "operator", "")).collect();
+        Product::launch(url, folder, world, environment, places, &subscribers).await
+    }
+
+    async fn launch(
+        url: &str,
+        folder: &Path,
+        world: &str,
+        environment: &Environment,
+        places: Vec<(String, String)>,
+        more: &str,
+    ) -> Product {
         let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let address = format!("127.0.0.1:{port}");
         let file = folder.join(format!("config-{port}.toml"));
-        std::fs::write(&file, config(&address, url, world, subscribers)).unwrap();
+        std::fs::write(&file, config(&address, url, world) + more).unwrap();
         let began = Instant::now();
         let child = Command::new(env!("CARGO_BIN_EXE_loopgate"))
             .args(["serve", "--config"])
@@ -231,7 +251,8 @@ impl Product {
 
 pub const NOW: &str = "2026-11-21T10:00:00Z";
 
-fn partner(id: &str, role: &str, more: &str) -> String {
+/// A partner of the configuration.
+pub fn partner(id: &str, role: &str, more: &str) -> String {
     let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, id.as_bytes());
     let digest: String = digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
     format!(
@@ -240,7 +261,7 @@ fn partner(id: &str, role: &str, more: &str) -> String {
 }
 
 /// A partner's token is its id.
-fn config(address: &str, url: &str, world: &str, subscribers: usize) -> String {
+fn config(address: &str, url: &str, world: &str) -> String {
     let agency = "channel = \"light\"\nservices = [{ id = \"agency-food\", name = \"Agency\", categories = [\"food-insecurity\"] }]";
     let pantry = format!(
         "channel = \"fhir\"\nfhir = {{ base = \"http://{world}/fhir\", follow = \"poll\", poll_every = \"1h\" }}"
@@ -254,7 +275,6 @@ fn config(address: &str, url: &str, world: &str, subscribers: usize) -> String {
         partner("agency", "target", agency),
         partner("pantry", "target", &pantry),
         partner("root", "operator", ""),
-        (0..subscribers).map(|number| partner(&format!("s{number}"), "operator", "")).collect(),
     ]
     .concat()
 }
