@@ -26,7 +26,7 @@ use crate::gateway::{Answered, EHR, Fault, HANDSHAKE, HOOK, PANTRY, TestGateway,
 use crate::simulation_checks as checks;
 
 /// Seeds in `cargo test`.
-const SEEDS: u64 = 240;
+const SEEDS: u64 = 120;
 /// Threads that run seeds side by side.
 const SIDE_BY_SIDE: usize = 2;
 /// Actions in one seed, at most and at least.
