@@ -61,6 +61,7 @@ pub fn partner(config: &Config, named: &str) -> Result<Arc<Partner>, String> {
         fhir: Some(fhir),
         channel: Some(Channel::Fhir),
         services: Vec::new(),
+        agreement: None,
         receives: Vec::new(),
     }))
 }

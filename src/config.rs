@@ -260,8 +260,19 @@ pub struct Partner {
     pub channel: Option<Channel>,
     /// What it offers; targets only.
     pub services: Vec<HealthcareService>,
+    /// The agreement by which referrals without a Consent may be passed on to it; targets only.
+    pub agreement: Option<Agreement>,
     /// The types of which it gets a part alone; targets only.
     pub receives: Vec<Receives>,
+}
+
+/// `partner.agreement`: stands in for the Consent of a referral that names none.
+#[derive(Debug, Clone)]
+pub struct Agreement {
+    /// Its first day.
+    pub from: String,
+    /// Its last day.
+    pub until: String,
 }
 
 /// What a target gets of others' resources of one type. Whether type and elements exist is told by who knows them.

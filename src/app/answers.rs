@@ -76,6 +76,9 @@ impl App {
         let mut body = Resource::clone(&*tx.parsed(&request)?);
         body.set("performer", json!([{"reference": format!("Organization/{by}")}]));
         self.save(tx, &request, body, self.gateway()).await?;
+        if let Some(referral) = tx.referral(&relay.referral).await? {
+            self.allowed(tx, &referral, by).await?;
+        }
         self.grant_target(tx, by, &written.resource, relay).await.map(|_| ())
     }
 

@@ -210,7 +210,7 @@ impl App {
     }
 
     /// Ends what rests on a request whose Consents do not allow it any more.
-    async fn end_refused_of(&self, tx: &mut Tx, key: &Key, request: &Resource) -> Result<(), Error> {
+    pub(super) async fn end_refused_of(&self, tx: &mut Tx, key: &Key, request: &Resource) -> Result<(), Error> {
         let allowed = self.check_consent(tx, request, None).await.is_ok();
         for referral in tx.referrals_by_request(&key.id).await? {
             // The referral's row is locked first, as everywhere.

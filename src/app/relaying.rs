@@ -97,8 +97,7 @@ impl App {
     pub(super) async fn finish_relay(&self, tx: &mut Tx, referral: &Referral, mut relay: Relay) -> Result<(), Error> {
         let original =
             referral.request.as_ref().ok_or_else(|| Error::internal("a fetched referral without a request"))?;
-        let original_key = Key::new(ResourceType::SERVICE_REQUEST, original);
-        let original = self.says(tx, &original_key).await?;
+        let original = self.says(tx, &Key::new(ResourceType::SERVICE_REQUEST, original)).await?;
         let target = relay.partner.clone().map(|partner| Target { partner, service: relay.service.clone() });
         let request_key = Key::new(ResourceType::SERVICE_REQUEST, &relay.request);
         if tx.resource(&request_key).await?.is_none() {
@@ -127,8 +126,7 @@ impl App {
         tx.grant(self.gateway(), &own, &relay.task, Reason::Author).await?;
         match &relay.partner {
             Some(partner) => {
-                // Whoever chose it has asked; that it may be told is on record with the grant.
-                self.consent_said(tx, &original_key, &original, Some(partner), true).await?;
+                self.allowed(tx, referral, partner).await?;
                 let context = self.grant_target(tx, partner, &task, &relay).await?;
                 self.say_what_is_bridged(tx, &referral.source, partner, &relay.task, &context).await?;
             }

@@ -2,7 +2,7 @@
 
 use super::intake::Meant;
 use super::{App, Claimed, Stored};
-use crate::config::{Role, Routing};
+use crate::config::{Partner, Role, Routing};
 use crate::directory::matching::{Offer, candidates};
 use crate::error::{Error, Kind};
 use crate::fhir::reference::{self};
@@ -13,7 +13,7 @@ use crate::referral::consent::{self, Disclosure, Recipient, Refusal};
 use crate::referral::decide::status_of;
 use crate::referral::relay::Target;
 use crate::store::{Access, Delivery, Kind as Owed, Outcome, Reason, Referral, Tx, Viewer, Written};
-use crate::time::Timestamp;
+use crate::time::{Timestamp, span_of};
 use serde_json::Value;
 use std::sync::Arc;
 
@@ -127,7 +127,49 @@ impl App {
             sensitive,
             recipient: partner.map(|_| &recipient),
         };
-        consent::allows(consents.iter().map(|(_, consent)| &**consent), &asked)
+        match consent::allows(consents.iter().map(|(_, consent)| &**consent), &asked) {
+            // Where none is named an agreement may stand in; one that was deleted was named.
+            Err(Refusal::Missing) if !sensitive && Self::names_no_consent(request) => {
+                let agreed =
+                    |one: &Partner| term(one).is_some_and(|(from, until)| from <= asked.now && asked.now < until);
+                let agreed = match partner {
+                    Some(partner) => self.partner(partner).is_some_and(|one| agreed(one)),
+                    None => self.partners().iter().any(|one| agreed(one)),
+                };
+                if agreed { Ok(()) } else { Err(Refusal::Missing) }
+            }
+            said => said,
+        }
+    }
+
+    fn names_no_consent(request: &Resource) -> bool {
+        // Wherever it stands, and whether it could be read.
+        !ServiceRequest(request).supporting_info().any(|text| text.contains("Consent/"))
+    }
+
+    /// A partner is about to be told of a referral: that consent or an agreement allows it is on record with the grant.
+    pub(super) async fn allowed(&self, tx: &mut Tx, referral: &Referral, partner: &str) -> Result<(), Error> {
+        let Some(id) = &referral.request else { return Ok(()) };
+        let key = Key::new(ResourceType::SERVICE_REQUEST, id);
+        let request = self.must(tx, &key).await?.resource()?;
+        self.consent_said(tx, &key, &request, Some(partner), true).await?;
+        self.await_agreement(tx, &key, &request, partner).await
+    }
+
+    /// Owes a look at a request that is passed on by an agreement, when that ends.
+    async fn await_agreement(&self, tx: &mut Tx, key: &Key, request: &Resource, partner: &str) -> Result<(), Error> {
+        let term = self.partner(partner).and_then(|partner| term(partner));
+        let Some((_, until)) = term.filter(|_| self.config().consent.required && Self::names_no_consent(request))
+        else {
+            return Ok(());
+        };
+        self.owe_expiry(tx, key.to_string(), until).await
+    }
+
+    async fn owe_expiry(&self, tx: &mut Tx, subject: String, due_at: Timestamp) -> Result<(), Error> {
+        let partner = self.gateway().to_string();
+        let lane = super::lane_to(&partner);
+        tx.enqueue(&Delivery { kind: Owed::Expire, subject, partner, lane, due_at }).await
     }
 
     /// A decision about consent goes on record: which request and which Consents, for whom.
@@ -185,9 +227,7 @@ impl App {
     /// Owes a look at a Consent when it ends.
     pub(super) async fn await_end(&self, tx: &mut Tx, consent: &Key) -> Result<(), Error> {
         let Some(due_at) = self.end_of(tx, consent).await? else { return Ok(()) };
-        let (subject, partner) = (consent.id.clone(), self.gateway().to_string());
-        let lane = super::lane_to(&partner);
-        tx.enqueue(&Delivery { kind: Owed::Expire, subject, partner, lane, due_at }).await
+        self.owe_expiry(tx, consent.id.clone(), due_at).await
     }
 
     /// When a Consent will end, if it will.
@@ -198,8 +238,11 @@ impl App {
 
     /// A Consent's end has come, or was moved: what rested on it ends.
     pub async fn consent_ends(&self, claimed: &Claimed) -> Result<(), Error> {
-        let key = Key::new(ResourceType::CONSENT, &claimed.subject);
         let mut tx = self.store().begin().await?;
+        if let Some(request) = Key::parse(&claimed.subject) {
+            return self.agreement_ends(tx, claimed, &request).await;
+        }
+        let key = Key::new(ResourceType::CONSENT, &claimed.subject);
         self.end_refused(&mut tx, &key).await?;
         let outcome = self.end_of(&mut tx, &key).await?.map_or(Outcome::Done, Outcome::Again);
         if tx.finish(claimed, &outcome).await? { self.commit(tx).await } else { Ok(()) }
@@ -227,6 +270,19 @@ impl App {
             }
         }
         Ok(())
+    }
+
+    /// An agreement has ended, or the configuration may have changed: what is passed on by it ends, if nothing else allows.
+    async fn agreement_ends(&self, mut tx: Tx, claimed: &Claimed, request: &Key) -> Result<(), Error> {
+        let now = tx.stamp();
+        let stored = tx.resource(request).await?.filter(|stored| !stored.deleted);
+        if let Some(stored) = stored {
+            self.end_refused_of(&mut tx, request, &stored.resource()?).await?;
+        }
+        let ends = self.partners().iter().filter_map(|one| term(one).map(|(_, until)| until));
+        let next = ends.filter(|until| *until > now).min();
+        let outcome = next.map_or(Outcome::Done, Outcome::Again);
+        if tx.finish(claimed, &outcome).await? { self.commit(tx).await } else { Ok(()) }
     }
 
     /// Where does it go? To who was named, else to the best match, else to whoever claims it, else to a coordinator.
@@ -322,6 +378,12 @@ impl App {
         }
         Ok(candidates(&offers, asked))
     }
+}
+
+/// From when until when a partner's agreement holds.
+fn term(partner: &Partner) -> Option<(Timestamp, Timestamp)> {
+    let agreement = partner.agreement.as_ref()?;
+    Some((span_of(&agreement.from)?.0, span_of(&agreement.until)?.1))
 }
 
 /// An outcome that can't be stored is refused with a kind the caller can act on.

@@ -76,6 +76,8 @@ impl App {
             };
             tx.enqueue(&poll).await?;
         }
+        // The configuration may have changed since: agreements that are gone from it end what rests on them.
+        tx.due_by(self.now(), Kind::Expire, "ServiceRequest/").await?;
         self.owe_looks(&mut tx).await?;
         self.owe_reconciliations(&mut tx).await?;
         self.owe_subscriptions(&mut tx).await?;

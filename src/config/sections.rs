@@ -209,6 +209,7 @@ pub(super) fn partner(s: Section<'_, '_>, around: &mut Surroundings) -> Option<P
     let channel = s.read("channel", one_of(CHANNELS));
     let services = s.tables("services");
     let services: Vec<_> = services.iter().map(|s| service(s, around)).collect();
+    let agreement = s.table("agreement").map(|s| agreement(&s));
     let receives: Vec<_> = s.tables("receives").iter().map(received).collect();
 
     if let Some(roles) = &roles {
@@ -220,6 +221,9 @@ pub(super) fn partner(s: Section<'_, '_>, around: &mut Surroundings) -> Option<P
         }
         if s.has("services") && !roles.contains(&Role::Target) {
             s.fault("services", "are for targets only");
+        }
+        if s.has("agreement") && !roles.contains(&Role::Target) {
+            s.fault("agreement", "is for targets only");
         }
         if s.has("receives") && !roles.contains(&Role::Target) {
             s.fault("receives", "is for targets only");
@@ -248,6 +252,7 @@ pub(super) fn partner(s: Section<'_, '_>, around: &mut Surroundings) -> Option<P
         fhir: fhir.flatten(),
         channel,
         services: services.into_iter().collect::<Option<_>>()?,
+        agreement: agreement.flatten(),
         receives: receives.into_iter().collect::<Option<_>>()?,
     })
 }
@@ -375,6 +380,15 @@ pub(super) fn service(s: &Section<'_, '_>, around: &mut Surroundings) -> Option<
     }
     let categories = s.list("categories", category);
     Some(HealthcareService { id: id?, name: name?, categories: categories? })
+}
+
+pub(super) fn agreement(s: &Section<'_, '_>) -> Option<Agreement> {
+    let (from, until) = (s.read("from", day), s.read("until", day));
+    let (from, until) = (from?, until?);
+    if until < from {
+        s.fault("until", "must not be before from");
+    }
+    Some(Agreement { from, until })
 }
 
 pub(super) fn received(s: &Section<'_, '_>) -> Option<Receives> {

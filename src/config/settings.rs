@@ -89,6 +89,8 @@ pub const SETTINGS: &[Setting] = &[
     row("partner.services.id", "required", "id of a HealthcareService; targets only"),
     row("partner.services.name", "required", "its name"),
     row("partner.services.categories", "[]", "its SDOH category codes"),
+    row("partner.agreement.from", "required", "first day of an agreement by which referrals that name no Consent may be passed on to this target; never sensitive ones"),
+    row("partner.agreement.until", "required", "its last day; what rests on it ends with it"),
     row("partner.receives.type", "required", "a type of which this target gets a part alone, whoever's it is but its own; any but Task"),
     row("partner.receives.elements", "required", "the elements it gets, beside those that are mandatory or change the meaning"),
 ];

@@ -193,6 +193,25 @@ pub(super) fn sha256(text: &str) -> Result<[u8; 32], String> {
     hash.ok_or_else(|| "must be 64 hex digits".to_owned())
 }
 
+/// A day of the calendar. One that no month has, such as a 31 April, never comes: what it bounds never holds.
+pub(super) fn day(text: &str) -> Result<String, String> {
+    let parts: Vec<&str> = text.split('-').collect();
+    let number = |part: &str, length: usize| {
+        let digits = part.len() == length && part.bytes().all(|byte| byte.is_ascii_digit());
+        part.parse::<u32>().ok().filter(|_| digits)
+    };
+    match parts.as_slice() {
+        [year, month, day]
+            if number(year, 4).is_some()
+                && number(month, 2).is_some_and(|month| (1..=12).contains(&month))
+                && number(day, 2).is_some_and(|day| (1..=31).contains(&day)) =>
+        {
+            Ok(text.to_owned())
+        }
+        _ => fault("must be a day such as 2026-12-31"),
+    }
+}
+
 /// As `openssl x509 -fingerprint -sha256` prints it, or without its colons.
 pub(super) fn thumbprint(text: &str) -> Result<[u8; 32], String> {
     sha256(&text.replace(':', ""))

@@ -400,6 +400,14 @@ impl Tx {
         row.map_or(Ok(None), |row| row.time(0).map(Some))
     }
 
+    /// What is owed of this kind, for subjects that begin so, is due at this time at the latest.
+    pub async fn due_by(&mut self, now: Timestamp, kind: Kind, subjects: &str) -> Result<(), Error> {
+        let subjects = format!("{subjects}%");
+        let text =
+            "update delivery set due_at = $1 where kind = $2 and subject like $3 and state = 'due' and due_at > $1";
+        self.run(text, args![now, kind.code(), subjects]).await.map(|_| ())
+    }
+
     /// How many deliveries stand in each state, by kind.
     pub async fn delivery_counts(&mut self) -> Result<Vec<(String, String, i64)>, Error> {
         let rows = self

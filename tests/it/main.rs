@@ -4,6 +4,7 @@
 #![allow(clippy::type_complexity)]
 
 mod acts;
+mod agreements;
 mod auditing;
 mod back;
 mod bridging;

@@ -156,6 +156,7 @@ impl App {
             fhir: None,
             channel: None,
             services: Vec::new(),
+            agreement: None,
             receives: Vec::new(),
         }
     }
