@@ -24,7 +24,7 @@ use toml::de::DeTable;
 
 use crate::jwt::{KeySet, PrivateKey};
 
-pub use people::{People, PersonRole};
+pub use people::{People, PersonRole, Provider};
 pub use reader::Fault;
 use reader::{Place, Reader, Section};
 use sections::config;

@@ -97,6 +97,15 @@ impl Claims {
         self.0.contains_key(name)
     }
 
+    /// Whether a claim is this text, or a list with it.
+    pub fn names(&self, name: &str, text: &str) -> bool {
+        match self.0.get(name) {
+            Some(Value::String(only)) => only == text,
+            Some(Value::Array(list)) => list.iter().any(|one| one == text),
+            _ => false,
+        }
+    }
+
     /// Whether this is the one audience.
     pub fn is_for(&self, audience: &str) -> bool {
         match self.0.get("aud") {
@@ -155,6 +164,61 @@ impl<'t> Assertion<'t> {
         let jwk = keys.find(&self.kid, kty).ok_or("none, or more than one, of the registered keys fits kid and alg")?;
         let key = DecodingKey::from_jwk(&jwk).map_err(|_| "the registered key can't be used")?;
         verified(self.token, self.algorithm, &key).map(|_| &self.claims).ok_or("the signature is not of that key")
+    }
+}
+
+/// What an identity provider may sign with, and the type and the curve of a key that does.
+const PROVIDERS: [(Algorithm, &str, &str, Option<&str>); 4] = [
+    (Algorithm::RS256, "RS256", "RSA", None),
+    (Algorithm::RS384, "RS384", "RSA", None),
+    (Algorithm::ES256, "ES256", "EC", Some("P-256")),
+    (Algorithm::ES384, "ES384", "EC", Some("P-384")),
+];
+
+/// An ID token of an identity provider, read and not yet verified.
+#[derive(Debug)]
+pub struct IdToken<'t> {
+    token: &'t str,
+    algorithm: Algorithm,
+    /// The id of the key it says it was signed with.
+    pub kid: Option<String>,
+}
+
+impl<'t> IdToken<'t> {
+    /// Reads the header. The fault is for the log.
+    pub fn read(token: &'t str) -> Result<IdToken<'t>, &'static str> {
+        let header = (token.len() <= LONGEST).then(|| jsonwebtoken::decode_header(token).ok()).flatten();
+        let header = header.ok_or("it is no signed JWT")?;
+        if header.crit.is_some() {
+            return Err("its header names extensions in crit");
+        }
+        if PROVIDERS.iter().all(|(known, ..)| *known != header.alg) {
+            return Err("its alg is none of RS256, RS384, ES256, ES384");
+        }
+        Ok(IdToken { token, algorithm: header.alg, kid: header.kid })
+    }
+
+    /// The claims, once the one key of the set that fits kid and alg is found to have signed them.
+    pub fn verify(&self, keys: &KeySet) -> Result<Claims, &'static str> {
+        let fits = |key: &&Value| {
+            let is = |member: &str, wanted: &str| key.get(member).and_then(Value::as_str) == Some(wanted);
+            let may_be = |member: &str, wanted: &str| key.get(member).is_none() || is(member, wanted);
+            PROVIDERS.iter().any(|(algorithm, name, kty, curve)| {
+                *algorithm == self.algorithm
+                    && is("kty", kty)
+                    && curve.is_none_or(|curve| is("crv", curve))
+                    && may_be("alg", name)
+                    && may_be("use", "sig")
+                    && self.kid.as_deref().is_none_or(|kid| is("kid", kid))
+            })
+        };
+        let mut found = keys.0.iter().filter(fits);
+        let (Some(key), None) = (found.next(), found.next()) else {
+            return Err("none, or more than one, of the provider's keys fits its kid and alg");
+        };
+        let key = serde_json::from_value::<Jwk>(key.clone()).ok().and_then(|key| DecodingKey::from_jwk(&key).ok());
+        let key = key.ok_or("the provider's key can't be used")?;
+        verified(self.token, self.algorithm, &key).ok_or("the signature is not of the provider's key")
     }
 }
 

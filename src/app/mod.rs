@@ -63,7 +63,7 @@ use crate::time::{Clock, Timestamp};
 pub use crate::store::{Busy, Claimed, Kind as Owed, Outcome, Position, Stored, Viewer, When};
 pub use copies::{Copy, Missing};
 pub use following::{Standing, SubscribePlan};
-pub use key_sets::{Document, Fetch};
+pub use key_sets::{Document, Fetch, Wanted};
 pub use notifications::{NotifyPlan, Said};
 pub use polls::PollPlan;
 pub use reading::{Found, Versions, Whose};

@@ -50,6 +50,9 @@ impl App {
     }
 
     async fn room_for_one_more(&self, tx: &mut Tx, context: &Context) -> Result<(), Error> {
+        if context.person.is_some() {
+            return Err(Error::forbidden("People have no Subscriptions here; systems do."));
+        }
         let most = i64::from(self.config().subscriptions.per_partner);
         if tx.subscription_count(&context.partner.id).await? >= most {
             return Err(Error::refused("Subscription", format!("A partner has at most {most} subscriptions here.")));

@@ -110,6 +110,8 @@ pub(super) struct Tokens {
     /// Configured scopes by partner.
     scopes: HashMap<String, Arc<Scopes>>,
     pub(super) key_sets: KeySets,
+    /// What the identity provider says of itself.
+    pub(super) provider: tokio::sync::Mutex<Option<super::people::Known>>,
     ring: Mutex<Ring>,
 }
 
@@ -125,7 +127,12 @@ impl Tokens {
             let allowed = partner.scopes.as_ref().map(|list| Scopes::parse(list.iter().map(String::as_str)));
             (partner.id.clone(), Arc::new(allowed.unwrap_or_else(Scopes::all)))
         });
-        Tokens { scopes: scopes.collect(), key_sets: KeySets::new(config), ring: Mutex::default() }
+        Tokens {
+            scopes: scopes.collect(),
+            key_sets: KeySets::new(config),
+            provider: Default::default(),
+            ring: Mutex::default(),
+        }
     }
 
     pub(super) fn ring(&self) -> std::sync::MutexGuard<'_, Ring> {

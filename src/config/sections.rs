@@ -39,7 +39,6 @@ pub(super) fn config(root: &Section<'_, '_>) -> Option<Config> {
     let (required, sensitive) = (section.flag("required"), section.list("sensitive", category));
     let lifetime = |t: &str| between(t, SECOND..=DAY, "must be between 1s and 24h");
     let token_lifetime = root.within("auth").read("token_lifetime", lifetime);
-    let people = people::people(&root.within("people"));
     let section = root.within("subscriptions");
     let per_partner = section.number("per_partner");
     let accept_past_end = section.flag("accept_past_end");
@@ -86,6 +85,8 @@ pub(super) fn config(root: &Section<'_, '_>) -> Option<Config> {
     }
     let partners = root.tables("partner").into_iter();
     let partners: Vec<_> = partners.map(|s| partner(s, &mut around)).collect();
+
+    let people = people::people(&root.within("people"), around.private_allowed, &partners);
 
     let email = match email {
         Some((smtp, from)) => Some(Email { smtp: smtp?, from: from? }),

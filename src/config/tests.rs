@@ -39,6 +39,13 @@ authorization = "Bearer s3cret-sms"
 required = true
 [auth]
 token_lifetime = "5m"
+[people]
+session_idle = "20m"
+[people.provider]
+issuer = "https://login.example/"
+client_id = "hub"
+client_secret = "s3cret-login"
+roles = [{ value = "desk", role = "coordinator" }, { value = "a", role = "staff", partner = "hope-foodbank" }]
 [subscriptions]
 per_partner     = 100
 accept_past_end = false
@@ -122,6 +129,7 @@ fn the_reader_reads_every_setting_and_no_other() {
             ["partner", list @ ("identifiers" | "services"), key] => {
                 partner_with(&format!("{list} = [{{ {key} = 1979-05-27 }}]"))
             }
+            ["people", "provider", "roles", key] => format!("people.provider.roles = [{{ {key} = 1979-05-27 }}]"),
             ["partner", key @ ..] => format!("[[partner]]\n{} = 1979-05-27", key.join(".")),
             _ => format!("{} = 1979-05-27", setting.key),
         };

@@ -1,4 +1,4 @@
-//! Reading a partner's JWK Set at its registered address, behind the same egress guard as everything we ask for.
+//! Reading a partner's JWK Set at its registered address, and what an identity provider publishes and answers, behind the same egress guard as everything we ask for.
 //!
 //! Promises a bounded answer and that a redirect is not followed. Leaves out what the keys are used for.
 //! <https://www.rfc-editor.org/rfc/rfc7517#section-5>, <https://www.rfc-editor.org/rfc/rfc9111#section-5.2>
@@ -7,18 +7,24 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::client::{Request, Transport};
-use crate::app::{Document, Fetch};
+use crate::app::{Document, Fetch, Wanted};
 
 /// Largest key set, in bytes.
 const LARGEST: usize = 256 * 1024;
 
-/// How `app` reads key sets.
+/// How `app` reads key sets and asks an identity provider.
 pub fn fetch(transport: Arc<dyn Transport>) -> Fetch {
-    Arc::new(move |url| {
+    Arc::new(move |wanted| {
         let transport = transport.clone();
         Box::pin(async move {
-            let headers = vec![("accept".to_string(), "application/json".to_string())];
-            let answer = transport.send(Request { method: "GET", url, headers, body: None }).await;
+            let Wanted { url, form, authorization } = wanted;
+            let mut headers = vec![("accept".to_string(), "application/json".to_string())];
+            headers.extend(authorization.map(|value| ("authorization".to_string(), value)));
+            if form.is_some() {
+                headers.push(("content-type".to_string(), "application/x-www-form-urlencoded".to_string()));
+            }
+            let method = if form.is_some() { "POST" } else { "GET" };
+            let answer = transport.send(Request { method, url, headers, body: form }).await;
             let answer = answer.map_err(|error| error.0)?;
             if !answer.is_success() {
                 return Err(format!("it answered {}", answer.status));

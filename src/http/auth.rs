@@ -1,4 +1,5 @@
-//! Who asks: a bearer token names a partner, and a certificate that is bound to one must be the same partner's.
+//! Who asks: a bearer token names a partner, and a certificate that is bound to one must be the same partner's; or a
+//! session names a person.
 //!
 //! Promises that the token is neither logged nor kept, and that no header speaks for a certificate. Knowing a token is
 //! the app's; how often somebody may ask is [`super::rates`]'s.
@@ -7,14 +8,19 @@
 use axum::http::header::AUTHORIZATION;
 use axum::http::{Extensions, HeaderMap};
 
-use super::ClientCertificate;
+use super::{ClientCertificate, people};
 use crate::app::{App, Identity};
 use crate::config::{Partner, Role};
 use crate::error::{Error, Kind};
 
-/// The partner whose token is shown; 401 without one, or with one we don't know.
+/// The partner whose token is shown, or the person whose session it is; 401 without one, or with one we don't know.
 pub(super) async fn authenticate(app: &App, headers: &HeaderMap, shown: &Extensions) -> Result<Identity, Error> {
     let Some(token) = bearer(headers) else {
+        // A header that is no token is no token, whatever else is shown.
+        let session = if headers.contains_key(AUTHORIZATION) { None } else { people::identity(app, headers).await? };
+        if let Some(identity) = session {
+            return Ok(identity);
+        }
         return Err(Error::new(Kind::Unauthenticated, "Send your token: Authorization: Bearer …"));
     };
     let known = Identity::known(app.authenticate(token).await?)?;

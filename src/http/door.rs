@@ -48,11 +48,38 @@ pub enum Place {
     Operation(&'static Operation, ResourceType, Option<String>),
 }
 
+/// A page for people.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Page {
+    /// `/`
+    Home,
+    /// `/people.css`
+    Style,
+    /// `/sign-in`
+    SignIn,
+    /// `/sign-in/provider`
+    Provider,
+    /// `/sign-in/callback`
+    Callback,
+    /// `/sign-out`
+    SignOut,
+}
+
+impl Page {
+    /// Whether somebody proves there who it is.
+    pub fn signs_in(self) -> bool {
+        match self {
+            Page::SignIn | Page::Provider | Page::Callback => true,
+            Page::Home | Page::Style | Page::SignOut => false,
+        }
+    }
+}
+
 /// What a path leads to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Door {
-    /// `/`
-    Landing,
+    /// A page for people.
+    People(Page),
     /// `/health/live`
     Live,
     /// `/health/ready`
@@ -93,7 +120,12 @@ pub fn door(path: &str, prefix: &[String]) -> Door {
     let segments = segments.strip_prefix(prefix).unwrap_or(&segments);
     let names: Vec<&str> = segments.iter().map(String::as_str).collect();
     match names.as_slice() {
-        [] => Door::Landing,
+        [] => Door::People(Page::Home),
+        ["people.css"] => Door::People(Page::Style),
+        ["sign-in"] => Door::People(Page::SignIn),
+        ["sign-in", "provider"] => Door::People(Page::Provider),
+        ["sign-in", "callback"] => Door::People(Page::Callback),
+        ["sign-out"] => Door::People(Page::SignOut),
         ["health", "live"] => Door::Live,
         ["health", "ready"] => Door::Ready,
         ["metrics"] => Door::Metrics,
@@ -175,9 +207,11 @@ impl Door {
     /// The methods offered here, for dispatch and for `Allow`; none: there is nothing here.
     pub fn allowed(&self) -> Vec<&'static str> {
         match self {
-            Door::Landing | Door::Live | Door::Ready | Door::Metrics | Door::SmartConfiguration | Door::Keys => {
-                vec!["GET", "HEAD"]
-            }
+            Door::Live | Door::Ready | Door::Metrics | Door::SmartConfiguration | Door::Keys => vec!["GET", "HEAD"],
+            Door::People(Page::Home | Page::Style) => vec!["GET", "HEAD"],
+            Door::People(Page::Provider | Page::Callback) => vec!["GET"],
+            Door::People(Page::SignIn) => vec!["GET", "HEAD", "POST"],
+            Door::People(Page::SignOut) => vec!["POST"],
             Door::Websocket => vec!["GET"],
             Door::Token | Door::Introspect | Door::Revoke | Door::Hook(_) => vec!["POST"],
             Door::Fhir(place) => place.allowed(),
@@ -190,7 +224,7 @@ impl Door {
         match self {
             Door::Fhir(place) => *place != Place::Metadata,
             Door::Metrics | Door::Nowhere => true,
-            Door::Landing | Door::Live | Door::Ready | Door::SmartConfiguration | Door::Keys | Door::Hook(_) => false,
+            Door::People(_) | Door::Live | Door::Ready | Door::SmartConfiguration | Door::Keys | Door::Hook(_) => false,
             Door::Websocket | Door::Token | Door::Introspect | Door::Revoke | Door::Unknown => false,
         }
     }
@@ -203,7 +237,12 @@ impl Door {
     /// How the log names it: types and patterns, never ids.
     pub fn label(&self) -> String {
         match self {
-            Door::Landing => "/".into(),
+            Door::People(Page::Home) => "/".into(),
+            Door::People(Page::Style) => "/people.css".into(),
+            Door::People(Page::SignIn) => "/sign-in".into(),
+            Door::People(Page::Provider) => "/sign-in/provider".into(),
+            Door::People(Page::Callback) => "/sign-in/callback".into(),
+            Door::People(Page::SignOut) => "/sign-out".into(),
             Door::Live => "/health/live".into(),
             Door::Ready => "/health/ready".into(),
             Door::Metrics => "/metrics".into(),
@@ -312,7 +351,7 @@ mod tests {
             assert_eq!(door(path, &[]), Door::Fhir(Place::Metadata), "{path}");
         }
         assert_eq!(door("/fhir/", &[]), Door::Fhir(Place::Base));
-        assert_eq!(door("/", &[]), Door::Landing);
+        assert_eq!(door("/", &[]), Door::People(Page::Home));
         for path in [
             "/fhir/task/1",
             "/fhir/Task/a b",

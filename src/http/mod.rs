@@ -1,9 +1,9 @@
-//! The door for partners: HTTP requests become calls of [`crate::app`], and its answers become FHIR's.
+//! The door for partners and people: HTTP requests become calls of [`crate::app`], and its answers become FHIR's.
 //!
 //! One fallback answers every path, so that the table in [`routes`] decides alone and every refusal, also of an
 //! unknown path, is an OperationOutcome. Promises: each answer carries `X-Request-Id`; each request is one log line
-//! without ids or query strings; a panic is a 500 to one caller and no more. Leaves out: hooks and
-//! the console, which later versions bring; what may be seen or done, which is the app's.
+//! without ids or query strings; a panic is a 500 to one caller and no more. Leaves out: the console, which a later version
+//! brings; what may be seen or done, which is the app's.
 //! <https://hl7.org/fhir/R4/http.html>
 
 mod auth;
@@ -15,10 +15,10 @@ mod extract;
 mod history;
 mod hooks;
 mod interactions;
-mod landing;
 mod negotiate;
 mod oauth;
 mod operations;
+mod people;
 mod rates;
 mod respond;
 pub mod routes;
@@ -163,7 +163,10 @@ impl Gate {
         }
         door.check(request.method())?;
         match door {
-            Door::Landing => Ok(landing::page(&self.app.config().gateway.name, self.app.own())),
+            Door::People(page) => {
+                let allowed = if page.signs_in() { self.allowances.spend_token(address) } else { Ok(()) };
+                Ok(people::answer(&self.app, *page, request, address, allowed, id).await)
+            }
             Door::Live => Ok(respond::health(200, "live")),
             Door::Ready => Ok(respond::ready(self.app.ready().await)),
             Door::Fhir(Place::Metadata) => {

@@ -132,7 +132,7 @@ async fn asked_with_token(
 }
 
 /// The pairs of a form; none twice (RFC 6749 §3.2).
-async fn form(request: Request) -> Result<Result<Vec<(String, String)>, Refused>, Error> {
+pub(super) async fn form(request: Request) -> Result<Result<Vec<(String, String)>, Refused>, Error> {
     let (parts, body) = request.into_parts();
     let invalid =
         |description: &str| Ok(Err(Refused { code: "invalid_request", description: description.to_string() }));

@@ -52,9 +52,10 @@ impl Allowances {
         let quota = |number: u32| Quota::per_minute(NonZeroU32::new(number).unwrap_or(NonZeroU32::MIN));
         let allowance = |number: u32| RateLimiter::direct_with_clock(quota(number), clock.clone());
         let limits = &config.limits;
-        let each = config.partners.iter();
+        // People of our own organization share one allowance, as a partner's systems do.
+        let each = config.partners.iter().map(|partner| &partner.id).chain([&config.gateway.id]);
         Allowances {
-            partners: each.map(|partner| (partner.id.clone(), allowance(limits.requests_per_minute))).collect(),
+            partners: each.map(|id| (id.clone(), allowance(limits.requests_per_minute))).collect(),
             addresses: Shared::new(|| allowance(limits.requests_per_minute_by_address)),
             tokens: Shared::new(|| allowance(limits.token_requests_per_minute)),
             clock,

@@ -151,6 +151,40 @@ impl Tx {
         self.run("delete from session where subject = $1", args![subject]).await
     }
 
+    /// Ends those sessions of a person that are not of this role.
+    pub async fn end_sessions_of_other_roles(&mut self, subject: &str, role: &str, partner: &str) -> Result<(), Error> {
+        let text = "delete from session where subject = $1 and (role <> $2 or partner <> $3)";
+        self.run(text, args![subject, role, partner]).await?;
+        Ok(())
+    }
+
+    /// Remembers a sign-in that goes to the provider; false when too many are under way. Those that took too long are
+    /// forgotten.
+    pub async fn add_sign_in(
+        &mut self,
+        hash: &str,
+        return_to: &str,
+        till: Timestamp,
+        most: i64,
+    ) -> Result<bool, Error> {
+        let now = self.stamp();
+        self.run("delete from sign_in where expires_at <= $1", args![now]).await?;
+        let row = self.one("select count(*) from sign_in", args![]).await?;
+        if row.map_or(Ok(0), |row| row.int(0))? >= most {
+            return Ok(false);
+        }
+        let text = "insert into sign_in (hash, return_to, expires_at) values ($1, $2, $3)";
+        self.run(text, args![hash, return_to, till]).await?;
+        Ok(true)
+    }
+
+    /// Uses a sign-in up: where to afterwards; none if there is none, or it took too long.
+    pub async fn use_sign_in(&mut self, hash: &str) -> Result<Option<String>, Error> {
+        let now = self.stamp();
+        let text = "delete from sign_in where hash = $1 and expires_at > $2 returning return_to";
+        self.one(text, args![hash, now]).await?.map(|row| row.text(0)).transpose()
+    }
+
     /// Counts one more failure; how many that are, and until when nothing was to be tried. What has rested since before
     /// this time is forgotten.
     pub async fn count_failure(&mut self, who: &str, forgotten: Timestamp) -> Result<(i64, Timestamp), Error> {

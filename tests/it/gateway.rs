@@ -282,6 +282,8 @@ pub struct TestGateway {
     router: axum::Router,
     place: Place,
     settings: String,
+    /// Who asks by a session instead of a token: its cookie and its form's token.
+    pub sessions: Mutex<HashMap<String, (String, String)>>,
 }
 
 /// An answer of the gateway.
@@ -370,7 +372,7 @@ impl TestGateway {
         }
         let gateway = open(&place, settings, &world).await;
         let router = gateway.router();
-        TestGateway { gateway, world, clock, router, place, settings: settings.to_string() }
+        TestGateway { gateway, world, clock, router, place, settings: settings.to_string(), sessions: Mutex::default() }
     }
 
     /// Stops the gateway where it stands and starts another on the same database, as after a crash.
@@ -444,7 +446,11 @@ impl TestGateway {
         headers: &[(&str, &str)],
     ) -> Answered {
         let mut request = HttpRequest::builder().method(method).uri(format!("/fhir/{path}"));
-        if !partner.is_empty() {
+        let session = self.sessions.lock().unwrap().get(partner).cloned();
+        if let Some((cookie, token)) = session {
+            request = request.header("cookie", format!("__Host-loopgate={cookie}"));
+            request = request.header("origin", "https://hub.test").header("x-csrf-token", token);
+        } else if !partner.is_empty() {
             request = request.header("authorization", format!("Bearer {partner}"));
         }
         for (name, value) in headers {

@@ -39,6 +39,8 @@ mod oracle;
 mod patch;
 mod peers;
 mod people;
+mod people_pages;
+mod people_provider;
 mod permissions;
 mod program;
 mod provenance;

@@ -4,10 +4,12 @@
 //! What the parties to a referral may do is told in `steps`, `relaying`, `consent` and `store_grants`; here is what
 //! everybody else may not.
 
+use loopgate::config::PersonRole;
 use loopgate::http::routes::{Interaction, ROWS, Row};
 use serde_json::{Value, json};
 
 use crate::gateway::{Answered, BASE, TestGateway};
+use crate::people::{User, signs_in};
 
 /// Partners that have no part in what the operator stores: a source, a target, the coordinator.
 const STRANGERS: [&str; 3] = ["clinic", "kitchen", "desk"];
@@ -127,7 +129,27 @@ fn is_stored(row: &Row) -> bool {
 /// A-084, D11, G-178: what strangers get is what they would get if there were nothing.
 #[tokio::test]
 async fn strangers_see_and_change_nothing() {
+    strangers(TestGateway::county().await).await;
+}
+
+/// the same holds for people: staff are their partner, a coordinator the coordinator.
+#[tokio::test]
+async fn people_see_and_change_no_more_than_their_partner() {
     let county = TestGateway::county().await;
+    for (name, role) in [
+        ("clinic", PersonRole::Staff("clinic".into())),
+        ("kitchen", PersonRole::Staff("kitchen".into())),
+        ("desk", PersonRole::Coordinator),
+    ] {
+        let user = User::add(&county, name, role).await;
+        let cookie = signs_in(&county, &user).await;
+        let token = county.gateway.app.session(&cookie).await.unwrap().unwrap().form_token;
+        county.sessions.lock().unwrap().insert(name.to_string(), (cookie, token));
+    }
+    strangers(county).await;
+}
+
+async fn strangers(county: TestGateway) {
     let mut kinds: Vec<&Row> = ROWS.iter().filter(|row| is_stored(row)).collect();
     // What others refer to first.
     kinds.sort_by_key(|row| !matches!(row.kind, "Patient" | "ServiceRequest"));

@@ -44,6 +44,9 @@ impl App {
     /// Signs a person in by an account; what the session's cookie holds, or none: something was wrong, or there were too
     /// many tries.
     pub async fn sign_in(&self, typed: &SignIn, visit: &Visit) -> Result<Option<String>, Error> {
+        if self.config().people.provider.is_some() {
+            return Err(Error::new(Kind::NotFound, "People sign in at their identity provider here."));
+        }
         let name = typed.name.trim().to_lowercase();
         let counted = Counted::new(&name, visit.address);
         let tried = self.count_try(&counted).await?;

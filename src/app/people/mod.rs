@@ -3,12 +3,13 @@
 //! A session is the same [`Identity`] that a token is, so that grants, roles and the record hold for people as they do
 //! for partners. Staff act as their partner, as source and target alone; everybody else acts for the gateway's
 //! organization (design D11a). Promises that of a session only the SHA-256 is kept, that signing in gives a new one, and
-//! that what the configuration no longer says (a partner, a role) ends at once. Leaves out cookies and pages, which are
+//! that what the configuration no longer says (a provider, a partner, a role) ends with its restart. Leaves out cookies and pages, which are
 //! the door's. <https://cheatsheetseries.owasp.org/cheatsheets/Session_Management_Cheat_Sheet.html>
 
 pub mod accounts;
 mod lockout;
 mod password;
+mod provider;
 mod totp;
 
 use std::net::IpAddr;
@@ -26,6 +27,8 @@ use crate::id;
 use crate::store::{self, Access, Tx};
 
 pub use password::Passwords;
+pub(super) use provider::Known;
+pub use provider::{Arrived, Back, Begun};
 pub use totp::code_now;
 
 /// A session's use is noted at most this often.
@@ -124,8 +127,23 @@ impl App {
         Ok(cookie)
     }
 
-    /// As whom a person acts; none when there is no such partner any more.
+    /// Whether the configuration still has it so: the provider, and the role somebody may get there; or accounts.
+    fn stands(&self, person: &Person) -> bool {
+        let issuer = person.subject.split_once('|').map(|(issuer, _)| issuer);
+        match &self.config().people.provider {
+            Some(provider) => {
+                let mapped = provider.roles.iter().any(|(_, role)| *role == person.role);
+                issuer == Some(provider.issuer.as_str()) && mapped
+            }
+            None => issuer.is_none(),
+        }
+    }
+
+    /// As whom a person acts; none when the configuration has changed, or there is no such partner any more.
     fn identity_of(&self, person: &Person) -> Option<Identity> {
+        if !self.stands(person) {
+            return None;
+        }
         let (partner, scopes) = match &person.role {
             PersonRole::Staff(id) => {
                 let mut partner = Partner::clone(self.partner(id)?);
@@ -135,7 +153,8 @@ impl App {
             }
             PersonRole::Coordinator => (self.house(Role::Coordinator), Arc::new(Scopes::all())),
             PersonRole::Administrator => (self.house(Role::Operator), Arc::new(Scopes::all())),
-            PersonRole::Auditor => (self.house(Role::Auditor), Arc::new(Scopes::all())),
+            // Of what our organization may see, the record and nothing else.
+            PersonRole::Auditor => (self.house(Role::Auditor), Arc::new(Scopes::parse(["system/AuditEvent.rs"]))),
         };
         Some(Identity { partner: Arc::new(partner), scopes, token: None, person: Some(person.subject.clone()) })
     }
