@@ -7,6 +7,7 @@
 use aws_lc_rs::aead::{AES_256_GCM, Aad, NONCE_LEN, Nonce, RandomizedNonceKey};
 use aws_lc_rs::digest::{SHA256, digest};
 
+use super::{App, Context};
 use crate::error::Error;
 
 /// Length of a key.
@@ -50,6 +51,20 @@ impl Seal {
         let nonce = Nonce::try_assume_unique_for_key(&bytes).map_err(Error::internal)?;
         let open = key.open_in_place(nonce, Aad::from(place), &mut text).map_err(|_| fault())?;
         String::from_utf8(open.to_vec()).map_err(Error::internal)
+    }
+}
+
+impl App {
+    /// The rest of a search whose parameters came in a body, for its next link: links are fetched by GET, and URLs
+    /// stand in logs. Bound to who asked.
+    pub fn sealed_search(&self, context: &Context, query: &str) -> Result<String, Error> {
+        self.0.seal.seal(&format!("search of {}", context.partner.id), query)
+    }
+
+    /// What [`App::sealed_search`] sealed for the same partner.
+    pub fn unsealed_search(&self, context: &Context, sealed: &str) -> Result<String, Error> {
+        let opened = self.0.seal.open(&format!("search of {}", context.partner.id), sealed);
+        opened.map_err(|_| Error::malformed("_page is not one of your links.").code("value"))
     }
 }
 

@@ -128,7 +128,7 @@ async fn transaction(app: &App, context: &Context, asked: &Asked, entries: Vec<E
     let mut steps = Vec::with_capacity(entries.len());
     let mut requests = Vec::with_capacity(entries.len());
     for (index, entry) in entries.into_iter().enumerate() {
-        let (step, head, request) = step(app, asked, entry).map_err(|error| inside(error, index))?;
+        let (step, head, request) = step(app, context, asked, entry).map_err(|error| inside(error, index))?;
         steps.push(step);
         requests.push((head, request));
     }
@@ -140,10 +140,10 @@ async fn transaction(app: &App, context: &Context, asked: &Asked, entries: Vec<E
     Ok(answers)
 }
 
-fn step(app: &App, asked: &Asked, entry: Entry) -> Result<(Step, bool, Asked), Error> {
+fn step(app: &App, context: &Context, asked: &Asked, entry: Entry) -> Result<(Step, bool, Asked), Error> {
     let (place, head, full_url) = (place(&entry)?, entry.method == "HEAD", entry.full_url.clone());
     let mut request = asked.entry(entry)?;
-    let ask = interactions::ask(app, &place, &mut request)?.ok_or_else(|| {
+    let ask = interactions::ask(app, context, &place, &mut request)?.ok_or_else(|| {
         Error::new(
             Kind::NotSupported,
             "A transaction holds no operations, histories and metadata; ask for them by themselves.",

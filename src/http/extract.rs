@@ -36,6 +36,8 @@ pub(super) struct Asked {
     pub(super) headers: HeaderMap,
     /// The query's pairs, then those of a search's form.
     pub(super) pairs: Vec<(String, String)>,
+    /// They came in a body, or from a link that sealed such: no link shows them.
+    pub(super) hidden: bool,
     pub(super) body: Sent,
     /// Of the body.
     format: Format,
@@ -85,7 +87,8 @@ pub(super) async fn read(
     }
     let bounds = Bounds { depth: limits.depth, string: limits.string };
     let body = if bytes.is_empty() { Sent::Nothing } else { Sent::Bytes(bytes) };
-    Ok(Asked { method, headers: parts.headers, pairs, body, format, bounds })
+    let hidden = method == Method::POST;
+    Ok(Asked { method, headers: parts.headers, pairs, hidden, body, format, bounds })
 }
 
 /// `X-Provenance`: who says what about what this request writes, as a Provenance in JSON without its target.
@@ -167,7 +170,8 @@ impl Asked {
         };
         let pairs = query::pairs(entry.url.split_once('?').map(|(_, query)| query))?;
         let body = entry.resource.map_or(Sent::Nothing, Sent::Json);
-        Ok(Asked { method, headers, pairs, body, format: self.format, bounds: self.bounds })
+        let hidden = method == Method::POST;
+        Ok(Asked { method, headers, pairs, hidden, body, format: self.format, bounds: self.bounds })
     }
 
     /// The body's resource, as JSON. It is read once: it is gone then.

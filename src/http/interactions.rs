@@ -26,9 +26,12 @@ use crate::fhir::subset::Subset;
 use crate::fhir::{ResourceType, compartment};
 use crate::id;
 
+/// What a next link's `_page` begins with when it holds the whole search, sealed.
+const SEALED: char = '~';
+
 /// Answers a request whose method the table offers at this place.
 pub(super) async fn answer(app: &App, context: &Context, place: &Place, mut asked: Asked) -> Result<Response, Error> {
-    if let Some(ask) = ask(app, place, &mut asked)? {
+    if let Some(ask) = ask(app, context, place, &mut asked)? {
         let made = app.perform(context, ask).await?;
         return told(app, context, made, &asked).await;
     }
@@ -53,7 +56,7 @@ pub(super) async fn answer(app: &App, context: &Context, place: &Place, mut aske
 }
 
 /// What is asked for, where it may also stand in a transaction.
-pub(super) fn ask(app: &App, place: &Place, asked: &mut Asked) -> Result<Option<Ask>, Error> {
+pub(super) fn ask(app: &App, context: &Context, place: &Place, asked: &mut Asked) -> Result<Option<Ask>, Error> {
     let precondition = |asked: &Asked| conditional::precondition(&asked.headers);
     Ok(Some(match (place, &asked.method) {
         (Place::Type(kind), &Method::POST) => {
@@ -69,10 +72,12 @@ pub(super) fn ask(app: &App, place: &Place, asked: &mut Asked) -> Result<Option<
         (Place::Type(kind), &Method::DELETE) => {
             Ask::Delete(Target::Criteria(*kind, Criteria::of(&asked.pairs)?), precondition(asked)?)
         }
-        (Place::Type(kind), _) => search(app, &Area::Type(*kind), asked)?,
-        (Place::Compartment(patient, kind), _) => search(app, &Area::Compartment(patient.clone(), *kind), asked)?,
-        (Place::Base, &Method::GET) => search(app, &Area::All, asked)?,
-        (Place::Search(area), _) => search(app, area, asked)?,
+        (Place::Type(kind), _) => search(app, context, &Area::Type(*kind), asked)?,
+        (Place::Compartment(patient, kind), _) => {
+            search(app, context, &Area::Compartment(patient.clone(), *kind), asked)?
+        }
+        (Place::Base, &Method::GET) => search(app, context, &Area::All, asked)?,
+        (Place::Search(area), _) => search(app, context, area, asked)?,
         (Place::Instance(key), &Method::PUT) => {
             Ask::Update(Target::Key(key.clone()), asked.resource(key.kind)?, precondition(asked)?)
         }
@@ -100,7 +105,13 @@ pub(super) fn ask(app: &App, place: &Place, asked: &mut Asked) -> Result<Option<
     }))
 }
 
-fn search(app: &App, area: &Area, asked: &Asked) -> Result<Ask, Error> {
+fn search(app: &App, context: &Context, area: &Area, asked: &mut Asked) -> Result<Ask, Error> {
+    if let Some(sealed) = query::once(&asked.pairs, "_page")?.and_then(|page| page.strip_prefix(SEALED)) {
+        let kept = query::pairs(Some(&app.unsealed_search(context, sealed)?))?;
+        asked.pairs.retain(|(name, _)| name != "_page");
+        asked.pairs.extend(kept);
+        asked.hidden = true;
+    }
     let strict = conditional::preferred_handling(&asked.headers) == Handling::Strict;
     let (own, pairs) = (app.own(), asked.pairs.as_slice());
     let search = match area {
@@ -127,7 +138,7 @@ pub(super) async fn told(app: &App, context: &Context, made: Made, asked: &Asked
         Made::Written(answer) => Ok(respond::written(app.own(), &answer, preferred, asked.method == Method::POST)),
         Made::Deleted => Ok(respond::deleted(preferred)),
         Made::Read(stored) => read(app, context, stored, asked).await,
-        Made::Found(found, search) => searchset(app, found, &search, asked),
+        Made::Found(found, search) => searchset(app, context, found, &search, asked),
     }
 }
 
@@ -172,7 +183,13 @@ async fn versions(app: &App, context: &Context, whose: &Whose, asked: &Asked) ->
 }
 
 /// search-type, search-system and a compartment's
-fn searchset(app: &App, mut found: Found, search: &Search, asked: &Asked) -> Result<Response, Error> {
+fn searchset(
+    app: &App,
+    context: &Context,
+    mut found: Found,
+    search: &Search,
+    asked: &Asked,
+) -> Result<Response, Error> {
     let query = search.first().ok_or_else(|| Error::internal("a search over no type"))?;
     let subset = Subset::asked(&asked.pairs);
     if subset == Some(Subset::Text) && !query.includes.is_empty() {
@@ -187,21 +204,22 @@ fn searchset(app: &App, mut found: Found, search: &Search, asked: &Asked) -> Res
     if conditional::preferred_handling(&asked.headers) == Handling::Lenient {
         found.hits.extend(ignored(query, &asked.pairs));
     }
-    let next = found.next.map(|cursor| cursor.to_text());
-    let links = links(app.own(), &search.address, query, next.as_deref());
-    Ok(respond::fhir(200, bundle::searchset(&found.hits, found.total, &links, found.horizon)))
-}
-
-/// The self link holds what was used and no more; the next link is the same search from where this page ends.
-fn links(own: &str, address: &str, query: &Query, next: Option<&str>) -> Vec<(&'static str, String)> {
-    let address = if address.is_empty() { own.to_string() } else { format!("{own}/{address}") };
+    let address =
+        if search.address.is_empty() { app.own().to_string() } else { format!("{}/{}", app.own(), search.address) };
     let used = || query.used.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+    // The self link holds what was used and no more; the next link is the same search from where this page ends.
     let mut links = vec![("self", query::link(&address, used()))];
-    if let Some(cursor) = next.filter(|_| query.count > 0) {
-        let kept = used().filter(|(name, _)| *name != "_page");
-        links.push(("next", query::link(&address, kept.chain([("_page", cursor)]))));
+    if let Some(cursor) = found.next.map(|cursor| cursor.to_text()).filter(|_| query.count > 0) {
+        let next = used().filter(|(name, _)| *name != "_page").chain([("_page", cursor.as_str())]);
+        let next = if asked.hidden {
+            let sealed = app.sealed_search(context, query::link("", next).trim_start_matches('?'))?;
+            query::link(&address, [("_page", format!("{SEALED}{sealed}").as_str())])
+        } else {
+            query::link(&address, next)
+        };
+        links.push(("next", next));
     }
-    links
+    Ok(respond::fhir(200, bundle::searchset(&found.hits, found.total, &links, found.horizon)))
 }
 
 /// For `Prefer: handling=lenient`: an OperationOutcome entry that says how many parameters were not used.

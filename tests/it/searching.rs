@@ -543,6 +543,21 @@ async fn the_door_shows_what_was_used_and_where_it_goes_on() {
         .await;
     let modes: Vec<&Value> = with.body["entry"].as_array().unwrap().iter().map(|one| &one["search"]["mode"]).collect();
     assert_eq!(modes, ["match", "include"]);
+    // What came in a body stands in no link that is fetched by GET, on the pages behind it either, and nobody else can
+    // open what stands there instead.
+    let mut page = posted;
+    let mut behind = names[..3].to_vec();
+    for _ in 0..10 {
+        let Some(next) = links(&page.body, "next") else { break };
+        assert!(next.contains("/fhir/Organization?_page=~") && !next.contains("_sort"), "{next}");
+        let path = next.split("/fhir/").nth(1).unwrap().to_string();
+        assert_eq!(county.get("pantry", &path).await.status, 400);
+        page = county.get("clinic", &path).await;
+        behind.extend(page.entries().iter().map(|one| one["name"].as_str().unwrap().to_lowercase()));
+    }
+    assert_eq!(behind, names, "the same pages");
+    assert_eq!(county.get("clinic", "Organization?_page=~00").await.status, 400);
+
     let has = county.get("clinic", "Organization?_has:HealthcareService:organization:name=Kitchen").await;
     assert_eq!(has.entries()[0]["id"], "kitchen");
     for bad in ["Organization?name:above=x", "Organization?_sort:x=name", "Organization?_page=1.none&_sort=name"] {
