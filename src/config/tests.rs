@@ -126,7 +126,7 @@ fn the_reader_reads_every_setting_and_no_other() {
     for setting in SETTINGS {
         let path = setting.key.split('.').collect::<Vec<_>>();
         let text = match path.as_slice() {
-            ["partner", list @ ("identifiers" | "services"), key] => {
+            ["partner", list @ ("identifiers" | "services" | "receives"), key] => {
                 partner_with(&format!("{list} = [{{ {key} = 1979-05-27 }}]"))
             }
             ["people", "provider", "roles", key] => format!("people.provider.roles = [{{ {key} = 1979-05-27 }}]"),
