@@ -204,22 +204,26 @@ fn searchset(
     if conditional::preferred_handling(&asked.headers) == Handling::Lenient {
         found.hits.extend(ignored(query, &asked.pairs));
     }
-    let address =
-        if search.address.is_empty() { app.own().to_string() } else { format!("{}/{}", app.own(), search.address) };
-    let used = || query.used.iter().map(|(name, value)| (name.as_str(), value.as_str()));
-    // The self link holds what was used and no more; the next link is the same search from where this page ends.
-    let mut links = vec![("self", query::link(&address, used()))];
-    if let Some(cursor) = found.next.map(|cursor| cursor.to_text()).filter(|_| query.count > 0) {
-        let next = used().filter(|(name, _)| *name != "_page").chain([("_page", cursor.as_str())]);
-        let next = if asked.hidden {
-            let sealed = app.sealed_search(context, query::link("", next).trim_start_matches('?'))?;
-            query::link(&address, [("_page", format!("{SEALED}{sealed}").as_str())])
-        } else {
-            query::link(&address, next)
-        };
-        links.push(("next", next));
+    let next = found.next.map(|cursor| cursor.to_text());
+    let mut links = links(app.own(), &search.address, query, next.as_deref());
+    for (_, url) in links.iter_mut().filter(|(relation, _)| asked.hidden && *relation == "next") {
+        let (address, query) = url.split_once('?').unwrap_or((url, ""));
+        let sealed = format!("{SEALED}{}", app.sealed_search(context, query)?);
+        *url = query::link(address, [("_page", sealed.as_str())]);
     }
     Ok(respond::fhir(200, bundle::searchset(&found.hits, found.total, &links, found.horizon)))
+}
+
+/// The self link holds what was used and no more; the next link is the same search from where this page ends.
+fn links(own: &str, address: &str, query: &Query, next: Option<&str>) -> Vec<(&'static str, String)> {
+    let address = if address.is_empty() { own.to_string() } else { format!("{own}/{address}") };
+    let used = || query.used.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+    let mut links = vec![("self", query::link(&address, used()))];
+    if let Some(cursor) = next.filter(|_| query.count > 0) {
+        let kept = used().filter(|(name, _)| *name != "_page");
+        links.push(("next", query::link(&address, kept.chain([("_page", cursor)]))));
+    }
+    links
 }
 
 /// For `Prefer: handling=lenient`: an OperationOutcome entry that says how many parameters were not used.
