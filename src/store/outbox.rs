@@ -204,8 +204,9 @@ impl Default for Busy {
     }
 }
 
-/// Due deliveries that are looked at in one claim: enough that a few full lanes hide nobody.
-const LOOK: i64 = 256;
+/// Due deliveries that are looked at in one claim. A lane that fills up by it is left out of the next: nobody hides behind
+/// it for longer.
+const LOOK: i64 = 64;
 
 /// A condition that leaves these partners and lanes out.
 fn not_of(busy: &Busy, args: &mut Vec<Arg>) -> String {
