@@ -8,9 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::app::peers::{DiscoverPlan, Known, Verdict};
-use crate::config::{
-    Channel, Config, Fhir, Follow, OutboundAuth, Partner, PartnerAddresses, Role, Routing, WriteOutcomes,
-};
+use crate::config::{Channel, Config, Fhir, Follow, OutboundAuth, Partner, PartnerAddresses, Role, WriteOutcomes};
 use crate::delivery::{Hand, Transport};
 
 /// Where to write a line.
@@ -49,20 +47,9 @@ pub fn partner(config: &Config, named: &str) -> Result<Arc<Partner>, String> {
         requests_per_minute: None,
     };
     Ok(Arc::new(Partner {
-        id: "new-partner".into(),
-        name: "New partner".into(),
-        roles: vec![Role::Source, Role::Target],
-        routing: Routing::Automatic,
-        require_if_match: false,
-        identifiers: Vec::new(),
-        credentials: None,
-        certificates: Vec::new(),
-        scopes: None,
         fhir: Some(fhir),
         channel: Some(Channel::Fhir),
-        services: Vec::new(),
-        agreement: None,
-        receives: Vec::new(),
+        ..Partner::new("new-partner".into(), "New partner".into(), vec![Role::Source, Role::Target])
     }))
 }
 

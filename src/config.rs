@@ -266,6 +266,28 @@ pub struct Partner {
     pub receives: Vec<Receives>,
 }
 
+impl Partner {
+    /// A party of which nothing more is configured.
+    pub fn new(id: String, name: String, roles: Vec<Role>) -> Partner {
+        Partner {
+            id,
+            name,
+            roles,
+            routing: Routing::Automatic,
+            require_if_match: false,
+            identifiers: Vec::new(),
+            credentials: None,
+            certificates: Vec::new(),
+            scopes: None,
+            fhir: None,
+            channel: None,
+            services: Vec::new(),
+            agreement: None,
+            receives: Vec::new(),
+        }
+    }
+}
+
 /// `partner.agreement`: stands in for the Consent of a referral that names none.
 #[derive(Debug, Clone)]
 pub struct Agreement {

@@ -11,6 +11,7 @@ use aws_lc_rs::digest::{self, SHA256};
 use aws_lc_rs::hmac;
 
 use super::App;
+use super::sealing::hex;
 use crate::config::Config;
 use crate::error::{Error, Kind};
 use crate::id;
@@ -183,8 +184,4 @@ impl Verified {
 /// When a block ends.
 fn ends(seal: &Seal) -> String {
     id::time_of(&seal.till).map_or_else(|| "the beginning".into(), |time| Timestamp(time).to_string())
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

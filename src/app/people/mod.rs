@@ -18,8 +18,9 @@ use std::time::Duration;
 
 use aws_lc_rs::digest::{SHA256, digest};
 
+use super::sealing::hex;
 use super::{App, Identity};
-use crate::config::{Partner, PersonRole, Role, Routing};
+use crate::config::{Partner, PersonRole, Role};
 use crate::error::Error;
 use crate::fhir::ResourceType;
 use crate::fhir::scope::Scopes;
@@ -69,7 +70,7 @@ pub struct Session {
 
 /// SHA-256 in hexadecimal.
 fn sha256(text: &str) -> String {
-    digest(&SHA256, text.as_bytes()).as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+    hex(digest(&SHA256, text.as_bytes()).as_ref())
 }
 
 impl App {
@@ -162,22 +163,7 @@ impl App {
     /// Our own organization, in one role.
     fn house(&self, role: Role) -> Partner {
         let gateway = &self.config().gateway;
-        Partner {
-            id: gateway.id.clone(),
-            name: gateway.name.clone(),
-            roles: vec![role],
-            routing: Routing::Automatic,
-            require_if_match: false,
-            identifiers: Vec::new(),
-            credentials: None,
-            certificates: Vec::new(),
-            scopes: None,
-            fhir: None,
-            channel: None,
-            services: Vec::new(),
-            agreement: None,
-            receives: Vec::new(),
-        }
+        Partner::new(gateway.id.clone(), gateway.name.clone(), vec![role])
     }
 
     /// The organization that a person acts for.

@@ -38,7 +38,7 @@ pub(super) fn recovery_codes() -> Vec<String> {
 /// What is kept of a recovery code; however it was typed.
 pub(super) fn recovery_hash(code: &str) -> String {
     let typed: String = code.chars().filter(char::is_ascii_alphanumeric).collect();
-    hex(digest(&SHA256, typed.to_ascii_uppercase().as_bytes()).as_ref())
+    super::sha256(&typed.to_ascii_uppercase())
 }
 
 /// The step whose code this is, around now.
@@ -79,10 +79,6 @@ fn bytes(text: &str) -> Option<Vec<u8>> {
             .map(|byte| (0..8).fold(0, |sum, next| sum << 1 | u8::from(bit(byte * 8 + next))))
             .collect(),
     )
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The code of now, for tests.
