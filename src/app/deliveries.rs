@@ -88,6 +88,17 @@ impl App {
         self.give_up(tx, claimed, why).await
     }
 
+    /// A server is left in peace till then. That was no try: nobody is given up for what became of others' there. It is
+    /// looked at again when the server has rested, and no sooner than after the pause that the last try is due.
+    pub async fn left_in_peace(&self, claimed: &Claimed, till: Timestamp) -> Result<(), Error> {
+        let before = usize::try_from(claimed.attempts - 2).ok();
+        let pause = before.and_then(|index| self.config().delivery.backoff.get(index));
+        let at = pause.map_or(till, |pause| till.max(self.now().plus(self.jittered(claimed, *pause))));
+        let mut tx = self.store().begin().await?;
+        tx.put_off(claimed, at).await?;
+        tx.commit().await
+    }
+
     /// A pause and up to so much more, so that what failed together is not tried again together; the same for the same
     /// try, whoever asks.
     fn jittered(&self, claimed: &Claimed, pause: Duration) -> Duration {

@@ -39,8 +39,8 @@ pub struct NotifyPlan {
     pub line: Option<Line>,
     /// How long it may take.
     pub timeout: Duration,
-    /// Its server has just failed several times: it is left in peace.
-    pub rests: bool,
+    /// Its server has just failed several times: it is left in peace till then.
+    pub rests: Option<Timestamp>,
     /// What it is.
     pub said: Said,
     /// The Tasks it names, with their versions: evidence that the subscriber knows them.
@@ -81,10 +81,7 @@ impl App {
         }
         let asked = self.asked_of(&one)?;
         if visit.is_new() {
-            // Nobody is given up without having been asked.
-            let tries = i64::try_from(self.config().delivery.backoff.len()).unwrap_or(i64::MAX);
-            let rests = tx.lane(&one.lane).await?;
-            visit.begins(now, rests, claimed.attempts <= tries);
+            visit.begins(now, tx.lane(&one.lane).await?);
         }
         let line = match asked.channel {
             Channel::Websocket => {
@@ -108,7 +105,7 @@ impl App {
             _ => None,
         };
         // Whoever has asked for a handshake hears of it now, once.
-        let rests = |said: Said| visit.rests(now) && !matches!(said, Said::Handshake(_));
+        let rests = |said: Said| visit.rests(now).filter(|_| !matches!(said, Said::Handshake(_)));
         Ok(plan.map(|plan| NotifyPlan { rests: rests(plan.said), line, lane: one.lane, ..plan }))
     }
 
@@ -210,7 +207,7 @@ impl App {
             headers: media.chain(asked.headers.clone()).collect(),
             body: Some(body),
             lane: String::new(),
-            rests: false,
+            rests: None,
             line: None,
             timeout: asked.timeout.map_or(limit, |seconds| Duration::from_secs(seconds.into())),
             said,

@@ -19,6 +19,8 @@ use crate::time::Timestamp;
 /// Most notifications of one visit, and how long after its beginning another one is begun: so many may be told twice.
 const MOST: usize = 64;
 const LONGEST: Duration = Duration::from_millis(100);
+/// How long a server is left in peace that has failed several times; no longer than the longest pause between two tries.
+const REST: Duration = Duration::from_secs(30);
 
 /// See the module.
 #[derive(Debug, Default)]
@@ -26,8 +28,6 @@ pub struct Visit {
     until: Option<Timestamp>,
     /// Its server has failed: until when it rests.
     lane: Option<Timestamp>,
-    /// It is left in peace while it rests.
-    may_rest: bool,
     /// What was asked for again when the visit began.
     again: Option<(i64, i64)>,
     /// The next events, read in one go: they do not change.
@@ -44,12 +44,12 @@ impl Visit {
         self.until.is_none()
     }
 
-    pub(super) fn begins(&mut self, now: Timestamp, lane: Option<Timestamp>, may_rest: bool) {
-        (self.until, self.lane, self.may_rest) = (Some(now.plus(LONGEST)), lane, may_rest);
+    pub(super) fn begins(&mut self, now: Timestamp, lane: Option<Timestamp>) {
+        (self.until, self.lane) = (Some(now.plus(LONGEST)), lane);
     }
 
-    pub(super) fn rests(&self, now: Timestamp) -> bool {
-        self.may_rest && self.lane.is_some_and(|till| till > now)
+    pub(super) fn rests(&self, now: Timestamp) -> Option<Timestamp> {
+        self.lane.filter(|till| *till > now)
     }
 
     /// Whether anything was taken yet.
@@ -223,7 +223,8 @@ impl App {
             return Ok(());
         }
         let mut tx = self.store().begin().await?;
-        tx.lane_failed(&plan.lane, self.now()).await?;
+        let rest = self.config().delivery.backoff.iter().max().map_or(REST, |longest| REST.min(*longest));
+        tx.lane_failed(&plan.lane, self.now().plus(rest)).await?;
         tx.commit().await
     }
 

@@ -13,6 +13,9 @@ use super::{mail, sms, socket};
 pub(super) async fn run(app: &App, transport: &dyn Transport, claimed: &Claimed) -> Result<(), Error> {
     let mut visit = Visit::default();
     while let Some(plan) = app.notify_plan(claimed, &mut visit).await? {
+        if let Some(till) = plan.rests {
+            return app.left_in_peace(claimed, till).await;
+        }
         match tell(app, transport, claimed, &plan).await? {
             Ok(()) => visit.took(plan),
             Err(failure) => {
@@ -30,9 +33,6 @@ async fn tell(
     claimed: &Claimed,
     plan: &NotifyPlan,
 ) -> Result<Result<(), Failure>, Error> {
-    if plan.rests {
-        return Ok(Err(Failure::new("not tried: this server has just failed several times")));
-    }
     Ok(match plan.channel {
         Channel::RestHook => request(transport, plan).await,
         Channel::Email => {
@@ -48,8 +48,6 @@ async fn tell(
 
 async fn failed(app: &App, claimed: &Claimed, plan: &NotifyPlan, failure: Failure) -> Result<(), Error> {
     let (trouble, over) = match plan.channel {
-        // It was not asked.
-        _ if plan.rests => (false, false),
         // The endpoint says that it will never take it (design D15a); and whatever goes wrong in a handshake, the
         // subscriber asks again (S-054).
         Channel::RestHook => (
@@ -64,9 +62,7 @@ async fn failed(app: &App, claimed: &Claimed, plan: &NotifyPlan, failure: Failur
         // It is not bound any more, and so not tried until it is.
         Channel::Websocket => (false, false),
     };
-    if !plan.rests {
-        app.endpoint_failed(plan, trouble).await?;
-    }
+    app.endpoint_failed(plan, trouble).await?;
     if over {
         app.gone(claimed, &failure.why).await
     } else {

@@ -1,15 +1,12 @@
 //! Lanes: the servers behind subscribers' endpoints. One that fails again and again rests for a while, whichever gateway
 //! and whichever Subscription found out; and the gateway's own secrets.
 
-use std::time::Duration;
-
 use crate::error::Error;
 use crate::store::Tx;
 use crate::time::Timestamp;
 
-/// Failures in a row after which a lane rests, and for how long.
+/// Failures in a row after which a lane rests.
 const FAILURES: i64 = 3;
-const REST: Duration = Duration::from_secs(30);
 
 impl Tx {
     /// Until when a lane rests that has failed; nothing of one that works.
@@ -18,13 +15,13 @@ impl Tx {
         row.map(|row| row.time(0)).transpose()
     }
 
-    /// Nothing came back over a lane, or its server's own trouble.
-    pub async fn lane_failed(&mut self, lane: &str, now: Timestamp) -> Result<(), Error> {
+    /// Nothing came back over a lane, or its server's own trouble: it rests till then, if that is not the first time.
+    pub async fn lane_failed(&mut self, lane: &str, till: Timestamp) -> Result<(), Error> {
         self.run(
             "insert into lane (name, failures, rests_till) values ($1, 1, 0)
              on conflict (name) do update set failures = lane.failures + 1,
              rests_till = case when lane.failures + 1 >= $2 then $3 else 0 end",
-            args![lane, FAILURES, now.plus(REST)],
+            args![lane, FAILURES, till],
         )
         .await?;
         Ok(())

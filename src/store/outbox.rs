@@ -354,6 +354,16 @@ impl Tx {
         Ok(self.run(text, args![till, &claimed.id, &claimed.lease]).await? > 0)
     }
 
+    /// Gives a lease back before anything was tried: it is due then, and this was no try.
+    pub async fn put_off(&mut self, claimed: &Claimed, at: Timestamp) -> Result<(), Error> {
+        self.run(
+            "update delivery set lease = null, leased_till = 0, due_at = $1, attempts = $2 where id = $3 and lease = $4",
+            args![at, claimed.attempts - 1, &claimed.id, &claimed.lease],
+        )
+        .await?;
+        Ok(())
+    }
+
     /// Gives a lease back in the middle of a try, whose outcome nobody will know.
     pub async fn let_go(&mut self, claimed: &Claimed) -> Result<(), Error> {
         self.run(
