@@ -73,11 +73,6 @@ impl App {
         Ok(json!({"resourceType": "Parameters", "parameter": parameters}))
     }
 
-    /// Whether the database answers.
-    pub async fn ready(&self) -> Result<(), Error> {
-        self.store().read().await?.one("select 1", Vec::new()).await.map(|_| ())
-    }
-
     /// The gateway's numbers, as Prometheus text.
     pub async fn metrics(&self) -> Result<String, Error> {
         let mut tx = self.store().read().await?;

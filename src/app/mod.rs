@@ -25,6 +25,7 @@ pub mod peers;
 pub mod people;
 mod polls;
 mod published;
+mod readiness;
 mod reading;
 mod receiving;
 mod reconciling;
@@ -125,6 +126,7 @@ struct Inner {
     sockets: sockets::Sockets,
     tokens: Tokens,
     passwords: people::Passwords,
+    readiness: readiness::Readiness,
     wake: Notify,
 }
 
@@ -153,6 +155,7 @@ impl App {
             recorder,
             tokens,
             passwords: people::Passwords::new(),
+            readiness: Default::default(),
             wake: Notify::new(),
         };
         let app = App(Arc::new(inner));

@@ -167,7 +167,7 @@ impl Gate {
                 let allowed = if page.signs_in() { self.allowances.spend_token(address) } else { Ok(()) };
                 Ok(people::answer(&self.app, *page, request, address, allowed, id).await)
             }
-            Door::Live => Ok(respond::health(200, "live")),
+            Door::Live => Ok(respond::live()),
             Door::Ready => Ok(respond::ready(self.app.ready().await)),
             Door::Fhir(Place::Metadata) => {
                 known.format = negotiate::acceptable(request.headers(), &query::pairs(request.uri().query())?)?;

@@ -201,17 +201,23 @@ pub(super) async fn formatted(response: Response, format: Format, pretty: bool) 
 }
 
 /// A health answer.
-pub(super) fn health(status: u16, word: &str) -> Response {
-    text(status, "application/json", json!({"status": word}).to_string())
+pub(super) fn live() -> Response {
+    text(200, "application/json", json!({"status": "live"}).to_string())
 }
 
-/// Whether the gateway can work; the reason of a no is for the log.
+/// Whether the gateway can work; the details of a no are for the log.
 pub(super) fn ready(result: Result<(), Error>) -> Response {
     match result {
-        Ok(()) => health(200, "ready"),
+        Ok(()) => text(200, "application/json", json!({"status": "ready"}).to_string()),
         Err(error) => {
-            tracing::warn!(cause = error.cause.as_deref().unwrap_or(""), "not ready");
-            health(503, "unavailable")
+            let cause = error.cause.as_deref().unwrap_or("");
+            tracing::warn!(cause, "not ready");
+            let reason = if cause.contains("is full") || cause.contains("No space left") {
+                "The disk of the database is full."
+            } else {
+                "The database takes no writes; the log says why."
+            };
+            text(503, "application/json", json!({"status": "unavailable", "reason": reason}).to_string())
         }
     }
 }

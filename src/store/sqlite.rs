@@ -140,7 +140,10 @@ pub(super) fn failed(error: rusqlite::Error) -> Error {
     match &error {
         rusqlite::Error::SqliteFailure(fault, _) => match (fault.code, fault.extended_code) {
             (_, SQLITE_CONSTRAINT_PRIMARYKEY | SQLITE_CONSTRAINT_UNIQUE) => conflict(error.to_string()),
-            (ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked | ErrorCode::DiskFull, _) => Error::unavailable(error),
+            (ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked, _)
+            | (ErrorCode::DiskFull | ErrorCode::SystemIoFailure | ErrorCode::ReadOnly | ErrorCode::CannotOpen, _) => {
+                Error::unavailable(error)
+            }
             _ => Error::internal(error),
         },
         _ => Error::internal(error),

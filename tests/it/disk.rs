@@ -7,6 +7,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use loopgate::demo::patient;
+use loopgate::store::Kind;
 use reqwest::Method;
 use serde_json::{Value, json};
 
@@ -96,6 +97,11 @@ async fn put(running: &Running, body: &Value) -> (u16, Value) {
     (answer.status().as_u16(), serde_json::from_slice(&answer.bytes().await.unwrap()).unwrap_or_default())
 }
 
+async fn ready(running: &Running) -> (u16, Value) {
+    let answer = running.http.get(running.url("/health/ready")).send().await.unwrap();
+    (answer.status().as_u16(), serde_json::from_slice(&answer.bytes().await.unwrap()).unwrap())
+}
+
 // S-060, S-066, F4
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_is_said_and_loses_nothing() {
@@ -135,10 +141,18 @@ async fn a_full_disk_is_said_and_loses_nothing() {
         for path in ["/health/live", "/fhir/metadata"] {
             assert_eq!(running.http.get(running.url(path)).send().await.unwrap().status(), 200, "{path}");
         }
+        let asks = round % 12 == 0;
+        if asks {
+            let full = json!({"status": "unavailable", "reason": "The disk of the database is full."});
+            running.until("not ready", async || ready(&running).await == (503, full.clone())).await;
+        }
         disk.has_room();
         body["description"] = json!(format!("{round}, and room again"));
         assert_eq!(put(&running, &body).await.0, 200, "at once");
         versions += 1;
+        if asks {
+            running.until("ready", async || ready(&running).await == (200, json!({"status": "ready"}))).await;
+        }
         if round == 12 {
             running.kill();
             running.start().await;
@@ -164,6 +178,9 @@ async fn a_full_disk_is_said_and_loses_nothing() {
     let store = loopgate::store::Store::open(&running.database, loopgate::time::Clock::system()).await.unwrap();
     let checked = store.read().await.unwrap().one("pragma integrity_check", Vec::new()).await.unwrap().unwrap();
     assert_eq!(checked.text(0).unwrap(), "ok");
+    let id = subscription.rsplit('/').next().unwrap();
+    let tries = store.read().await.unwrap().attempts(Kind::Notify, id).await.unwrap();
+    assert!(tries.iter().all(|one| one.outcome == "done"), "our disk is not the subscriber's failure: {tries:?}");
     running.log_is_clean();
     assert!(running.log().contains("disk is full"), "{}", running.log());
     assert!(running.stop().1 < Duration::from_secs(10));
