@@ -47,10 +47,20 @@ impl App {
         // One by one: whoever locks several rows must do so in everybody's order.
         for one in claimed {
             let mut tx = self.store().begin().await?;
-            tx.let_go(one).await?;
+            tx.let_go(one, self.now()).await?;
             tx.commit().await?;
         }
         Ok(())
+    }
+
+    /// What was told to a subscriber could not be recorded, because the database had trouble: it is told again after a
+    /// pause, and the subscriber is not to blame for it.
+    pub async fn unrecorded(&self, claimed: &Claimed) -> Result<(), Error> {
+        let pause = self.config().delivery.backoff.first().copied().unwrap_or(SHORTEST_PAUSE);
+        let at = self.now().plus(self.jittered(claimed, pause));
+        let mut tx = self.store().begin().await?;
+        tx.let_go(claimed, at).await?;
+        tx.commit().await
     }
 
     /// A try failed. It is tried again after the configured pause, or the one the partner asked for, until the pauses
@@ -95,7 +105,7 @@ impl App {
         let pause = before.and_then(|index| self.config().delivery.backoff.get(index));
         let at = pause.map_or(till, |pause| till.max(self.now().plus(self.jittered(claimed, *pause))));
         let mut tx = self.store().begin().await?;
-        tx.put_off(claimed, at).await?;
+        tx.let_go(claimed, at).await?;
         tx.commit().await
     }
 

@@ -10,7 +10,7 @@ use tokio::task::JoinSet;
 
 use crate::app::{App, Busy, Claimed, Owed};
 use crate::config::Partner;
-use crate::error::Error;
+use crate::error::{Error, Kind as ErrorKind};
 use crate::fhir::json::Bounds;
 
 use super::client::{Failure, Server, Transport};
@@ -163,7 +163,11 @@ impl Worker {
             Err(error) => {
                 let cause = error.cause.clone().unwrap_or_default();
                 tracing::error!(kind = claimed.kind.code(), subject = claimed.subject, %error, cause, "a delivery could not be recorded");
-                self.app.failed(claimed, "the gateway could not record the result", None).await
+                if claimed.kind == Owed::Notify && error.kind == ErrorKind::Unavailable {
+                    self.app.unrecorded(claimed).await
+                } else {
+                    self.app.failed(claimed, "the gateway could not record the result", None).await
+                }
             }
         };
         if let Err(error) = result {

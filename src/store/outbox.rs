@@ -182,8 +182,9 @@ const DELIVERY: Shape = Shape {
          state = 'due'",
 };
 /// One more try. That a worker was lost is not what the other side did, so its try is not counted twice however often that
-/// happens; but it was one, whose outcome nobody knows.
-const TRY: &str = "case when lease is null then attempts + 1 when attempts > 1 then attempts else 2 end";
+/// happens; but it was one, whose outcome nobody knows. (A notification carries its number: it may come twice.)
+const TRY: &str =
+    "case when lease is null then attempts + 1 when attempts > 1 or kind = 'notify' then attempts else 2 end";
 const ATTEMPT: Shape = Shape::new("attempt", &["id", "delivery", "at", "outcome", "detail"], 1);
 
 /// Where there is no room for more at the moment.
@@ -354,22 +355,14 @@ impl Tx {
         Ok(self.run(text, args![till, &claimed.id, &claimed.lease]).await? > 0)
     }
 
-    /// Gives a lease back before anything was tried: it is due then, and this was no try.
-    pub async fn put_off(&mut self, claimed: &Claimed, at: Timestamp) -> Result<(), Error> {
+    /// Gives a lease back in the middle of a try, whose outcome nobody will know: it is due then. That was not the other
+    /// side's doing, so it counts against nobody; but whatever must not be done twice was tried (design D8).
+    pub async fn let_go(&mut self, claimed: &Claimed, at: Timestamp) -> Result<(), Error> {
         self.run(
-            "update delivery set lease = null, leased_till = 0, due_at = $1, attempts = $2 where id = $3 and lease = $4",
-            args![at, claimed.attempts - 1, &claimed.id, &claimed.lease],
-        )
-        .await?;
-        Ok(())
-    }
-
-    /// Gives a lease back in the middle of a try, whose outcome nobody will know.
-    pub async fn let_go(&mut self, claimed: &Claimed) -> Result<(), Error> {
-        self.run(
-            "update delivery set lease = null, leased_till = 0, attempts = case when attempts > 1 then attempts - 1 else 1 end,
-             last_error = 'the gateway was stopped' where id = $1 and lease = $2",
-            args![&claimed.id, &claimed.lease],
+            "update delivery set lease = null, leased_till = 0, due_at = $1,
+             attempts = case when attempts > 1 or kind = 'notify' then attempts - 1 else 1 end
+             where id = $2 and lease = $3",
+            args![at, &claimed.id, &claimed.lease],
         )
         .await?;
         Ok(())

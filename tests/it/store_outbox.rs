@@ -127,7 +127,7 @@ on_both!(a_lease_that_has_run_out_is_claimed_again_and_its_late_end_is_dropped, 
         assert!(!finish(&store, &slow, &outcome).await);
     }
     let mut tx = store.begin().await.unwrap();
-    tx.let_go(&slow).await.unwrap();
+    tx.let_go(&slow, place.clock.now()).await.unwrap();
     assert!(!tx.holds(&slow).await.unwrap());
     assert!(tx.holds(&next).await.unwrap());
     tx.commit().await.unwrap();
@@ -188,6 +188,30 @@ on_both!(owed_twice_is_one_delivery_at_the_earlier_time, async |place: Place| {
     owe(&store, "t1", "pantry", now).await;
     assert_eq!(next_due(&store).await, Some(now));
     assert!(claim_one(&place, &store).await.is_some());
+});
+
+// A notification that our own trouble broke off was no failed try, and says nothing of the subscriber; a POST of a Task may
+// have arrived.
+on_both!(what_was_let_go_or_lost_counts_against_no_subscriber, async |place: Place| {
+    let store = place.store().await;
+    for (kind, expected) in [(Kind::Notify, (1, false)), (Kind::Deliver, (2, true))] {
+        let (subject, partner, lane) = ("t1".to_string(), "pantry".to_string(), "a:b".to_string());
+        let mut tx = store.begin().await.unwrap();
+        tx.enqueue(&Delivery { kind, subject, partner, lane, due_at: place.clock.now() }).await.unwrap();
+        tx.commit().await.unwrap();
+        let first = claim_one(&place, &store).await.unwrap();
+        let mut tx = store.begin().await.unwrap();
+        tx.let_go(&first, place.clock.now().plus(MINUTE)).await.unwrap();
+        tx.commit().await.unwrap();
+        assert_eq!(claim_one(&place, &store).await, None);
+        place.clock.advance(MINUTE);
+        let second = claim_one(&place, &store).await.unwrap();
+        assert_eq!((second.attempts, second.repeated), expected);
+        place.clock.advance(LEASE);
+        let third = claim_one(&place, &store).await.unwrap();
+        assert_eq!((third.attempts, third.repeated), expected, "a lost worker");
+        assert!(finish(&store, &third, &Outcome::Done).await);
+    }
 });
 
 on_both!(what_failed_for_good_is_owed_afresh_but_known_to_have_been_tried, async |place: Place| {
