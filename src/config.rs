@@ -163,6 +163,8 @@ pub struct Email {
     pub smtp: Secret,
     /// The sender's mail address.
     pub from: String,
+    /// Whether a mail may carry its notification.
+    pub attach: bool,
 }
 
 /// `[sms]`

@@ -33,6 +33,8 @@ pub struct NotifyPlan {
     pub headers: Vec<(String, String)>,
     /// The Bundle, or the text of a mail or message; nothing where the subscriber wants none.
     pub body: Option<String>,
+    /// What a mail carries beside its text: the media type, and the Bundle.
+    pub attached: Option<(String, String)>,
     /// The server it goes to.
     pub(super) lane: String,
     /// The socket it goes over.
@@ -97,7 +99,9 @@ impl App {
             "requested" if !visit.has_told() => {
                 let standing = Standing { count: one.events, ..standing(&one, &asked) };
                 let body = self.said_to(&asked, standing, Notice::Handshake, &[]);
-                Some(self.plan(&asked, body, Said::Handshake(one.events), Vec::new()))
+                let attached = self.attached(&asked, standing, Notice::Handshake, &[]);
+                let plan = self.plan(&asked, body, Said::Handshake(one.events), Vec::new());
+                Some(NotifyPlan { attached, ..plan })
             }
             "active" => self.events_plan(tx, &one, &asked, visit).await?,
             // A classic one is tried on in spite of its error (S-206).
@@ -151,6 +155,9 @@ impl App {
             }));
         };
         let said = if one.again.is_some() { Said::Again(last) } else { Said::Events(last) };
+        let count = if one.again.is_some() && !asked.older { one.events } else { last };
+        let standing = Standing { count, status: "active", ..standing(one, asked) };
+        let attached = self.attached(asked, standing, Notice::Events, &shown);
         if matches!(asked.channel, Channel::Email | Channel::Sms) {
             // People get none about what they may not see: a number alone tells a program something, and them nothing.
             shown.retain(|shown| shown.named);
@@ -176,10 +183,8 @@ impl App {
             }
             return Ok(plan);
         }
-        let count = if one.again.is_some() && !asked.older { one.events } else { last };
-        let standing = Standing { count, status: "active", ..standing(one, asked) };
         let body = self.said_to(asked, standing, Notice::Events, &shown);
-        Ok(Some(self.plan(asked, body, said, tasks)))
+        Ok(Some(NotifyPlan { attached, ..self.plan(asked, body, said, tasks) }))
     }
 
     /// A notification as its channel carries it.
@@ -197,6 +202,18 @@ impl App {
         }
     }
 
+    /// The notification beside a mail's text, where it was asked for (S-152): a program that reads it finds each number.
+    fn attached(
+        &self,
+        asked: &Asked,
+        standing: Standing<'_>,
+        notice: Notice,
+        shown: &[Shown],
+    ) -> Option<(String, String)> {
+        let (media, _) = asked.payload.as_ref().filter(|_| asked.channel == Channel::Email)?;
+        Some((media.clone(), written(asked, &notification(self.own(), standing, notice, shown, self.now()))))
+    }
+
     fn plan(&self, asked: &Asked, body: String, said: Said, tasks: Vec<(String, i64)>) -> NotifyPlan {
         let media = asked.payload.iter().map(|(media, _)| ("content-type".to_string(), media.clone()));
         let limit = self.config().delivery.timeout;
@@ -206,6 +223,7 @@ impl App {
             endpoint: asked.endpoint.clone(),
             headers: media.chain(asked.headers.clone()).collect(),
             body: Some(body),
+            attached: None,
             lane: String::new(),
             rests: None,
             line: None,

@@ -112,6 +112,11 @@ impl App {
             let text = "This gateway has no mail server; use rest-hook.";
             return Err(Error::invalid("Subscription.channel.type", text).code("not-supported"));
         }
+        let attaches = self.config().email.as_ref().is_some_and(|email| email.attach);
+        if asked.channel == Channel::Email && asked.payload.is_some() && !attaches && !asked.off {
+            let text = "This gateway attaches nothing to its mails; ask for text/plain alone.";
+            return Err(Error::invalid("Subscription.channel.payload", text).code("not-supported"));
+        }
         if asked.channel == Channel::Sms && self.config().sms.is_none() && !asked.off {
             let text = "This gateway sends no text messages; use rest-hook.";
             return Err(Error::invalid("Subscription.channel.type", text).code("not-supported"));

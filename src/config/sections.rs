@@ -34,7 +34,7 @@ pub(super) fn config(root: &Section<'_, '_>) -> Option<Config> {
     let delivery = delivery(&root.within("delivery"));
     let limits = limits(&root.within("limits"));
     let email = root.table("email");
-    let email = email.map(|s| (s.read("smtp", mail_server), s.read("from", mailbox)));
+    let email = email.map(|s| (s.read("smtp", mail_server), s.read("from", mailbox), s.flag("attach")));
     let section = root.within("consent");
     let (required, sensitive) = (section.flag("required"), section.list("sensitive", category));
     let lifetime = |t: &str| between(t, SECOND..=DAY, "must be between 1s and 24h");
@@ -89,7 +89,7 @@ pub(super) fn config(root: &Section<'_, '_>) -> Option<Config> {
     let people = people::people(&root.within("people"), around.private_allowed, &partners);
 
     let email = match email {
-        Some((smtp, from)) => Some(Email { smtp: smtp?, from: from? }),
+        Some((smtp, from, attach)) => Some(Email { smtp: smtp?, from: from?, attach: attach? }),
         None => None,
     };
     let sms = match sms {

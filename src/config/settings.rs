@@ -43,6 +43,7 @@ pub const SETTINGS: &[Setting] = &[
     row("limits.needs_per_request", "5", "most needs sent together"),
     row("email.smtp", "required", "mail server for Subscriptions by mail (refused without this table): smtp://HOST:PORT or smtps://USER:PASSWORD@HOST"),
     row("email.from", "required", "sender's mail address"),
+    row("email.attach", "false", "whether a Subscription may have its notification attached (payload text/plain;attach=application/fhir+json): ids and times lie open on the mail's way"),
     row("sms.url", "required", "HTTP gateway for Subscriptions by sms (refused without this table): POST of {id, to, text} as JSON, any 2xx is taken"),
     row("sms.authorization", "none", "value of the Authorization header there, such as Bearer and a token"),
     row("consent.required", "true", "whether a referral needs a Consent"),

@@ -35,9 +35,7 @@ async fn tell(
 ) -> Result<Result<(), Failure>, Error> {
     Ok(match plan.channel {
         Channel::RestHook => request(transport, plan).await,
-        Channel::Email => {
-            mail::send(app.config(), &plan.endpoint, plan.body.as_deref().unwrap_or_default(), plan.timeout).await
-        }
+        Channel::Email => mail::send(app.config(), plan).await,
         Channel::Sms => match sms::request(app.config(), &claimed.subject, plan) {
             Some(request) => within(plan.timeout, transport, request).await,
             None => Err(Failure::new("there is no [sms] in the configuration any more")),

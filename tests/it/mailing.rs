@@ -80,11 +80,17 @@ impl Server {
 
 /// The county with a mail server.
 pub async fn county() -> (TestGateway, Server) {
+    county_with("").await
+}
+
+/// The same, with more in `[email]`.
+async fn county_with(more: &str) -> (TestGateway, Server) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let at = listener.local_addr().unwrap();
     let server = Server::default();
     tokio::spawn(server.clone().listen(listener));
-    let settings = format!("[email]\nsmtp = \"smtp://{at}\"\nfrom = \"no-reply@hub.example.org\"\n{}", partners());
+    let settings =
+        format!("[email]\nsmtp = \"smtp://{at}\"\nfrom = \"no-reply@hub.example.org\"\n{more}{}", partners());
     (TestGateway::with(Place::sqlite(), &settings).await.settled().await, server)
 }
 
@@ -113,6 +119,32 @@ pub fn numbers(mails: &[String]) -> Vec<i64> {
         })
     };
     mails.iter().filter_map(of).flat_map(|(from, to)| from..=to).collect()
+}
+
+// S-152, S-153: where the configuration lets it, a program reads the same notification from the attachment.
+#[tokio::test]
+async fn a_notification_is_attached_where_that_is_configured() {
+    for (payload, name) in [
+        ("text/plain;attach=application/fhir+json", "notification.json"),
+        ("text/plain; charset=UTF-8; attach=\"application/fhir+xml\"", "notification.xml"),
+    ] {
+        let (county, server) = county_with("attach = true\n").await;
+        let mut body = by_mail(TO);
+        body["channel"]["payload"] = json!(payload);
+        subscribed(&county, &body).await;
+        let task = county.refers("sr1", "housing-instability").await;
+        county.deliver_due().await;
+        let mails = server.taken();
+        let [first, .., last] = mails.as_slice() else { panic!("{mails:?}") };
+        for (mail, said) in [(first, "handshake"), (last, "event-notification")] {
+            let (head, bundle) = mail.split_once(&format!("filename=\"{name}\"")).unwrap();
+            assert!(head.contains("text/plain; charset=utf-8") && head.contains("multipart/mixed"), "{mail}");
+            let bundle = bundle.replace("=\r\n", "");
+            assert!(bundle.contains(said), "{mail}");
+            assert_eq!(bundle.contains(&format!("https://hub.test/fhir/Task/{task}")), said != "handshake", "{mail}");
+        }
+        assert_eq!(numbers(&mails[1..]).first(), Some(&1));
+    }
 }
 
 // S-150, S-151, S-152, S-153, G-112: a first mail, then one for what happened, and nothing in them about anybody.

@@ -97,8 +97,8 @@ pub struct Asked {
     pub endpoint: String,
     /// Headers to send with them.
     pub headers: Vec<(String, String)>,
-    /// The media type they are sent as, and how that is written; none: an empty request (classic only), or a
-    /// mail.
+    /// The media type they are sent, or attached, as, and how that is written; none: an empty request (classic only),
+    /// or a mail without attachment.
     pub payload: Option<(String, Format)>,
     /// How much they carry.
     pub content: Content,

@@ -96,7 +96,7 @@ pub(super) fn endpoint(channel: &Value, way: Channel) -> Result<String, Error> {
     }
 }
 
-/// `channel.payload`: the media type, with its parameters (S-029, S-031).
+/// `channel.payload`: the media type, with its parameters (S-029, S-031); of a mail, that of its attachment (S-152).
 pub(super) fn payload(channel: &Value, subject: Subject, way: Channel) -> Result<Option<(String, Format)>, Error> {
     let refused = || {
         fault(
@@ -106,9 +106,20 @@ pub(super) fn payload(channel: &Value, subject: Subject, way: Channel) -> Result
     };
     let sent = channel.get("payload").and_then(Value::as_str);
     if way == Channel::Email {
-        return match sent.map(|text| text.to_ascii_lowercase().replace(' ', "")).as_deref() {
-            Some("text/plain" | "text/plain;charset=utf-8") => Ok(None),
-            _ => fault("channel.payload", "A mail is text/plain, without attachments."),
+        let text = sent.unwrap_or("").to_ascii_lowercase().replace([' ', '"'], "");
+        let (text, attached) = text.split_once(";attach=").map_or((text.as_str(), None), |(text, of)| (text, Some(of)));
+        return match (text, attached) {
+            ("text/plain" | "text/plain;charset=utf-8", None) => Ok(None),
+            ("text/plain" | "text/plain;charset=utf-8", Some("application/fhir+json")) => {
+                Ok(Some(("application/fhir+json".to_string(), Format::Json)))
+            }
+            ("text/plain" | "text/plain;charset=utf-8", Some("application/fhir+xml")) => {
+                Ok(Some(("application/fhir+xml".to_string(), Format::Xml)))
+            }
+            _ => fault(
+                "channel.payload",
+                "A mail is text/plain; ;attach=application/fhir+json or application/fhir+xml adds the notification.",
+            ),
         };
     }
     if way == Channel::Sms {

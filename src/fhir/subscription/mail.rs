@@ -2,7 +2,7 @@
 //!
 //! A mail lies open on its way (S-155), so it says that something happened and where to read it, never what or about
 //! whom: no name, no status, nobody's id but the Subscription's and the Tasks', which show nothing without a token. It is
-//! plain text without attachments. <http://hl7.org/fhir/uv/subscriptions-backport/channels.html#email>
+//! plain text; where the configuration lets it, the notification is attached, with the same content. <http://hl7.org/fhir/uv/subscriptions-backport/channels.html#email>
 
 use super::asked::Content;
 use super::notification::Shown;
