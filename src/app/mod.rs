@@ -117,6 +117,8 @@ struct Inner {
     profiles: Profiles,
     own: String,
     partners: Vec<Arc<Partner>>,
+    /// Where each stands among them: there may be thousands.
+    places: HashMap<String, usize>,
     store: Store,
     clock: Clock,
     recorder: Recorder,
@@ -137,7 +139,8 @@ impl App {
         let profiles = validation::profiles(&config).map_err(|faults| {
             Error::malformed(faults.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))
         })?;
-        let partners = config.partners.iter().cloned().map(Arc::new).collect();
+        let partners: Vec<Arc<Partner>> = config.partners.iter().cloned().map(Arc::new).collect();
+        let places = partners.iter().enumerate().map(|(place, partner)| (partner.id.clone(), place)).collect();
         let recorder = Recorder::start(store.clone());
         let tokens = Tokens::new(&config);
         let seal = App::seal(&config, &store).await?;
@@ -150,6 +153,7 @@ impl App {
             profiles,
             own,
             partners,
+            places,
             store,
             clock,
             recorder,
@@ -193,7 +197,7 @@ impl App {
     }
     /// The partner with this id.
     pub fn partner(&self, id: &str) -> Option<&Arc<Partner>> {
-        self.0.partners.iter().find(|partner| partner.id == id)
+        self.0.partners.get(*self.0.places.get(id)?)
     }
     /// All configured partners.
     pub fn partners(&self) -> &[Arc<Partner>] {

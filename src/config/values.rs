@@ -18,8 +18,9 @@ pub(super) const CATEGORIES: &str = "sdoh-category-unspecified food-insecurity h
     medical-cost-burden digital-literacy digital-access utility-insecurity language-access \
     incarceration-status protective-factor";
 
-/// The configuration and every file it names are text a person wrote.
-pub(super) const LARGEST_FILE: u64 = 1024 * 1024;
+/// The configuration and every file it names. A partner with keys, services and a server takes about a kilobyte, and there
+/// may be thousands of them.
+pub(super) const LARGEST_FILE: u64 = 16 * 1024 * 1024;
 
 pub(super) const SECOND: Duration = Duration::from_secs(1);
 pub(super) const MINUTE: Duration = Duration::from_secs(60);
@@ -39,7 +40,7 @@ pub(super) fn read_file(path: &Path) -> Result<String, String> {
     let file = std::fs::File::open(path);
     match file.and_then(|f| f.take(LARGEST_FILE + 1).read_to_string(&mut text)) {
         Ok(length) if length as u64 <= LARGEST_FILE => Ok(text),
-        Ok(_) => Err(format!("{} is larger than 1 MiB", path.display())),
+        Ok(_) => Err(format!("{} is larger than {} MiB", path.display(), LARGEST_FILE >> 20)),
         Err(error) => Err(format!("cannot read {}: {error}", path.display())),
     }
 }

@@ -78,7 +78,7 @@ impl Worker {
     /// Works until told to stop; then lets what is under way finish, and gives the rest back.
     pub async fn run(self, mut stop: watch::Receiver<bool>) {
         let mut under_way: JoinSet<()> = JoinSet::new();
-        let held = Held { of_lane: Arc::new(self.app.concurrency()), ..Held::default() };
+        let held = Held::with(self.app.concurrency());
         let mut tidied = self.app.now();
         while !*stop.borrow() {
             if self.app.now() >= tidied.plus(TIDY) {
@@ -254,8 +254,9 @@ impl Worker {
 #[derive(Clone, Default)]
 struct Held {
     places: Arc<Mutex<Places>>,
-    /// The lanes with a bound of their own.
+    /// The lanes with another bound than most, and the same, the narrowest first.
     of_lane: Arc<HashMap<String, i64>>,
+    narrowest: Arc<Vec<(i64, String)>>,
 }
 
 #[derive(Default)]
@@ -266,6 +267,12 @@ struct Places {
 }
 
 impl Held {
+    fn with(bounds: HashMap<String, i64>) -> Held {
+        let of_lane: HashMap<String, i64> = bounds.into_iter().filter(|(_, most)| *most != PER_LANE).collect();
+        let mut narrowest: Vec<(i64, String)> = of_lane.iter().map(|(lane, most)| (*most, lane.clone())).collect();
+        narrowest.sort_unstable();
+        Held { places: Arc::default(), of_lane: Arc::new(of_lane), narrowest: Arc::new(narrowest) }
+    }
     fn lock(&self) -> std::sync::MutexGuard<'_, Places> {
         self.places.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -303,20 +310,25 @@ impl Held {
     fn busy(&self) -> Busy {
         let places = self.lock();
         let mut full = Vec::new();
+        // Only what is held is gone through: there may be thousands of lanes.
         let mut left = |most: i64, bounds: &HashMap<String, i64>, name: fn(&Claimed) -> &str| {
-            let mut left: HashMap<&str, i64> = bounds.iter().map(|(name, most)| (name.as_str(), *most)).collect();
-            places.held.iter().for_each(|(one, _)| *left.entry(name(one)).or_insert(most) -= 1);
+            let mut left: HashMap<&str, i64> = HashMap::new();
+            for (one, _) in &places.held {
+                let name = name(one);
+                *left.entry(name).or_insert_with(|| bounds.get(name).copied().unwrap_or(most)) -= 1;
+            }
             full.extend(left.iter().filter(|(_, left)| **left <= 0).map(|(name, _)| name.to_string()));
             left.into_values().filter(|left| *left > 0).min().map_or(most, |left| left.min(most))
         };
         let per_lane = left(PER_LANE, &self.of_lane, |one| &one.lane);
         let per_partner = left(PER_PARTNER, &HashMap::new(), |one| &one.partner);
-        Busy { full, per_lane, per_partner }
+        let narrowest = self.narrowest.iter().find(|(_, lane)| !full.contains(lane)).map(|(most, _)| *most);
+        Busy { full, per_lane: narrowest.map_or(per_lane, |most| most.min(per_lane)), per_partner }
     }
     /// Whether a claim may have kept something back where there was room: a lane that was fuller, or has a smaller bound,
     /// counts for all.
     fn is_uneven(&self, busy: &Busy) -> bool {
-        busy.per_lane < PER_LANE || self.of_lane.values().any(|most| *most != PER_LANE)
+        busy.per_lane < PER_LANE || !self.of_lane.is_empty()
     }
 }
 
@@ -345,7 +357,7 @@ mod tests {
         assert_eq!(held.busy().per_lane, 3);
         held.remove(&claimed(9, "https://a:8443"), true);
         assert_eq!(held.room(), places - 4);
-        let own = Held { of_lane: Arc::new(HashMap::from([("fhir:house".to_string(), 1)])), ..Held::default() };
+        let own = Held::with(HashMap::from([("fhir:house".to_string(), 1), ("fhir:mill".to_string(), PER_LANE)]));
         assert_eq!((own.busy().full.len(), own.busy().per_lane), (0, 1), "a bound of its own");
         own.add(&claimed(0, "fhir:house"));
         assert_eq!((own.busy().full, own.busy().per_lane), (vec!["fhir:house".to_string()], 4));
