@@ -97,8 +97,11 @@ fn is_lacking(known: &Known) -> bool {
 
 fn verdict(known: &Known) -> String {
     let count = |verdict| known.findings.iter().filter(|finding| finding.verdict == verdict).count();
-    match count(Verdict::Missing) {
-        0 => format!("Ready: nothing is missing, {} things are done another way.", count(Verdict::Instead)),
-        missing => format!("Not ready: {missing} things that the guide demands are missing."),
+    match (count(Verdict::Missing), count(Verdict::Instead)) {
+        (0, 0) => "Ready: nothing is missing.".into(),
+        (0, 1) => "Ready: nothing is missing, 1 thing is done another way.".into(),
+        (0, instead) => format!("Ready: nothing is missing, {instead} things are done another way."),
+        (1, _) => "Not ready: 1 thing that the guide demands is missing.".into(),
+        (missing, _) => format!("Not ready: {missing} things that the guide demands are missing."),
     }
 }

@@ -198,6 +198,12 @@ impl App {
         }
     }
 
+    /// What went wrong last, for people: `deliver: answered 403`.
+    pub async fn troubles(&self) -> Result<Vec<String>, Error> {
+        let all = self.store().read().await?.last_errors().await?;
+        Ok(all.into_iter().map(|(kind, why)| format!("{kind}: {why}")).collect())
+    }
+
     /// Nothing was to be sent after all.
     pub async fn nothing_owed(&self, claimed: &Claimed) -> Result<(), Error> {
         if claimed.kind == Owed::Notify {

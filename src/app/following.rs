@@ -10,11 +10,13 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use super::pace::SOONEST;
 use super::peers::{DAILY, source_filter, target_filter};
 use super::{App, Claimed};
 use crate::config::{Follow, Partner, Role};
 use crate::error::{Error, Kind};
 use crate::fhir::following::{Hook, What, told};
+use crate::fhir::reference::lies_under;
 use crate::store::{Delivery, Kind as Owed, Outcome, Subscribed, Tx};
 use crate::time::Timestamp;
 
@@ -48,8 +50,8 @@ pub enum Standing {
 }
 
 impl App {
-    /// Wants Subscriptions at all servers that are to be followed so, and owes a look at each, no sooner than a day after
-    /// the last one however often we start.
+    /// Wants Subscriptions at all servers that are to be followed so, and owes a look at each, no sooner than a quarter of
+    /// an hour after the last one however often we start.
     pub(super) async fn owe_subscriptions(&self, tx: &mut Tx) -> Result<(), Error> {
         for partner in self.partners() {
             if partner.fhir.as_ref().is_none_or(|fhir| fhir.follow == Follow::Poll) {
@@ -60,7 +62,7 @@ impl App {
             }
             for one in tx.subscribed(&partner.id).await? {
                 if sides(partner).any(|side| side == one.side) {
-                    let due = one.checked_at.map_or(self.now(), |checked| checked.plus(DAILY).max(self.now()));
+                    let due = one.checked_at.map_or(self.now(), |checked| checked.plus(SOONEST).max(self.now()));
                     self.owe_look(tx, &one, due).await?;
                 }
             }
@@ -85,13 +87,13 @@ impl App {
     /// What to do at a partner's server; none when it is not followed so any more.
     pub async fn subscribe_plan(&self, claimed: &Claimed) -> Result<Option<SubscribePlan>, Error> {
         let Some(partner) = self.partner(&claimed.partner).cloned() else { return Ok(None) };
-        if partner.fhir.as_ref().is_none_or(|fhir| fhir.follow == Follow::Poll) {
-            return Ok(None);
-        }
+        let Some(fhir) = partner.fhir.as_ref().filter(|fhir| fhir.follow != Follow::Poll) else { return Ok(None) };
         let mut tx = self.store().read().await?;
         // As long as that is not known there is nothing to do: what finds it out owes this again.
         let Some(offered) = self.may_subscribe(&mut tx, &partner).await? else { return Ok(None) };
-        let Some(one) = subject(&tx.subscribed(&partner.id).await?, claimed).cloned() else { return Ok(None) };
+        let Some(mut one) = subject(&tx.subscribed(&partner.id).await?, claimed).cloned() else { return Ok(None) };
+        // One that was made where its server stood before is left there.
+        one.url = one.url.filter(|url| lies_under(url, &fhir.base));
         let search = match one.side.as_str() {
             "source" => format!("Task?{}", source_filter(&partner)),
             _ => format!("Task?{}", target_filter(self.own(), self.gateway())),

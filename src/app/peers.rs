@@ -1,6 +1,6 @@
 //! Knowing a partner's server: what it offers, how we therefore follow it, and what an operator should know of it.
 //!
-//! Found out at start and daily, by its CapabilityStatement, its SMART configuration and by asking searches that find
+//! Found out at start (if the last look is a quarter of an hour ago) and daily, by its CapabilityStatement, its SMART configuration and by asking searches that find
 //! nothing: what a server claims and what it does are two things. No health data is sent or read. What it can't do has a
 //! way round it, or is said to be missing. <https://hl7.org/fhir/R4/capabilitystatement.html>
 
@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use super::pace::SOONEST;
 use super::{App, Claimed, Context};
 use crate::config::{Config, Follow, Partner, Role};
 use crate::error::Error;
@@ -211,14 +212,16 @@ pub(super) fn target_filter(own: &str, gateway: &str) -> String {
 }
 
 impl App {
-    /// Owes a look at each server, no sooner than a day after the last one however often we start.
+    /// Owes a look at each server, no sooner than a quarter of an hour after the last one however often we start.
     pub(super) async fn owe_looks(&self, tx: &mut Tx) -> Result<(), Error> {
         for partner in self.partners().iter().filter(|partner| partner.fhir.is_some()) {
             let known = tx.peer(&partner.id).await?;
-            let due_at = known.map_or(self.now(), |peer| peer.known_at.plus(DAILY).max(self.now()));
-            let (subject, partner) = (partner.id.clone(), partner.id.clone());
-            let lane = super::lane_to(&partner);
-            tx.enqueue(&Delivery { kind: Owed::Discover, subject, partner, lane, due_at }).await?;
+            let due_at = known.map_or(self.now(), |peer| peer.known_at.plus(SOONEST).max(self.now()));
+            let (kind, id, lane) = (Owed::Discover, &partner.id, super::lane_to(&partner.id));
+            let (subject, partner) = (id.clone(), id.clone());
+            tx.enqueue(&Delivery { kind, subject, partner, lane, due_at }).await?;
+            // One that failed is tried as if for the first time: the configuration may have been mended.
+            tx.make_due(kind, id, due_at).await?;
         }
         Ok(())
     }

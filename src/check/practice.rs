@@ -217,7 +217,8 @@ impl Practice {
                 return Ok(found);
             }
         }
-        Err(format!("waited in vain for {what}; the log says why"))
+        let troubles = self.gateway.app.troubles().await.map_err(|error| error.to_string())?;
+        Err(format!("waited in vain for {what} ({})", troubles.join("; ")))
     }
 }
 

@@ -99,6 +99,12 @@ pub(super) async fn look(server: &Server<'_>, plan: &DiscoverPlan) -> Result<Kno
         Some(took) => took,
         None => one_by_one(server, &questions).await?,
     };
+    if let Some(status) = shut(&took) {
+        // How it answers those it knows shows when it knows us.
+        findings.missing(closed(plan, status));
+        known.findings = findings.0;
+        return Ok(known);
+    }
     let mut took = questions.into_iter().zip(took).map(|(question, took)| (question.about, took));
     let mut of = |about: About| took.by_ref().find(|(its, _)| *its == about).map_or(Took::Well, |(_, took)| took);
     if let Some(filter) = &plan.target {
@@ -348,9 +354,33 @@ async fn ask(server: &Server<'_>, search: &str) -> Result<Took, Failure> {
 async fn one_by_one(server: &Server<'_>, questions: &[Question]) -> Result<Vec<Took>, Failure> {
     let mut all = Vec::new();
     for question in questions {
-        all.push(ask(server, &question.search).await?);
+        let took = ask(server, &question.search).await?;
+        if took == Took::Refused(401) {
+            return Ok(vec![took; questions.len()]);
+        }
+        all.push(took);
     }
     Ok(all)
+}
+
+/// The status by which it refuses everything to whoever we are to it.
+fn shut(took: &[Took]) -> Option<u16> {
+    let refused = |one: &Took| match one {
+        Took::Refused(status @ (401 | 403)) => Some(*status),
+        Took::Well | Took::Ignored | Took::Refused(_) => None,
+    };
+    let all: Option<Vec<u16>> = took.iter().map(refused).collect();
+    all?.first().copied()
+}
+
+fn closed(plan: &DiscoverPlan, status: u16) -> String {
+    let why = match plan.partner.fhir.as_ref().map(|fhir| &fhir.auth) {
+        Some(OutboundAuth::None) | None => "no partner.fhir.auth is configured",
+        Some(OutboundAuth::Bearer(_) | OutboundAuth::BackendServices { .. }) => {
+            "partner.fhir.auth is not enough for it"
+        }
+    };
+    format!("its searches: it answered {status} to every one, and {why}; how it answers them is not known")
 }
 
 /// All at once; none when it does not take batches after all.
@@ -361,6 +391,9 @@ async fn in_batch(server: &Server<'_>, questions: &[Question]) -> Result<Option<
     let response = server.send("POST", server.base(), &[], Some(bundle.to_string())).await?;
     if matches!(response.status, 429 | 500..) {
         return Err(Failure::answered(&response));
+    }
+    if response.status == 401 {
+        return Ok(Some(vec![Took::Refused(401); questions.len()]));
     }
     let answer = if response.is_success() { response.value(server.bounds).ok() } else { None };
     let entries = answer.as_ref().and_then(|answer| answer.get("entry")).and_then(Value::as_array);

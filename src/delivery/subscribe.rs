@@ -47,18 +47,20 @@ async fn make(server: &Server<'_>, plan: &SubscribePlan) -> Result<Standing, Fai
     Ok(Standing::Refused(format!("it answered {answered} to our Subscription")))
 }
 
-/// How ours is; switched on again when it is off.
+/// How ours is; switched on again when it is off, or tells somebody else than us.
 async fn look(server: &Server<'_>, url: &str, plan: &SubscribePlan) -> Result<Standing, Failure> {
     let response = server.send("GET", url, &[], None).await?;
     if refused(&response)?.is_some() {
         return Ok(Standing::Gone);
     }
-    let status = status_of(server, &response);
-    if matches!(status.as_str(), "active" | "requested") {
+    let (status, standing) = (status_of(server, &response), parse(&response.body, server.bounds).ok());
+    let told = |body: &Value| body.pointer("/channel/endpoint").cloned();
+    let ours = standing.as_ref().and_then(told).is_none_or(|its| Some(its) == told(&plan.to_topic));
+    if ours && matches!(status.as_str(), "active" | "requested") {
         return Ok(Standing::Stands(url.to_string(), status));
     }
     // As it stands there, but on: a server may know the one kind only.
-    let standing = parse(&response.body, server.bounds).map_err(|_| Failure::new("answered with no JSON"))?;
+    let standing = standing.ok_or_else(|| Failure::new("answered with no JSON"))?;
     let topic = standing.get("criteria") == plan.to_topic.get("criteria");
     let mut body = if topic { plan.to_topic.clone() } else { plan.to_criteria.clone() };
     body["id"] = url.rsplit('/').next().unwrap_or_default().into();

@@ -412,6 +412,14 @@ impl Tx {
         self.run(text, args![now, kind.code(), subjects]).await.map(|_| ())
     }
 
+    /// What went wrong last, by kind, with what is owed still or was given up.
+    pub async fn last_errors(&mut self) -> Result<Vec<(String, String)>, Error> {
+        let text =
+            "select distinct kind, last_error from delivery where last_error is not null order by kind limit 100";
+        let rows = self.all(text, args![]).await?;
+        rows.iter().map(|row| Ok((row.text(0)?, row.text(1)?))).collect()
+    }
+
     /// How many deliveries stand in each state, by kind.
     pub async fn delivery_counts(&mut self) -> Result<Vec<(String, String, i64)>, Error> {
         let rows = self

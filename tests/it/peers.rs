@@ -69,12 +69,18 @@ on_both!(what_a_server_offers_is_known, async |place: Place| {
 
     let looked = asked(&county, &format!("{PANTRY}/metadata"));
     assert_eq!(looked, 1);
-    county.restart().await;
-    county.later(23 * HOUR).await;
+    for _ in 0..3 {
+        county.restart().await;
+        county.deliver_due().await;
+    }
     assert_eq!(asked(&county, &format!("{PANTRY}/metadata")), looked, "known by now");
-    county.world.at(PANTRY, |pantry| pantry.set_batch(false));
     county.later(HOUR).await;
+    assert_eq!(asked(&county, &format!("{PANTRY}/metadata")), looked + 1, "after a start, and not at once");
+    county.later(22 * HOUR).await;
     assert_eq!(asked(&county, &format!("{PANTRY}/metadata")), looked + 1);
+    county.world.at(PANTRY, |pantry| pantry.set_batch(false));
+    county.later(2 * HOUR).await;
+    assert_eq!(asked(&county, &format!("{PANTRY}/metadata")), looked + 2, "daily");
     assert_eq!(said(&county, "pantry", "batch").await[0]["valueBoolean"], false);
 });
 
@@ -226,6 +232,12 @@ async fn the_report_tells_what_is_missing() {
     ] {
         assert!(lines.iter().any(|line| line.contains(expected)), "{expected}: {lines:#?}");
     }
+    // One that does not know us says so to every question; the report does once.
+    county.world.at(EHR, |ehr| ehr.require_bearer("another"));
+    let (ready, lines) = report("clinic").await;
+    let told: Vec<&String> = lines.iter().filter(|line| line.contains("401")).collect();
+    assert!(told.len() == 1 && told[0].contains("missing  its searches: it answered 401 to every one"), "{lines:#?}");
+    assert!(!ready && lines.last().unwrap().starts_with("Not ready: 1 thing that"), "{lines:#?}");
     county.world.down(EHR);
     let (ready, lines) = report("clinic").await;
     assert!(!ready && lines[1].contains("no answer in time"), "{lines:#?}");
@@ -265,5 +277,6 @@ async fn a_practice_referral_goes_round() {
     county.world.refuse(PANTRY, "POST", "Task", &[403; 10]);
     let (closed, lines) = practise("pantry").await;
     assert!(!closed && lines.last().unwrap().contains("waited in vain"), "{lines:#?}");
+    assert!(lines.last().unwrap().ends_with("(deliver: answered 403)"), "{lines:#?}");
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "nothing is left behind");
 }

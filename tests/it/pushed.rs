@@ -32,7 +32,9 @@ fn secret(subscription: &Value) -> String {
 
 /// The pantry's server tells us something; the status of our answer.
 async fn tells(county: &TestGateway, partner: &str, authorization: &str, body: &str) -> u16 {
-    let request = Request::post(format!("/hooks/{partner}")).header("content-type", "application/fhir+json");
+    let format = if body.starts_with('<') { "xml" } else { "json" };
+    let request =
+        Request::post(format!("/hooks/{partner}")).header("content-type", format!("application/fhir+{format}"));
     let request = match authorization {
         "" => request,
         shown => request.header("authorization", shown),
@@ -95,7 +97,8 @@ on_both!(a_notification_brings_the_change_at_once, async |place: Place| {
 
     // Repeats and heartbeats that count nothing new cost no question; a heartbeat that counts more does.
     let asked = searches(&county);
-    for body in [notification("event-notification", 1, &[1]), notification("heartbeat", 1, &[])] {
+    let in_xml = loopgate::fhir::xml::write(&serde_json::from_str(&notification("heartbeat", 1, &[])).unwrap());
+    for body in [notification("event-notification", 1, &[1]), notification("heartbeat", 1, &[]), in_xml] {
         assert_eq!(tells(&county, "pantry", &secret, &body).await, 200);
         county.deliver_due().await;
     }
