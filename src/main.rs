@@ -1,7 +1,7 @@
 //! The command line. Answers go to standard output, logs to standard error; exit status 2 is wrong usage.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command line prints its answers")]
 
-use std::io::{BufRead, IsTerminal, Read};
+use std::io::{BufRead, IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -175,18 +175,18 @@ fn main() -> ExitCode {
         Command::Validate { files } => validate_files(&files),
         Command::CheckConfig { config } => match load(&config).and_then(with_packages).and_then(with_certificates) {
             Ok(config) => {
-                println!("{} partners, no faults.", config.partners.len());
+                say(format!("{} partners, no faults.", config.partners.len()));
                 ExitCode::SUCCESS
             }
             Err(code) => code,
         },
         Command::Capability { config: None } => {
-            println!("{:#}", http::capability::statement("http://127.0.0.1:8080/fhir"));
+            say(format!("{:#}", http::capability::statement("http://127.0.0.1:8080/fhir")));
             ExitCode::SUCCESS
         }
         Command::Capability { config: Some(path) } => match load(&path) {
             Ok(config) => {
-                println!("{:#}", http::capability::statement(&config.base()));
+                say(format!("{:#}", http::capability::statement(&config.base())));
                 ExitCode::SUCCESS
             }
             Err(code) => code,
@@ -231,6 +231,13 @@ fn main() -> ExitCode {
     }
 }
 
+/// A line of the answer. Who reads no further (`| head`) has what was wanted.
+fn say(line: impl std::fmt::Display) {
+    if writeln!(std::io::stdout(), "{line}").is_err() {
+        std::process::exit(1);
+    }
+}
+
 fn load(path: &Path) -> Result<Config, ExitCode> {
     Config::load(path).map_err(tell)
 }
@@ -246,7 +253,7 @@ fn with_certificates(config: Config) -> Result<Config, ExitCode> {
     match Network::new(&config) {
         Ok(_) => Ok(config),
         Err(error) => {
-            println!("{}", told(error));
+            say(told(error));
             Err(ExitCode::FAILURE)
         }
     }
@@ -254,7 +261,7 @@ fn with_certificates(config: Config) -> Result<Config, ExitCode> {
 
 fn tell(faults: Vec<Fault>) -> ExitCode {
     for fault in faults {
-        println!("{fault}");
+        say(fault);
     }
     ExitCode::FAILURE
 }
@@ -291,7 +298,7 @@ async fn migrate(config: Config) -> Result<bool, String> {
     let store = Store::open(config.store.url.expose(), Clock::system()).await.map_err(told)?;
     store.migrate().await.map_err(told)?;
     store.reindex(&config.base()).await.map_err(told)?;
-    println!("The database is up to date.");
+    say("The database is up to date.");
     Ok(true)
 }
 
@@ -314,15 +321,15 @@ async fn user(config: Config, command: UserCommand) -> Result<bool, String> {
         UserCommand::Remove { name } => accounts::remove(&store, &name).await.map(|()| None),
         UserCommand::List => {
             for (name, role, partner) in accounts::list(&store).await.map_err(told)? {
-                println!("{}", format!("{name} {role} {partner}").trim_end());
+                say(format!("{name} {role} {partner}").trim_end());
             }
             Ok(None)
         }
     };
     if let Some(given) = given.map_err(told)? {
-        println!("For the authenticator (type its secret in, or make a QR code of it):\n{}", given.authenticator);
-        println!("Recovery codes, each good once:");
-        given.recovery.iter().for_each(|code| println!("{code}"));
+        say(format!("For the authenticator (type its secret in, or make a QR code of it):\n{}", given.authenticator));
+        say("Recovery codes, each good once:");
+        given.recovery.iter().for_each(say);
     }
     Ok(true)
 }
@@ -341,7 +348,7 @@ async fn check_partner(config: Option<Config>, named: String, practice: bool, da
     let config = config.map_or_else(check::bare, Ok)?;
     let partner = check::partner(&config, &named)?;
     let network: Arc<dyn Transport> = Arc::new(Network::new(&config).map_err(told)?);
-    let say = &mut |line: &str| println!("{line}");
+    let say = &mut |line: &str| say(line);
     let ready = check::report(&config, &partner, network.clone(), say).await;
     if !practice {
         return Ok(ready);
@@ -352,12 +359,12 @@ async fn check_partner(config: Option<Config>, named: String, practice: bool, da
 async fn verify_audit(config: Config, seal: Option<String>) -> Result<bool, String> {
     let store = Store::open(config.store.url.expose(), Clock::system()).await.map_err(told)?;
     let found = loopgate::app::verify(&store, &config, seal.as_deref()).await.map_err(told)?;
-    found.faults.iter().for_each(|fault| println!("{fault}"));
-    println!("{} seals, {} rows in them, {} rows not sealed yet.", found.seals, found.rows, found.unsealed);
+    found.faults.iter().for_each(say);
+    say(format!("{} seals, {} rows in them, {} rows not sealed yet.", found.seals, found.rows, found.unsealed));
     if let Some(last) = &found.last {
-        println!("The last seal is {last}");
+        say(format!("The last seal is {last}"));
     }
-    println!("{}", if found.faults.is_empty() { "No fault." } else { "The record is not as it was written." });
+    say(if found.faults.is_empty() { "No fault." } else { "The record is not as it was written." });
     Ok(found.faults.is_empty())
 }
 
@@ -398,11 +405,11 @@ fn validate_files(files: &[PathBuf]) -> ExitCode {
         match checked.and_then(|value| validate::examine_value(&value, Profiles::own(), None)) {
             Ok(findings) => {
                 good &= findings.iter().all(|finding| finding.severity != Severity::Error);
-                println!("{}", outcome::of_findings(&findings, "No fault found."));
+                say(outcome::of_findings(&findings, "No fault found."));
             }
             Err(error) => {
                 good = false;
-                println!("{}", outcome::of(&error));
+                say(outcome::of(&error));
             }
         }
     }

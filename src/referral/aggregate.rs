@@ -64,7 +64,7 @@ pub fn next(source: Status, answers: &[Answer], another: bool) -> Next {
     Next::Move(status, reason)
 }
 
-/// Whether a target declined because it is full: by the guide's code, ours, or the public client's text (G-095).
+/// Whether a target declined because it is full: by the guide's code, ours, or in words, as the public client does (G-095).
 pub fn is_capacity_rejection(answer: &Answer) -> bool {
     let Some(reason) = &answer.reason else { return false };
     if answer.status != Status::Rejected {
@@ -73,8 +73,9 @@ pub fn is_capacity_rejection(answer: &Answer) -> bool {
     let full = ["no-capacity", "waitlist", "no-capacity-has-waitlist"];
     let coded =
         codings(reason).any(|(system, code)| full.contains(&code) && (system == SDOHCC || system == STATUS_REASON));
-    let said = reason.get("text").and_then(Value::as_str).is_some_and(|text| text.to_lowercase().contains("capacity"));
-    coded || said
+    let displays = reason.get("coding").and_then(Value::as_array).into_iter().flatten();
+    let words = reason.get("text").into_iter().chain(displays.filter_map(|coding| coding.get("display")));
+    coded || words.filter_map(Value::as_str).any(|words| words.to_lowercase().contains("capacity"))
 }
 
 /// The reasons of all targets in one: their codings, and their texts one after the other.
@@ -149,6 +150,7 @@ mod tests {
             json!({"text":"Rejected - at capacity"}),
             json!({"coding":[{"system":SDOHCC,"code":"no-capacity"}],"text":"x"}),
             json!({"coding":[{"system":SDOHCC,"code":"waitlist"}],"text":"x"}),
+            json!({"coding":[{"system":"urn:theirs","code":"17","display":"At Capacity"}]}),
         ] {
             let full = [Answer { status: Status::Rejected, reason: Some(reason), called_off: false }];
             assert_eq!(next(Status::Accepted, &full, true), Next::RelayAgain);

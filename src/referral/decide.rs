@@ -156,7 +156,7 @@ fn by_owner(stored: &Resource, sent: &Resource, from: Status, to: Status) -> Res
         if to.needs_reason() && Task(sent).reason_text().is_none_or(|text| text.trim().is_empty()) {
             return Err(Error::refused(
                 "Task.statusReason.text",
-                format!("A Task that becomes {to} says why: give statusReason.text (design D4, G-047)."),
+                format!("A Task that becomes {to} says why: give statusReason.text (G-047)."),
             )
             .code("required"));
         }

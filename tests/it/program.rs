@@ -273,6 +273,20 @@ async fn a_good_configuration_migrates() {
     }
 }
 
+// `loopgate capability | head`
+#[test]
+fn who_reads_no_further_is_not_told_of_a_panic() {
+    let mut program = Command::new(PROGRAM)
+        .arg("capability")
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(program.stdout.take());
+    let output = program.wait_with_output().unwrap();
+    assert_eq!((output.status.code(), String::from_utf8(output.stderr).unwrap().as_str()), (Some(1), ""));
+}
+
 #[test]
 fn files_are_validated_in_their_order() {
     let folder = tempfile::tempdir().unwrap();
