@@ -255,7 +255,7 @@ pub struct Partner {
     /// SHA-256 of the client certificates that are its alone; with any, it comes with one of them.
     pub certificates: Vec<[u8; 32]>,
     /// Narrows the scopes its roles grant; none: all of those.
-    pub scopes: Option<Vec<String>>,
+    pub scopes: Option<ScopeList>,
     /// Its FHIR server, if it has one.
     pub fhir: Option<Fhir>,
     /// How a referral reaches it; always there for targets.
@@ -297,6 +297,22 @@ pub struct Agreement {
     pub from: String,
     /// Its last day.
     pub until: String,
+}
+
+/// `partner.scopes`. Whether each is one that can be enforced is told by who knows them.
+#[derive(Debug, Clone)]
+pub struct ScopeList {
+    /// As they are written.
+    pub list: Vec<String>,
+    pub(super) key: String,
+    pub(super) line: usize,
+}
+
+impl ScopeList {
+    /// What is wrong with one of them.
+    pub fn fault(&self, index: usize, message: &str) -> Fault {
+        Fault::new(&format!("{}[{index}]", self.key), self.line, message)
+    }
 }
 
 /// What a target gets of others' resources of one type. Whether type and elements exist is told by who knows them.

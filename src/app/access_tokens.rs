@@ -55,7 +55,7 @@ impl Signed {
             kid,
             client: text("client_id").filter(|_| claims.is_for(audience))?,
             jti: text("jti")?,
-            asked: Scopes::parse(claims.text("scope").unwrap_or("").split(' ')),
+            asked: Scopes::parse(claims.text("scope").unwrap_or("").split(' '), audience),
             given: claims.seconds("iat")?,
             expires: claims.seconds("exp")?,
         })

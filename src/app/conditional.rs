@@ -89,14 +89,13 @@ impl App {
         (kind, letter): (ResourceType, char),
         criteria: &Criteria,
     ) -> Result<Option<Stored>, Error> {
-        self.check_scope(context, kind, letter)?;
+        self.scope(context, kind, letter)?;
         let mut query = search::parse(kind, criteria.pairs(), self.own(), true)?.asked_at(self.now());
         if query.filters.is_empty() {
             return Err(Error::malformed("A condition names at least one search parameter with a value."));
         }
         query.count = 2;
-        self.check_asks(context, &query)?;
-        let query = self.with_copies(tx, context, &query).await?;
+        let query = self.with_copies(tx, context, self.narrowed(context, &query, letter)?).await?;
         let page = tx.search(&query, &self.viewer(context)).await?;
         match page.hits.as_slice() {
             [] => Ok(None),

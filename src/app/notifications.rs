@@ -353,8 +353,16 @@ impl App {
     }
 
     async fn subscriber_sees(&self, tx: &mut Tx, subscriber: &super::Context, event: &Event) -> Result<bool, Error> {
-        let viewer = self.viewer(subscriber);
-        Ok(subscriber.scopes.allow(event.focus.kind, 'r') && tx.may_see(&viewer, &event.focus).await?)
+        let Ok(part) = self.scope(subscriber, event.focus.kind, 'r') else { return Ok(false) };
+        if !part.is_empty() {
+            // What is told is what stands now.
+            let now = tx.resource(&event.focus).await?;
+            let within = now.as_ref().map(|now| self.in_scope(subscriber, 'r', now)).transpose()?;
+            if within != Some(true) {
+                return Ok(false);
+            }
+        }
+        tx.may_see(&self.viewer(subscriber), &event.focus).await
     }
 
     /// Forgets events and tries that are older than the configured time, some at a time; false when none is left. Part of

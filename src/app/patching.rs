@@ -83,13 +83,14 @@ impl App {
         patch: &Patch,
         precondition: &Precondition,
     ) -> Result<Resource, Error> {
-        self.check_scope(context, key.kind, 'u')?;
+        self.scope(context, key.kind, 'u')?;
         // The referral's row is locked before the Task's, as everywhere.
         let place = match key.kind {
             ResourceType::TASK => Some(self.place(tx, key).await?),
             _ => None,
         };
         let stored = tx.resource_for_update(key).await?.ok_or_else(|| Error::not_found(key.kind.name(), &key.id))?;
+        self.check_in_scope(context, 'u', &stored)?;
         self.check_seen(tx, context, key, precondition).await?;
         if stored.deleted {
             return Err(Error::new(Kind::Gone, "This resource has been deleted."));

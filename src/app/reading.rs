@@ -8,7 +8,7 @@ use crate::config::Role;
 use crate::error::{Error, Kind};
 use crate::fhir::bundle::Hit;
 use crate::fhir::reference::Reference;
-use crate::fhir::search::{Cursor, Filter, Query, Search, foreign_references};
+use crate::fhir::search::{Cursor, Query, Search, foreign_references};
 use crate::fhir::views::Task;
 use crate::fhir::{Key, Resource, ResourceType, published};
 use crate::store::{Access, Position, Tx, Viewer, When};
@@ -16,6 +16,9 @@ use crate::time::Timestamp;
 
 /// Most Tasks asked about at once.
 const ASKED: usize = 200;
+
+/// Most looks at a history of which parts lie outside the scopes, for one page.
+const MOST_LOOKS: usize = 20;
 
 /// A search's answer.
 #[derive(Debug, Clone)]
@@ -65,14 +68,18 @@ impl App {
     }
 
     pub(super) async fn read_in(&self, tx: &mut Tx, context: &Context, key: &Key) -> Result<Arc<Stored>, Error> {
-        self.check_scope(context, key.kind, 'r')?;
+        self.scope(context, key.kind, 'r')?;
         if published::holds(key.kind) {
-            return self.published(key).map(Arc::new);
+            let found = self.published(key)?;
+            self.check_in_scope(context, 'r', &found)?;
+            return Ok(Arc::new(found));
         }
         let viewer = self.viewer(context);
         let stored = match tx.resource_seen_by(key, &viewer).await? {
-            Some((stored, true)) => stored,
-            Some((stored, false)) => self.partial_view(tx, &viewer, stored).await?,
+            Some((stored, whole)) => {
+                self.check_in_scope(context, 'r', &stored)?;
+                if whole { stored } else { self.partial_view(tx, &viewer, stored).await? }
+            }
             None => return Err(not_found(key)),
         };
         if stored.deleted {
@@ -96,11 +103,17 @@ impl App {
         key: &Key,
         version: i64,
     ) -> Result<Arc<Stored>, Error> {
-        self.check_scope(context, key.kind, 'r')?;
+        let part = self.scope(context, key.kind, 'r')?;
         if !tx.may_see(&self.viewer(context), key).await? {
             return Err(not_found(key));
         }
         let stored = tx.resource_version(key, version).await?.ok_or_else(|| not_found(key))?;
+        if !part.is_empty() {
+            // As it stands now it lies within the scopes, and as it stood then.
+            let now = tx.resource(key).await?.ok_or_else(|| not_found(key))?;
+            self.check_in_scope(context, 'r', &now)?;
+            self.check_in_scope(context, 'r', &stored)?;
+        }
         if stored.deleted {
             return Err(Error::new(Kind::Gone, format!("This version deleted the {}.", key.kind)));
         }
@@ -116,54 +129,39 @@ impl App {
         when: &When,
         count: usize,
     ) -> Result<Versions, Error> {
-        match whose {
-            Whose::One(key) => self.check_scope(context, key.kind, 'r')?,
-            Whose::Type(kind) => self.check_scope(context, *kind, 's')?,
+        let letter = match whose {
+            Whose::One(key) => self.scope(context, key.kind, 'r').map(|_| 'r')?,
+            Whose::Type(kind) => self.scope(context, *kind, 's').map(|_| 's')?,
             // What the scopes leave out is left out; nothing of everything is no answer.
-            Whose::All(kinds) => match kinds.iter().find(|kind| context.scopes.allow(**kind, 's')) {
-                Some(_) => {}
+            Whose::All(kinds) => match kinds.iter().find(|kind| self.scope(context, **kind, 's').is_ok()) {
+                Some(_) => 's',
                 None => return Err(Error::forbidden("Your scopes cover the history of no type.")),
             },
-        }
-        let viewer = self.viewer(context);
+        };
         let horizon = self.store().horizon();
         // One more than asked for tells whether more follow.
         let most = count.saturating_add(1);
-        let mut list = match whose {
-            Whose::One(key) if published::holds(key.kind) => {
-                let all = self.published(key).into_iter();
-                all.filter(|one| when.covers(one.updated) && from.is_none_or(|(_, from)| one.version < from.version))
-                    .collect()
-            }
-            // No type that is part of the program has it (`http::routes`).
-            Whose::Type(kind) if published::holds(*kind) => Vec::new(),
-            Whose::One(key) => {
-                let mut tx = self.store().read().await?;
-                if tx.resource(key).await?.is_none() || !tx.may_see(&viewer, key).await? {
-                    return Err(not_found(key));
+        let mut list: Vec<Stored> = Vec::new();
+        let mut from = from.map(|(kind, from)| (kind, from.clone()));
+        for look in 0.. {
+            let from_here = from.as_ref().map(|(kind, from)| (*kind, from));
+            let found = self.versions(context, whose, from_here, when, most).await?;
+            let ended = found.len() < most;
+            from = found.last().map(|last| (last.key.kind, Position::of(last)));
+            // Of those within the scopes now, some were outside before.
+            for one in found {
+                if self.in_scope(context, letter, &one)? {
+                    list.push(one);
                 }
-                tx.resource_history(key, from.map_or(i64::MAX, |(_, from)| from.version), when, most).await?
             }
-            Whose::Type(kind) => {
-                let from = from.map(|(_, from)| from);
-                self.store().read().await?.type_history(*kind, &viewer, from, when, most).await?
+            if ended || list.len() >= most {
+                break;
             }
-            Whose::All(kinds) => {
-                let mut tx = self.store().read().await?;
-                let mut all = Vec::new();
-                for kind in kinds.iter().filter(|kind| context.scopes.allow(**kind, 's')) {
-                    let from = from.map(|(of, from)| from.seen_from(of, *kind));
-                    all.extend(tx.type_history(*kind, &viewer, from.as_ref(), when, most).await?);
-                }
-                // Of one time, by the type's name: the order that `seen_from` goes on in. The sort keeps a type's own.
-                all.sort_by(|one, other| {
-                    let by_time = other.updated.cmp(&one.updated);
-                    by_time.then_with(|| one.key.kind.name().cmp(other.key.kind.name()))
-                });
-                all.truncate(most);
-                all
+            if look >= MOST_LOOKS {
+                let text = "Too much of this history lies outside your scopes to be passed over; ask with _since.";
+                return Err(Error::new(Kind::TooLarge, text).code("too-costly"));
             }
-        };
+        }
         let more = list.len() > count;
         // Only what is shown is on record, and known to a source.
         list.truncate(count);
@@ -175,12 +173,61 @@ impl App {
         Ok(Versions { list, more, horizon })
     }
 
+    /// The next versions of a history, of resources that lie within the scopes as they stand now.
+    async fn versions(
+        &self,
+        context: &Context,
+        whose: &Whose,
+        from: Option<(ResourceType, &Position)>,
+        when: &When,
+        most: usize,
+    ) -> Result<Vec<Stored>, Error> {
+        let viewer = self.viewer(context);
+        Ok(match whose {
+            Whose::One(key) if published::holds(key.kind) => {
+                let all = self.published(key).into_iter();
+                all.filter(|one| when.covers(one.updated) && from.is_none_or(|(_, from)| one.version < from.version))
+                    .collect()
+            }
+            // No type that is part of the program has it (`http::routes`).
+            Whose::Type(kind) if published::holds(*kind) => Vec::new(),
+            Whose::One(key) => {
+                let mut tx = self.store().read().await?;
+                let now = tx.resource(key).await?.ok_or_else(|| not_found(key))?;
+                if !tx.may_see(&viewer, key).await? {
+                    return Err(not_found(key));
+                }
+                self.check_in_scope(context, 'r', &now)?;
+                tx.resource_history(key, from.map_or(i64::MAX, |(_, from)| from.version), when, most).await?
+            }
+            Whose::Type(kind) => {
+                let (from, part) = (from.map(|(_, from)| from), self.scope(context, *kind, 's')?);
+                self.store().read().await?.type_history(*kind, &viewer, &part, from, when, most).await?
+            }
+            Whose::All(kinds) => {
+                let mut tx = self.store().read().await?;
+                let mut all = Vec::new();
+                for kind in kinds {
+                    let Ok(part) = self.scope(context, *kind, 's') else { continue };
+                    let from = from.map(|(of, from)| from.seen_from(of, *kind));
+                    all.extend(tx.type_history(*kind, &viewer, &part, from.as_ref(), when, most).await?);
+                }
+                // Of one time, by the type's name: the order that `seen_from` goes on in. The sort keeps a type's own.
+                all.sort_by(|one, other| {
+                    let by_time = other.updated.cmp(&one.updated);
+                    by_time.then_with(|| one.key.kind.name().cmp(other.key.kind.name()))
+                });
+                all.truncate(most);
+                all
+            }
+        })
+    }
+
     /// A search.
     pub async fn search(&self, context: &Context, search: &Search) -> Result<Found, Error> {
         if let Some(query) = search.first().filter(|_| !search.several) {
-            self.check_scope(context, query.kind, 's')?;
             if published::holds(query.kind) {
-                return Ok(self.find_published(query));
+                return Ok(self.find_published(&self.narrowed(context, query, 's')?));
             }
             if query.kind == ResourceType::AUDIT_EVENT {
                 return self.find_audit_events(context, query, self.asked(search)).await;
@@ -222,7 +269,7 @@ impl App {
         let viewer = self.viewer(context);
         let horizon = self.store().horizon();
         let page = tx.search_all(&queries.iter().collect::<Vec<_>>(), &viewer).await?;
-        let readable = |kind: ResourceType| context.scopes.allow(kind, 'r');
+        let readable = |kind: ResourceType| self.scope(context, kind, 'r').ok();
         let includes = queries.first().map_or(&[][..], |query| query.includes.as_slice());
         let included = tx.included(&page.hits, includes, &viewer, &readable).await?;
         let seen: Vec<(Key, i64)> =
@@ -237,15 +284,13 @@ impl App {
         Ok((Found { hits, total: page.total, next, horizon }, seen))
     }
 
-    /// The queries of a search that the partner's scopes cover: all that were asked for by name, else as many as there
-    /// are.
-    fn permitted<'a>(&self, context: &Context, search: &'a Search) -> Result<Vec<&'a Query>, Error> {
+    /// The queries of a search that the partner's scopes cover, as far as they do: all that were asked for by name, else as
+    /// many as there are.
+    fn permitted(&self, context: &Context, search: &Search) -> Result<Vec<Query>, Error> {
         let (mut list, mut refused) = (Vec::new(), None);
         for query in &search.queries {
-            let mut kinds = query.filters.iter().flat_map(Filter::other_types).chain([query.kind]);
-            let covered = kinds.try_for_each(|kind| self.check_scope(context, kind, 's'));
-            match covered.and_then(|()| self.check_asks(context, query)) {
-                Ok(()) => list.push(query),
+            match self.narrowed(context, query, 's') {
+                Ok(query) => list.push(query),
                 Err(error) if search.named => return Err(error),
                 Err(error) => refused = Some(error),
             }
@@ -257,8 +302,7 @@ impl App {
     }
 
     /// A source asks in its own URLs; the copies answer to ours.
-    pub(super) async fn with_copies(&self, tx: &mut Tx, context: &Context, query: &Query) -> Result<Query, Error> {
-        let mut query = query.clone();
+    pub(super) async fn with_copies(&self, tx: &mut Tx, context: &Context, mut query: Query) -> Result<Query, Error> {
         for origin in foreign_references(&query) {
             let Some(link) = tx.link_from(&context.partner.id, &origin).await? else { continue };
             for filter in &mut query.filters {

@@ -80,6 +80,7 @@ fn check(context: &Context, kind: ResourceType, filter: &Filter) -> Result<(), E
             }
             check(context, *source, its)
         }
+        Filter::Any(ways) => ways.iter().flatten().try_for_each(|filter| check(context, kind, filter)),
     }
 }
 

@@ -31,6 +31,7 @@ impl App {
         let Some(stored) = tx.resource_for_update(key).await? else {
             return self.import(tx, context, key, sent, precondition).await;
         };
+        self.check_in_scope(context, 'u', &stored)?;
         self.check_seen(tx, context, key, precondition).await?;
         let current = tx.parsed(&stored)?;
         let standing = self.standing(tx, context, &stored, &current, &place).await?;

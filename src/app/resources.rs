@@ -70,7 +70,7 @@ impl App {
         resource: &Resource,
         if_none_exist: Option<&Criteria>,
     ) -> Result<Option<Answer>, Error> {
-        self.check_scope(context, resource.kind(), 'c')?;
+        self.scope(context, resource.kind(), 'c')?;
         self.may_write(context, resource)?;
         let Some(criteria) = if_none_exist else { return Ok(None) };
         let Some(stored) = self.one_match(tx, context, (resource.kind(), 'c'), criteria).await? else {
@@ -89,7 +89,7 @@ impl App {
         mut resource: Resource,
         id: &str,
     ) -> Result<Answer, Error> {
-        self.check_scope(context, resource.kind(), 'c')?;
+        self.scope(context, resource.kind(), 'c')?;
         self.may_write(context, &resource)?;
         subset::check_whole(&resource)?;
         resource.set("id", id.into());
@@ -110,6 +110,7 @@ impl App {
                 Answer::new(written.stored, true)
             }
         };
+        self.check_left(context, 'c', &answer.stored)?;
         self.audit(tx, context, if answer.created { "create" } else { "read" }, &answer.stored).await?;
         Ok(answer)
     }
@@ -134,10 +135,23 @@ impl App {
         tx: &mut Tx,
         context: &Context,
         key: &Key,
+        resource: Resource,
+        precondition: &Precondition,
+    ) -> Result<Answer, Error> {
+        self.scope(context, key.kind, 'u')?;
+        let answer = self.replace(tx, context, key, resource, precondition).await?;
+        self.check_left(context, 'u', &answer.stored)?;
+        Ok(answer)
+    }
+
+    async fn replace(
+        &self,
+        tx: &mut Tx,
+        context: &Context,
+        key: &Key,
         mut resource: Resource,
         precondition: &Precondition,
     ) -> Result<Answer, Error> {
-        self.check_scope(context, key.kind, 'u')?;
         if resource.kind() != key.kind {
             return Err(Error::malformed("The body is of another type than the URL.").at("resourceType"));
         }
@@ -161,6 +175,7 @@ impl App {
         if !tx.may_see(&viewer, key).await? {
             return Err(Error::not_found(key.kind.name(), &key.id));
         }
+        self.check_in_scope(context, 'u', &stored)?;
         self.may_change(context, &stored)?;
         if key.kind == ResourceType::HEALTHCARE_SERVICE {
             self.may_write(context, &resource)?;
@@ -224,7 +239,7 @@ impl App {
         key: &Key,
         precondition: &Precondition,
     ) -> Result<(), Error> {
-        self.check_scope(context, key.kind, 'd')?;
+        self.scope(context, key.kind, 'd')?;
         let fixed = matches!(key.kind, ResourceType::TASK | ResourceType::SERVICE_REQUEST | ResourceType::PROVENANCE);
         if fixed || self.is_configured(key) {
             return Err(Error::new(
@@ -236,6 +251,7 @@ impl App {
         if !tx.may_see(&self.viewer(context), key).await? {
             return Err(Error::not_found(key.kind.name(), &key.id));
         }
+        self.check_in_scope(context, 'd', &stored)?;
         self.may_change(context, &stored)?;
         precondition.check(current(&stored))?;
         if stored.deleted {

@@ -3,10 +3,12 @@
 use std::sync::Arc;
 
 use super::{App, Context};
-use crate::config::{Credentials, Partner, Role};
+use crate::config::{Config, Credentials, Fault, Partner, Role};
 use crate::error::{Error, Kind};
+use crate::fhir::scope::Scopes;
+use crate::fhir::search::{Filter, Query, satisfies};
 use crate::fhir::views::{Task, reference_of};
-use crate::fhir::{Key, Resource, ResourceType};
+use crate::fhir::{Key, Resource, ResourceType, search_index};
 use crate::referral::decide::Standing;
 use crate::store::{Reason, Referral, Relay, Stored, Tx, Viewer};
 
@@ -22,6 +24,22 @@ pub(super) fn holder(partners: &[Arc<Partner>], shown: &[u8; 32]) -> Option<Arc<
         }
     }
     found
+}
+
+/// What is wrong with the scopes that are configured: one that can't be enforced would grant nothing.
+pub(super) fn faults(config: &Config) -> Vec<Fault> {
+    let own = config.base();
+    let mut faults = Vec::new();
+    for scopes in config.partners.iter().filter_map(|partner| partner.scopes.as_ref()) {
+        for (index, text) in scopes.list.iter().enumerate() {
+            if Scopes::parse([text.as_str()], &own).is_empty() {
+                let what = "can't be enforced: it must name a type of this gateway and search parameters of that type, at \
+                            most 10, without chains, _has, dates by ap, or references to other servers";
+                faults.push(scopes.fault(index, what));
+            }
+        }
+    }
+    faults
 }
 
 /// A Task's place in a referral.
@@ -132,12 +150,74 @@ impl App {
         }
     }
 
-    /// Whether the caller's scopes allow this: `c`, `r`, `u`, `d` or `s` (A-032).
+    /// Whether the caller's scopes allow this on all of a type: `c`, `r`, `u`, `d` or `s` (A-032).
     pub(super) fn check_scope(&self, context: &Context, kind: ResourceType, letter: char) -> Result<(), Error> {
-        if context.scopes.allow(kind, letter) {
+        if self.scope(context, kind, letter)?.is_empty() {
             return Ok(());
         }
-        Err(Error::forbidden(format!("Your scopes do not cover this on {kind}.")))
+        Err(Error::forbidden(format!("Your scopes cover a part of {kind}; this takes a scope without parameters.")))
+    }
+
+    /// What the caller's scopes ask of the resources of a type for this, if they allow it on any (A-034).
+    pub(super) fn scope(&self, context: &Context, kind: ResourceType, letter: char) -> Result<Vec<Filter>, Error> {
+        let part = context.scopes.part_of(kind, letter);
+        let part = part.ok_or_else(|| Error::forbidden(format!("Your scopes do not cover this on {kind}.")))?;
+        // A client chooses its scopes: no more is found out by them than by searching.
+        self.check_filters(context, kind, &part)?;
+        Ok(part)
+    }
+
+    /// Whether a version lies within the caller's scopes; one that deleted its resource lies in no part.
+    pub(super) fn in_scope(&self, context: &Context, letter: char, stored: &Stored) -> Result<bool, Error> {
+        let part = self.scope(context, stored.key.kind, letter)?;
+        if part.is_empty() || stored.deleted {
+            return Ok(part.is_empty());
+        }
+        let rows = search_index::rows(&stored.resource()?, self.own());
+        Ok(part.iter().all(|filter| satisfies(filter, &stored.key.id, stored.updated, &rows)))
+    }
+
+    /// Refuses what lies outside the caller's scopes as if it were not there.
+    pub(super) fn check_in_scope(&self, context: &Context, letter: char, stored: &Stored) -> Result<(), Error> {
+        match self.in_scope(context, letter, stored)? {
+            true => Ok(()),
+            false => Err(Error::not_found(stored.key.kind.name(), &stored.key.id)),
+        }
+    }
+
+    /// Refuses a write that leaves something outside the caller's scopes.
+    pub(super) fn check_left(&self, context: &Context, letter: char, stored: &Stored) -> Result<(), Error> {
+        match self.in_scope(context, letter, stored)? {
+            true => Ok(()),
+            false => {
+                let kind = stored.key.kind;
+                Err(Error::forbidden(format!(
+                    "Your scopes cover a part of {kind}, and what this would leave is outside."
+                )))
+            }
+        }
+    }
+
+    /// A query that finds no more than the scopes allow: this letter on its own type, searching on those it asks about.
+    pub(super) fn narrowed(&self, context: &Context, query: &Query, letter: char) -> Result<Query, Error> {
+        let part = self.scope(context, query.kind, letter)?;
+        let mut query = query.clone();
+        for filter in &mut query.filters {
+            filter.narrow(&mut |kind| self.scope(context, kind, 's'))?;
+        }
+        self.check_asks(context, &query)?;
+        query.filters.extend(part);
+        Ok(query)
+    }
+
+    /// Whether a Subscription may tell of this type: it goes on after the token, by what is configured.
+    pub(super) fn check_told(&self, context: &Context, kind: ResourceType) -> Result<(), Error> {
+        let configured = self.configured_scopes(&context.partner.id).part_of(kind, 'r');
+        if Some(self.scope(context, kind, 'r')?) == configured {
+            return Ok(());
+        }
+        let text = format!("A Subscription goes on after your token: ask with all the scopes you have on {kind}.");
+        Err(Error::forbidden(text))
     }
 
     /// Whether a partner may create or change resources of this type at all.

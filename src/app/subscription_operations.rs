@@ -68,7 +68,7 @@ impl App {
         let mut tx = self.store().read().await?;
         let one = self.own_subscription(&mut tx, context, id).await?;
         let asked = self.asked_of(&one)?;
-        self.check_scope(context, asked.subject.kind(), 'r')?;
+        self.check_told(context, asked.subject.kind())?;
         if asked.subject.is_classic() {
             return Err(Error::new(Kind::Invalid, "Classic criteria have no numbered events.").code("not-supported"));
         }

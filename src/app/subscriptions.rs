@@ -30,7 +30,7 @@ impl App {
         self.room_for_one_more(tx, context).await?;
         let asked = self.check_subscription(&mut resource)?;
         self.check_filters(context, asked.subject.kind(), &asked.filters)?;
-        self.check_scope(context, asked.subject.kind(), 'r')?;
+        self.check_told(context, asked.subject.kind())?;
         if asked.off {
             return Err(Error::invalid("Subscription.status", "A Subscription is created as requested."));
         }
@@ -84,7 +84,7 @@ impl App {
         let asked = self.check_subscription(&mut resource)?;
         self.check_filters(context, asked.subject.kind(), &asked.filters)?;
         if !asked.off {
-            self.check_scope(context, asked.subject.kind(), 'r')?;
+            self.check_told(context, asked.subject.kind())?;
         }
         let was_off = before.as_ref().is_none_or(|before| before.status == "off");
         if was_off && !asked.off {

@@ -124,7 +124,8 @@ impl std::fmt::Debug for Tokens {
 impl Tokens {
     pub(super) fn new(config: &Config) -> Tokens {
         let scopes = config.partners.iter().map(|partner| {
-            let allowed = partner.scopes.as_ref().map(|list| Scopes::parse(list.iter().map(String::as_str)));
+            let allowed =
+                partner.scopes.as_ref().map(|list| Scopes::parse(list.list.iter().map(String::as_str), &config.base()));
             (partner.id.clone(), Arc::new(allowed.unwrap_or_else(Scopes::all)))
         });
         Tokens {
@@ -160,7 +161,7 @@ impl App {
 
     /// A partner's scopes as configured.
     pub(super) fn configured_scopes(&self, partner: &str) -> Arc<Scopes> {
-        self.tokens().scopes.get(partner).cloned().unwrap_or_else(|| Arc::new(Scopes::parse([])))
+        self.tokens().scopes.get(partner).cloned().unwrap_or_else(|| Arc::new(Scopes::parse([], self.own())))
     }
 
     /// Gives an access token for a signed assertion. A client of ours that fails is on record, its assertion is not
@@ -194,9 +195,10 @@ impl App {
         let partner = self.prove(token, request.certificate.as_ref()).await?;
         let allowed = self.configured_scopes(&partner.id);
         let wish = request.scope.as_deref().unwrap_or("");
-        let granted = allowed.grant(&Scopes::parse(wish.split_ascii_whitespace()));
+        let granted = allowed.grant(&Scopes::parse(wish.split_ascii_whitespace(), self.own()));
         if granted.is_empty() {
-            let what = "scope must name at least one scope this client may have, such as system/Task.rs";
+            let what = "scope must name at least one scope this client may have, such as system/Task.rs; its parameters \
+                        must be search parameters of that type, without chains, _has, results' and other servers' references";
             return Err(Refused::new("invalid_scope", what));
         }
         let (scope, life) = (granted.to_string(), self.config().auth.token_lifetime.as_secs());

@@ -320,6 +320,7 @@ impl App {
                     None => self.sent_before(tx, context, &resource).await?,
                 };
                 if let Some(answer) = there {
+                    self.check_left(context, 'c', &answer.stored)?;
                     // What was sent again is checked all the same: a faulty entry spoils the whole.
                     self.check(&resource)?;
                     return Ok(Placed::There(answer));

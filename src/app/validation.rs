@@ -19,10 +19,11 @@ use crate::fhir::{Key, Resource, ResourceType, outcome};
 /// Most bytes of a package file.
 const LARGEST_PACKAGE: u64 = 64 << 20;
 
-/// The profiles of a configuration; or every package of it that can't be read, and every type or element that it names
-/// and that is none.
+/// The profiles of a configuration; or every package of it that can't be read, and every type, element or
+/// scope that it names and that is none.
 pub fn profiles(config: &Config) -> Result<Profiles, Vec<Fault>> {
     let mut faults = super::receiving::faults(config);
+    faults.extend(super::rights::faults(config));
     if faults.is_empty() && config.validation.packages.is_empty() {
         return Ok(Profiles::own().clone());
     }

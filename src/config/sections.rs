@@ -205,7 +205,10 @@ pub(super) fn partner(s: Section<'_, '_>, around: &mut Surroundings) -> Option<P
     if certificates.as_ref().is_some_and(|list| !list.is_empty()) && !around.certificates_demanded {
         s.fault("certificates", "need server.tls.client_ca");
     }
-    let scopes = s.list("scopes", scope);
+    let scopes = s.list("scopes", scope).map(|list| {
+        let at = s.place("scopes");
+        ScopeList { list, key: at.key, line: at.line }
+    });
     let fhir = s.table("fhir").map(|s| fhir(&s, around));
     let channel = s.read("channel", one_of(CHANNELS));
     let services = s.tables("services");

@@ -76,7 +76,7 @@ pub const SETTINGS: &[Setting] = &[
     row("partner.credentials.jwks", "none", "its JWK Set, inline or as text: it gets access tokens for signed assertions (SMART Backend Services)"),
     row("partner.credentials.jwks_url", "none", "address of its JWK Set"),
     row("partner.certificates", "[]", "SHA-256 of its client certificates, 64 hex digits each: it comes with one of them, and nobody else does (needs server.tls.client_ca)"),
-    row("partner.scopes", "none", "narrows the scopes its roles grant"),
+    row("partner.scopes", "none", "narrows the scopes its roles grant; a part of a type is system/Task.rus?status=requested"),
     row("partner.fhir.base", "required", "base address of its FHIR server"),
     row("partner.fhir.follow", "\"auto\"", "or \"subscribe\", \"poll\""),
     row("partner.fhir.poll_every", "\"1h\"", "pause between polls while something is open, at least 15m; 5m while it is urgent"),

@@ -63,10 +63,16 @@ pub(super) fn text(text: &str) -> Result<String, String> {
 /// `system/Task.rs`, `system/*.read`: letters in order, or the words of SMART's first version. Parameters (`?…`) are
 /// not served by this version, and a restriction that is not enforced must not be taken.
 pub(super) fn scope(text: &str) -> Result<String, String> {
-    let fault = || Err("must be a scope such as system/Task.rs or system/*.read, without parameters".to_string());
-    let Some((kind, letters)) = text.strip_prefix("system/").and_then(|rest| rest.split_once('.')) else {
+    let fault =
+        || Err("must be a scope such as system/Task.rs, system/*.read, system/Task.r?status=requested".to_string());
+    let Some((kind, rest)) = text.strip_prefix("system/").and_then(|rest| rest.split_once('.')) else {
         return fault();
     };
+    // What the parameters mean is told by who knows them.
+    let letters = rest.split_once('?').map_or(rest, |(letters, _)| letters);
+    if !text.bytes().all(|b| b.is_ascii_graphic()) {
+        return fault();
+    }
     let named = kind == "*" || (!kind.is_empty() && kind.chars().all(|c| c.is_ascii_alphabetic()));
     let mut rest = "cruds".chars();
     let in_order = !letters.is_empty() && letters.chars().all(|letter| rest.any(|known| known == letter));

@@ -16,7 +16,7 @@ use crate::error::Error;
 use crate::id;
 use crate::time::Timestamp;
 
-pub use satisfies::{foreign_references, satisfies};
+pub use satisfies::{foreign_references, foreign_references_of, satisfies};
 pub use whole::Search;
 
 /// Entries of a page unless the client asks otherwise (design D16a).
@@ -181,6 +181,8 @@ pub enum Filter {
         /// What that resource must satisfy.
         its: Box<Filter>,
     },
+    /// All of one of these lists: what several scopes allow (`fhir::scope`). No client asks so.
+    Any(Vec<Vec<Filter>>),
 }
 
 impl Filter {
@@ -189,18 +191,35 @@ impl Filter {
         match self {
             Filter::Ids(_) | Filter::Updated(..) | Filter::Indexed { .. } | Filter::Refers { .. } => true,
             Filter::Chain { .. } | Filter::Has { .. } => false,
+            Filter::Any(ways) => ways.iter().flatten().all(Filter::is_of_one_resource),
         }
     }
 
-    /// The types of other resources it asks about: whoever asks needs the right to read them.
-    pub fn other_types(&self) -> Vec<ResourceType> {
-        match self {
-            Filter::Ids(_) | Filter::Updated(..) | Filter::Indexed { .. } | Filter::Refers { .. } => Vec::new(),
-            Filter::Chain { to, .. } => {
-                to.iter().flat_map(|(kind, filter)| filter.other_types().into_iter().chain([*kind])).collect()
+    /// Asks of other resources only as far as `reach` says for their type: what must hold of each, or that none may be
+    /// asked about.
+    pub fn narrow<E>(&mut self, reach: &mut dyn FnMut(ResourceType) -> Result<Vec<Filter>, E>) -> Result<(), E> {
+        let mut other = |kind: ResourceType, its: &mut Filter| {
+            its.narrow(reach)?;
+            let mut all = reach(kind)?;
+            if !all.is_empty() {
+                all.insert(0, its.clone());
+                *its = Filter::Any(vec![all]);
             }
-            Filter::Has { source, its, .. } => its.other_types().into_iter().chain([*source]).collect(),
+            Ok(())
+        };
+        match self {
+            Filter::Ids(_) | Filter::Updated(..) | Filter::Indexed { .. } | Filter::Refers { .. } => Ok(()),
+            Filter::Chain { to, .. } => to.iter_mut().try_for_each(|(kind, its)| other(*kind, its)),
+            Filter::Has { source, its, .. } => other(*source, its),
+            Filter::Any(ways) => ways.iter_mut().flatten().try_for_each(|filter| filter.narrow(reach)),
         }
+    }
+
+    /// Whether it means something else at another time: approximately a date ([`Query::asked_at`]).
+    pub fn moves(&self) -> bool {
+        let mut moves = false;
+        self.clone().each_date(&mut |prefix, _, _| moves |= prefix == Prefix::Ap);
+        moves
     }
 
     /// Calls `change` with every list of references in it.
@@ -210,6 +229,7 @@ impl Filter {
             Filter::Ids(_) | Filter::Updated(..) | Filter::Indexed { .. } | Filter::Refers { .. } => {}
             Filter::Chain { to, .. } => to.iter_mut().for_each(|(_, filter)| filter.each_references(change)),
             Filter::Has { its, .. } => its.each_references(change),
+            Filter::Any(ways) => ways.iter_mut().flatten().for_each(|filter| filter.each_references(change)),
         }
     }
 
@@ -223,6 +243,7 @@ impl Filter {
             Filter::Ids(_) | Filter::Indexed { .. } | Filter::Refers { .. } => {}
             Filter::Chain { to, .. } => to.iter_mut().for_each(|(_, filter)| filter.each_date(change)),
             Filter::Has { its, .. } => its.each_date(change),
+            Filter::Any(ways) => ways.iter_mut().flatten().for_each(|filter| filter.each_date(change)),
         }
     }
 }

@@ -6,10 +6,11 @@
 use std::cmp::Ordering;
 
 use crate::error::Error;
+use crate::fhir::search::Filter;
 use crate::fhir::{Key, ResourceType};
 use crate::store::grants::{marks, visible};
 use crate::store::resources::{COLUMNS, Stored, stored_of};
-use crate::store::search::SHORT;
+use crate::store::search::{About, SHORT, Text, every};
 use crate::store::{Arg, Tx, Viewer};
 use crate::time::Timestamp;
 
@@ -25,6 +26,11 @@ pub struct Position {
 }
 
 impl Position {
+    /// Where this version stands.
+    pub fn of(stored: &Stored) -> Position {
+        Position { updated: stored.updated, id: stored.key.id.clone(), version: stored.version }
+    }
+
     /// The same place in the history of all, which this version of `own` stands in, for the versions of `other`: of one
     /// time, types follow each other by their names.
     pub fn seen_from(&self, own: ResourceType, other: ResourceType) -> Position {
@@ -77,17 +83,19 @@ impl When {
 }
 
 impl Tx {
-    /// The versions of a type, newest first, from `before` (exclusive) on.
+    /// The versions of a type, newest first, from `before` (exclusive) on; of resources that satisfy `only` as they stand
+    /// now.
     pub async fn type_history(
         &mut self,
         kind: ResourceType,
         viewer: &Viewer,
+        only: &[Filter],
         before: Option<&Position>,
         when: &When,
         most: usize,
     ) -> Result<Vec<Stored>, Error> {
         let few = self.sees_few(kind, viewer).await?;
-        let (sql, args) = asked(kind, viewer, before, when, most, few);
+        let (sql, args) = asked(kind, viewer, only, before, when, most, few);
         let rows = self.all_aside(sql, args).await?;
         rows.iter().map(|row| stored_of(&Key::new(kind, row.text(6)?), row)).collect()
     }
@@ -100,7 +108,7 @@ impl Tx {
         before: Option<&Position>,
     ) -> Result<String, Error> {
         let few = self.sees_few(kind, viewer).await?;
-        let (sql, args) = asked(kind, viewer, before, &When::EVER, 1, few);
+        let (sql, args) = asked(kind, viewer, &[], before, &When::EVER, 1, few);
         let (word, column) = self.explain();
         let rows = self.all(format!("{word} {sql}"), args).await?;
         let lines: Result<Vec<String>, Error> = rows.iter().map(|row| row.text(column)).collect();
@@ -129,6 +137,7 @@ fn granted(grantees: &[String], args: &mut Vec<Arg>) -> String {
 fn asked(
     kind: ResourceType,
     viewer: &Viewer,
+    only: &[Filter],
     before: Option<&Position>,
     when: &When,
     most: usize,
@@ -148,11 +157,13 @@ fn asked(
         args.extend(args![before.updated, &before.id, before.version]);
         edge.push_str(&format!(" and ({at}, v.id, v.version) < (${first}, ${}, ${})", first + 1, first + 2));
     }
+    let mut text = Text { args };
+    let only = every(only, About { kind, viewer, depth: 0 }, &mut text);
     // A cross join is taken in this order by SQLite.
     let sql = format!(
         "select {COLUMNS}, v.id from resource_version v cross join resource r
-         where v.type = $1 and r.type = v.type and r.id = v.id{seen}{edge}
+         where v.type = $1 and r.type = v.type and r.id = v.id{only}{seen}{edge}
          order by {at} desc, v.id desc, v.version desc limit $2"
     );
-    (sql, args)
+    (sql, text.args)
 }

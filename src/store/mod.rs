@@ -56,7 +56,7 @@ pub use people::{Account, Session};
 pub use referrals::{Copied, Referral, Relay};
 pub use resources::{Changed, Stored, Written};
 pub use seals::{Seal, Span};
-pub use search::Page;
+pub use search::{Page, Within};
 pub use sockets::Binding;
 pub use sql::{Store, Tx};
 pub use subscribed::Subscribed;

@@ -15,8 +15,8 @@ use crate::fhir::{Key, Resource, ResourceType};
 use crate::store::grants::{marks, once_visible};
 use crate::store::resources::indexable;
 use crate::store::{Arg, Store, Stored, Tx, Viewer};
-pub(super) use condition::Text;
-use condition::{About, condition, listed};
+pub(super) use condition::{About, Text, every};
+use condition::{condition, listed};
 pub(super) use plan::SHORT;
 use plan::{Walk, short, since, time_order, walk};
 
@@ -30,6 +30,9 @@ pub struct Page {
     /// How many there are in all, if it was asked for.
     pub total: Option<u64>,
 }
+
+/// What must hold of the resources of a type for the one who looks; none: he may not look at the type.
+pub type Within<'a> = &'a (dyn Fn(ResourceType) -> Option<Vec<Filter>> + Sync);
 
 /// Most resources that a chain is resolved to beforehand; it is followed from each hit when there are more.
 const RESOLVED: usize = 100;
@@ -226,6 +229,17 @@ impl Tx {
                     None => Filter::Has { source: *source, name, its: Box::new(its) },
                 })
             }
+            Filter::Any(ways) => {
+                let mut resolved = Vec::with_capacity(ways.len());
+                for way in ways {
+                    let mut all = Vec::with_capacity(way.len());
+                    for filter in way {
+                        all.push(Box::pin(self.resolved(filter, kind, viewer)).await?);
+                    }
+                    resolved.push(all);
+                }
+                Ok(Filter::Any(resolved))
+            }
         }
     }
 
@@ -273,19 +287,28 @@ impl Tx {
         }))
     }
 
-    /// The current contents of these resources, as far as the viewer may see them.
-    pub async fn contents(&mut self, keys: &[Key], viewer: &Viewer) -> Result<Vec<Arc<Stored>>, Error> {
+    /// The current contents of these resources, as far as the viewer may see them and as they satisfy what `within` asks
+    /// of their type; none where it answers none.
+    pub async fn contents(
+        &mut self,
+        keys: &[Key],
+        viewer: &Viewer,
+        within: Within<'_>,
+    ) -> Result<Vec<Arc<Stored>>, Error> {
         let mut found = Vec::new();
         let kinds: BTreeSet<ResourceType> = keys.iter().map(|key| key.kind).collect();
         for kind in kinds {
+            let Some(only) = within(kind) else { continue };
             let ids: BTreeSet<&str> = keys.iter().filter(|key| key.kind == kind).map(|key| key.id.as_str()).collect();
             let ids: Vec<&str> = ids.into_iter().collect();
             for chunk in ids.chunks(CHUNK) {
                 let mut text = Text::new();
-                let there = About { kind, viewer, depth: 0 }.there(&mut text);
+                let about = About { kind, viewer, depth: 0 };
+                let (there, only) = (about.there(&mut text), every(&only, about, &mut text));
                 let marks = text.any_of(chunk);
-                let sql =
-                    format!("select r.id, r.version from resource r where {there} and r.id in ({marks}) order by r.id");
+                let sql = format!(
+                    "select r.id, r.version from resource r where {there}{only} and r.id in ({marks}) order by r.id"
+                );
                 for row in self.all(sql, text.args).await? {
                     found.push((Key::new(kind, row.text(0)?), row.int(1)?));
                 }

@@ -133,8 +133,10 @@ on_both!(pages_neither_repeat_nor_skip, async |place: Place| {
             let (mut read, mut from): (Vec<Stored>, Option<Position>) = (Vec::new(), None);
             loop {
                 let mut reader = store.read().await.unwrap();
-                let page =
-                    reader.type_history(ResourceType::TASK, viewer, from.as_ref(), &When::EVER, most).await.unwrap();
+                let page = reader
+                    .type_history(ResourceType::TASK, viewer, &[], from.as_ref(), &When::EVER, most)
+                    .await
+                    .unwrap();
                 drop(reader);
                 let Some(last) = page.last() else { break };
                 let (updated, id) = (last.updated, last.key.id.clone());

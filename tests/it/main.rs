@@ -24,6 +24,7 @@ mod faults;
 mod flows;
 mod following;
 mod gateway;
+mod granular;
 mod history;
 mod intake;
 mod kit;

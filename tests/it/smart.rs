@@ -365,8 +365,41 @@ async fn nothing_is_granted_beyond_the_configuration() {
     assert_eq!(granted("system/*.cruds").await["scope"], "system/Task.rs system/ServiceRequest.r");
     assert_eq!(granted("system/Task.read launch system/Patient.rs").await["scope"], "system/Task.read");
     assert_eq!(granted("system/Patient.rs").await["error"], "invalid_scope");
-    // A-034: what can't be enforced is not granted.
-    assert_eq!(granted("system/Task.rs?owner=Organization/x").await["error"], "invalid_scope");
+    // A-034: a part is granted as it was asked for; what can't be enforced is not.
+    let part = "system/Task.rs?owner=Organization/x";
+    assert_eq!(granted(part).await["scope"], part);
+    assert_eq!(
+        granted("system/Task.rs?patient.name=x system/ServiceRequest.r").await["scope"],
+        "system/ServiceRequest.r"
+    );
+    let refused = granted("system/Task.rs?patient.name=x").await;
+    assert_eq!(refused["error"], "invalid_scope");
+    assert!(refused["error_description"].as_str().unwrap().contains("without chains"), "{refused}");
+}
+
+/// A-033, A-034, S-160: a token of a part opens the part, and no Subscription that outlives it.
+#[tokio::test]
+async fn a_token_of_a_part_opens_the_part() {
+    let (county, app, _) = with_clients(Place::sqlite()).await;
+    let with = async |scope: &str| {
+        let answer = token(&county, &app.assertion(now(&county)), scope).await;
+        assert_eq!(answer.body["scope"], scope, "{}", answer.body);
+        answer.body["access_token"].as_str().unwrap().to_string()
+    };
+    let (all, part) = (
+        with("system/*.cruds").await,
+        with("system/Patient.cruds?gender=female system/Subscription.c system/Task.r?status=draft").await,
+    );
+    let person = |gender: &str| json!({"resourceType": "Patient", "gender": gender});
+    let bob = county.post(&all, "Patient", &person("male")).await.id();
+    let ada = county.post(&part, "Patient", &person("female")).await.id();
+    assert_eq!(county.post(&part, "Patient", &person("male")).await.status, 403);
+    assert_eq!(county.get(&part, &format!("Patient/{bob}")).await.status, 404);
+    let found = county.get(&part, "Patient").await.entries();
+    assert_eq!((found.len(), &found[0]["id"]), (1, &json!(ada)));
+    let refused = county.post(&part, "Subscription", &crate::notifications::subscription(crate::gateway::HOOK)).await;
+    assert_eq!(refused.status, 403);
+    assert!(refused.said().contains("after your token"), "{}", refused.body);
 }
 
 /// M-5.11

@@ -155,7 +155,9 @@ impl App {
             PersonRole::Coordinator => (self.house(Role::Coordinator), Arc::new(Scopes::all())),
             PersonRole::Administrator => (self.house(Role::Operator), Arc::new(Scopes::all())),
             // Of what our organization may see, the record and nothing else.
-            PersonRole::Auditor => (self.house(Role::Auditor), Arc::new(Scopes::parse(["system/AuditEvent.rs"]))),
+            PersonRole::Auditor => {
+                (self.house(Role::Auditor), Arc::new(Scopes::parse(["system/AuditEvent.rs"], self.own())))
+            }
         };
         Some(Identity { partner: Arc::new(partner), scopes, token: None, person: Some(person.subject.clone()) })
     }

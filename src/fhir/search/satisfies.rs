@@ -22,6 +22,7 @@ pub fn satisfies(filter: &Filter, id: &str, updated: Timestamp, rows: &[Row]) ->
         }
         Filter::Refers { names, to } => rows.iter().any(|row| names.contains(&row.parameter) && row.value == *to),
         Filter::Chain { .. } | Filter::Has { .. } => false,
+        Filter::Any(ways) => ways.iter().any(|all| all.iter().all(|filter| satisfies(filter, id, updated, rows))),
     }
 }
 
@@ -58,8 +59,13 @@ fn is_token(token: &Token, system: &str, code: &str) -> bool {
 /// The absolute URLs of other servers that a query's references name, so that they can be looked up among the
 /// copies.
 pub fn foreign_references(query: &Query) -> Vec<String> {
+    foreign_references_of(&query.filters)
+}
+
+/// The same of conditions.
+pub fn foreign_references_of(filters: &[Filter]) -> Vec<String> {
     let mut found = Vec::new();
-    for filter in &query.filters {
+    for filter in filters {
         filter.clone().each_references(&mut |list| {
             found.extend(list.iter().filter(|text| split_absolute(text).is_some()).cloned());
         });

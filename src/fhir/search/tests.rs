@@ -458,7 +458,12 @@ fn chains_and_has_lead_to_other_types() {
     assert!(to.len() > 3, "every type that owner may be");
     let Filter::Chain { to, .. } = one("focus:ServiceRequest.patient.identifier=v") else { panic!() };
     assert!(matches!(to[0].1, Filter::Chain { name: "patient", .. }));
-    assert_eq!(one("focus:ServiceRequest._id=v").other_types(), [ResourceType::SERVICE_REQUEST]);
+    let mut asked = Vec::new();
+    let noted = one("focus:ServiceRequest._id=v").narrow(&mut |kind| {
+        asked.push(kind);
+        Ok::<_, ()>(Vec::new())
+    });
+    assert_eq!((noted, asked), (Ok(()), vec![ResourceType::SERVICE_REQUEST]));
     let has = ask_of("ServiceRequest", "_has:Task:focus:status:not=completed", true).unwrap().filters.remove(0);
     assert!(matches!(has, Filter::Has { source: ResourceType::TASK, name: "focus", .. }));
     assert!(!has.is_of_one_resource());

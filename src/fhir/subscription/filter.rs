@@ -35,7 +35,13 @@ pub(super) fn criteria(text: &str, own: &str) -> Option<(ResourceType, Vec<Filte
     Some((kind, found))
 }
 
-fn conditions(query: &str, kind: ResourceType, offered: &dyn Fn(&str) -> bool, own: &str) -> Option<Vec<Filter>> {
+/// A query as conditions on the resource itself; nothing unless all of it is that.
+pub(in crate::fhir) fn conditions(
+    query: &str,
+    kind: ResourceType,
+    offered: &dyn Fn(&str) -> bool,
+    own: &str,
+) -> Option<Vec<Filter>> {
     let pair = |pair: &str| {
         let (name, value) = pair.split_once('=')?;
         let (name, value) = (decoded(name)?, decoded(value)?);
@@ -79,7 +85,8 @@ pub fn terms(filters: &[Filter]) -> Vec<String> {
         | Filter::Updated(..)
         | Filter::Refers { .. }
         | Filter::Chain { .. }
-        | Filter::Has { .. } => None,
+        | Filter::Has { .. }
+        | Filter::Any(_) => None,
     });
     let best = telling.min_by_key(|(place, list)| (*place > 0, list.len(), *place));
     best.map_or_else(|| vec![ANY.to_string()], |(_, list)| list)

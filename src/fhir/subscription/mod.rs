@@ -14,6 +14,7 @@ mod topic;
 
 pub use asked::{Asked, BACKPORT, Content, SHORTEST_HEARTBEAT, Subject, criteria_code, parse};
 pub use channel::{Channel, Format, websocket_url};
+pub(in crate::fhir) use filter::conditions;
 pub use filter::{answers_to, terms};
 pub use mail::mail;
 pub use notification::{Event, Notice, Shown, Standing, notification, status_set};

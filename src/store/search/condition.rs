@@ -32,11 +32,11 @@ impl Text {
 
 /// The resources a condition is about: a table's name in the statement, and their type.
 #[derive(Clone, Copy)]
-pub(super) struct About<'a> {
-    pub(super) kind: ResourceType,
-    pub(super) viewer: &'a Viewer,
+pub(in crate::store) struct About<'a> {
+    pub(in crate::store) kind: ResourceType,
+    pub(in crate::store) viewer: &'a Viewer,
     /// How many references lie between these resources and those searched.
-    pub(super) depth: usize,
+    pub(in crate::store) depth: usize,
 }
 
 impl About<'_> {
@@ -114,7 +114,16 @@ pub(super) fn condition(filter: &Filter, about: About<'_>, text: &mut Text) -> S
                  and {there} and {its})"
             )
         }
+        Filter::Any(ways) => {
+            let any: Vec<String> = ways.iter().map(|all| format!("(1 = 1{})", every(all, about, text))).collect();
+            if any.is_empty() { "1 = 0".to_string() } else { format!("({})", any.join(" or ")) }
+        }
     }
+}
+
+/// ` and …` for each of these conditions.
+pub(in crate::store) fn every(filters: &[Filter], about: About<'_>, text: &mut Text) -> String {
+    filters.iter().map(|filter| format!(" and {}", condition(filter, about, text))).collect()
 }
 
 /// The same condition as the list of those who satisfy it; for filters of which [`super::plan`] knows that the list is
@@ -127,7 +136,12 @@ pub(super) fn listed(filter: &Filter, about: About<'_>, text: &mut Text) -> Stri
             format!("{rows}.parameter = {parameter}{}", test_of(test, &rows, text).1)
         }
         Filter::Refers { names, to } => refers(names, to, &rows, text),
-        Filter::Ids(_) | Filter::Updated(..) | Filter::Indexed { .. } | Filter::Chain { .. } | Filter::Has { .. } => {
+        Filter::Ids(_)
+        | Filter::Updated(..)
+        | Filter::Indexed { .. }
+        | Filter::Chain { .. }
+        | Filter::Has { .. }
+        | Filter::Any(_) => {
             return condition(filter, about, text);
         }
     };

@@ -4,11 +4,11 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use super::CHUNK;
 use super::condition::Text;
+use super::{CHUNK, Within};
 use crate::error::Error;
+use crate::fhir::Key;
 use crate::fhir::search::Include;
-use crate::fhir::{Key, ResourceType};
 use crate::store::{Stored, Tx, Viewer};
 
 /// Most resources that come along with a page.
@@ -17,13 +17,13 @@ const MAX_INCLUDED: usize = 2_000;
 const MAX_STEPS: usize = 5;
 
 impl Tx {
-    /// What these hits bring along. `readable` says which types the viewer may read at all.
+    /// What these hits bring along, as far as `within` allows.
     pub async fn included(
         &mut self,
         hits: &[Arc<Stored>],
         includes: &[Include],
         viewer: &Viewer,
-        readable: &(dyn Fn(ResourceType) -> bool + Sync),
+        within: Within<'_>,
     ) -> Result<Vec<Arc<Stored>>, Error> {
         let mut known: BTreeSet<Key> = hits.iter().map(|hit| hit.key.clone()).collect();
         let mut from: Vec<Key> = known.iter().cloned().collect();
@@ -33,14 +33,14 @@ impl Tx {
             for include in includes.iter().filter(|include| step == 0 || include.iterate) {
                 keys.extend(self.reached(&from, include).await?);
             }
-            keys.retain(|key| readable(key.kind) && known.insert(key.clone()));
+            keys.retain(|key| within(key.kind).is_some() && known.insert(key.clone()));
             if all.len() + keys.len() > MAX_INCLUDED {
                 return Err(too_many());
             }
             if keys.is_empty() {
                 break;
             }
-            let found = self.contents(&keys, viewer).await?;
+            let found = self.contents(&keys, viewer, within).await?;
             from = found.iter().map(|found| found.key.clone()).collect();
             all.extend(found);
         }

@@ -9,7 +9,7 @@ use loopgate_fuzz::jwt::{self, Assertion, KeySet, Secret};
 fuzz_target!(|text: &str| {
     let Ok(pairs) = query::pairs(Some(text)) else { return };
     let given = |name| query::once(&pairs, name).ok().flatten().unwrap_or_default();
-    let scopes = Scopes::parse(given("scope").split_ascii_whitespace());
+    let scopes = Scopes::parse(given("scope").split_ascii_whitespace(), "https://hub.test/fhir");
     assert_eq!(Scopes::all().grant(&scopes).is_empty(), scopes.is_empty());
     let (token, keys) = (given("client_assertion"), KeySet::parse(given("jwks")).ok());
     if let Ok(assertion) = Assertion::read(token) {
