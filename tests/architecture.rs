@@ -53,6 +53,7 @@ const FENCES: &[(&str, &[&str])] = &[
     ("governor", &["http"]),
     ("regex", &["fhir"]),
     ("flate2", &["fhir"]),
+    ("zstd", &["store"]),
     ("tracing_subscriber", &["telemetry"]),
 ];
 

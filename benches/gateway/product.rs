@@ -141,8 +141,7 @@ impl Product {
     pub fn task(&self, focus: &str, owner: &str) -> Value {
         let task = patient::referral_task(None, focus, patient::REQUESTER, patient::PATIENT, Some(owner), NOW);
         let mut task: Value = serde_json::from_str(&self.placed(&task)).unwrap();
-        let line = "The family needs food for the coming weeks and prefers to be called in the afternoon. ";
-        task["note"] = json!([{"text": line.repeat(16)}, {"text": line.repeat(18)}]);
+        task["note"] = json!([{"text": prose(1_376)}, {"text": prose(1_548)}]);
         task
     }
 
@@ -248,6 +247,25 @@ impl Product {
         Arc::new(move |number| bodies[number].clone())
     }
 }
+
+/// So many characters of what people might write: a line that is repeated would be packed away.
+fn prose(length: usize) -> String {
+    let words: Vec<&str> = WORDS.split(' ').collect();
+    let (mut text, mut state) = (String::new(), length);
+    while text.len() < length {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        text.push_str(words[(state >> 33) % words.len()]);
+        text.push(if state >> 60 == 0 { '.' } else { ' ' });
+    }
+    text.truncate(length);
+    text
+}
+
+const WORDS: &str = "the family needs food for coming weeks and prefers to be called in afternoon she has two children no car \
+    lives near bus stop asked about pantry hours eligibility form benefits rent heating bill landlord notice interpreter \
+    Spanish appointment Tuesday morning please call before visiting mother works nights grandmother watches kids diabetes \
+    diet low sodium clinic follow up next month client declined transport voucher caseworker left message waiting list intake \
+    completed documents missing identification proof of income household size four expecting baby shelter referral previous";
 
 pub const NOW: &str = "2026-11-21T10:00:00Z";
 

@@ -209,6 +209,7 @@ async fn copy(path: &str, count: usize) -> i64 {
             .iter()
             .map(|row| row.get(0))
             .collect();
+    // What versions say is packed: a copy says the id that it is a copy of, which nobody here looks at.
     sqlx::raw_sql("begin immediate").execute(&mut db).await.unwrap();
     let mut rows = 0;
     for table in TABLES {

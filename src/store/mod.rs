@@ -24,6 +24,7 @@ mod marks;
 mod met;
 mod migrations;
 mod outbox;
+mod packed;
 mod partners;
 mod peers;
 mod people;

@@ -8,6 +8,7 @@ use crate::fhir::subscription::Change;
 use crate::fhir::{Key, Resource};
 use crate::store::grants::visible;
 use crate::store::later::Shape;
+use crate::store::packed::{pack, unpack};
 use crate::store::{Arg, Tx, Viewer, When};
 use crate::time::Timestamp;
 
@@ -294,7 +295,7 @@ impl Tx {
         let (key, version, stamp) = (stored.key.clone(), stored.version, self.stamp());
         resource.stamp(&key.id, version, stamp);
         stored.content = resource.to_text().into();
-        let row = args![key.kind.name(), &key.id, version, stamp, &stored.method, by, &*stored.content];
+        let row = args![key.kind.name(), &key.id, version, stamp, &stored.method, by, pack(&stored.content)?];
         self.insert(VERSION, vec![row]).await?;
         let (resource, rows) = self.met.wrote(&stored.content, resource, own);
         let change = if version > 1 && before.is_some() { Change::Updated } else { Change::Created };
@@ -340,7 +341,7 @@ pub(super) fn stored_of(key: &Key, row: &crate::store::Row) -> Result<Stored, Er
         author: row.text(2)?,
         deleted: method == "DELETE",
         method,
-        content: row.str(4)?.into(),
+        content: unpack(row.str(4)?)?,
         created: row.time(5)?,
     })
 }

@@ -13,6 +13,7 @@ use crate::fhir::search::{Cursor, Filter, Order, Query, Sort, Test};
 use crate::fhir::search_index::rows;
 use crate::fhir::{Key, Resource, ResourceType};
 use crate::store::grants::{marks, once_visible};
+use crate::store::packed::unpack;
 use crate::store::resources::indexable;
 use crate::store::{Arg, Store, Stored, Tx, Viewer};
 pub(super) use condition::{About, Text, every};
@@ -278,7 +279,7 @@ impl Tx {
         );
         let row = self.one(sql, args).await?;
         let row = row.ok_or_else(|| Error::malformed("The parameter _page is not one of our links.").code("value"))?;
-        let resource = Resource::stored(&row.text(2)?)?;
+        let resource = Resource::stored(&unpack(row.str(2)?)?)?;
         Ok(Some(Edge {
             created: row.int(0)?,
             updated: row.int(1)?,

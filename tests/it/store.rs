@@ -77,6 +77,43 @@ on_both!(every_version_of_a_resource_comes_back_as_it_was_stored, async |place: 
     assert_eq!(current(&store, "t1").await.unwrap(), back);
 });
 
+// P20
+on_both!(what_is_said_is_packed_and_what_was_stored_before_is_read_on, async |place: Place| {
+    let store = place.store().await;
+    let line = "The family needs food, and nobody has time. ".repeat(40);
+    let mut one = task("requested");
+    one.set("note", json!([{"text": line}]));
+    let first = insert(&store, "t1", one).await;
+    let packed = "select content from resource_version where id = $1 order by version";
+    let mut tx = store.begin().await.unwrap();
+    let stored = tx.all(packed, vec!["t1".into()]).await.unwrap()[0].text(0).unwrap();
+    assert!(stored.len() * 4 < first.content.len() && !stored.contains("family"), "{}", stored.len());
+    // As an older program has left it.
+    let text = "update resource_version set content = $1 where id = $2";
+    tx.run(text, vec![(&*first.content).into(), "t1".into()]).await.unwrap();
+    tx.commit().await.unwrap();
+    drop(store);
+    let store = place.store().await;
+    assert_eq!(current(&store, "t1").await.unwrap(), first);
+    let mut tx = store.begin().await.unwrap();
+    let old = tx.resource_for_update(&task_key("t1")).await.unwrap().unwrap();
+    let mut next = old.resource().unwrap();
+    next.set("status", json!("accepted"));
+    let second = tx.update_resource(&old, next, "pantry", OWN).await.unwrap().stored;
+    tx.commit().await.unwrap();
+    let mut reader = store.read().await.unwrap();
+    let history = reader.resource_history(&task_key("t1"), i64::MAX, &When::EVER, 9).await.unwrap();
+    assert_eq!(history, [second, first]);
+    let begins: Vec<String> = reader
+        .all(packed, vec!["t1".into()])
+        .await
+        .unwrap()
+        .iter()
+        .map(|row| row.text(0).unwrap()[..1].to_string())
+        .collect();
+    assert_eq!(begins, ["{", "1"]);
+});
+
 on_both!(an_id_that_is_taken_is_a_conflict, async |place: Place| {
     let store = place.store().await;
     insert(&store, "t1", task("requested")).await;
