@@ -14,7 +14,6 @@ mod sections;
 mod settings;
 mod values;
 
-use std::cell::RefCell;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -536,7 +535,7 @@ impl Config {
 
     /// Checks a configuration; relative paths in it start at `folder`. Faults come in the file's order.
     pub fn parse(text: &str, folder: &Path) -> Result<Config, Vec<Fault>> {
-        let reader = Reader { text, folder, faults: RefCell::default() };
+        let reader = Reader::new(text, folder);
         let table = DeTable::parse(text).map_err(|e| {
             let line = e.span().map_or(0, |span| reader.line(span.start));
             vec![Fault::new("", line, format!("not TOML: {}", e.message()))]

@@ -51,11 +51,18 @@ pub(super) struct Reader<'t> {
     pub(super) text: &'t str,
     pub(super) folder: &'t Path,
     pub(super) faults: RefCell<Vec<Fault>>,
+    /// Where lines end: every key asks for its line, and there may be a hundred thousand.
+    ends: Vec<usize>,
 }
 
-impl Reader<'_> {
+impl<'t> Reader<'t> {
+    pub(super) fn new(text: &'t str, folder: &'t Path) -> Reader<'t> {
+        let ends = text.bytes().enumerate().filter(|(_, byte)| *byte == b'\n').map(|(offset, _)| offset);
+        Reader { text, folder, faults: RefCell::default(), ends: ends.collect() }
+    }
+
     pub(super) fn line(&self, offset: usize) -> usize {
-        1 + self.text.bytes().take(offset).filter(|b| *b == b'\n').count()
+        1 + self.ends.partition_point(|end| *end < offset)
     }
 
     pub(super) fn fault(&self, at: &Place, message: impl Into<String>) {
