@@ -197,13 +197,13 @@ fn main() -> ExitCode {
         },
         Command::Serve { config } => match load(&config) {
             Ok(config) => {
-                telemetry::start("info");
+                let _log = telemetry::start("info");
                 block_on(async { serve(config).await })
             }
             Err(code) => code,
         },
         Command::Partner { command: PartnerCommand::Check { partner, config, practice, data } } => {
-            telemetry::start("error,loopgate=error");
+            let _log = telemetry::start("error,loopgate=error");
             match config.as_deref().map(load).transpose() {
                 Ok(config) => block_on(check_partner(config, partner, practice, data)),
                 Err(code) => code,
@@ -215,7 +215,7 @@ fn main() -> ExitCode {
         },
         Command::User { command, config } => match config.as_deref().map(load) {
             Some(Ok(config)) => {
-                telemetry::start("error");
+                let _log = telemetry::start("error");
                 block_on(user(config, command))
             }
             Some(Err(code)) => code,
@@ -225,7 +225,7 @@ fn main() -> ExitCode {
             }
         },
         Command::Demo { listen, data, exit } => {
-            telemetry::start("warn,loopgate=info");
+            let _log = telemetry::start("warn,loopgate=info");
             block_on(demo::run(listen, data, exit, stop_signal))
         }
     }
