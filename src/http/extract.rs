@@ -15,6 +15,7 @@ use axum::http::header::{CONTENT_ENCODING, CONTENT_LENGTH, EXPECT};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method};
 use serde_json::Value;
 
+use super::Seen;
 use super::door::Place;
 use super::negotiate::{self, Format};
 use crate::config::Limits;
@@ -55,16 +56,10 @@ pub(super) enum Sent {
     Json(Value),
 }
 
-/// Reads a request; says in `answer` which format its answer shall have, as soon as that is known.
-pub(super) async fn read(
-    request: Request,
-    place: &Place,
-    limits: &Limits,
-    answer: &mut Format,
-) -> Result<Asked, Error> {
+/// Reads a request, of which this is known. A search's form may say anew which format its answer shall have.
+pub(super) async fn read(request: Request, place: &Place, limits: &Limits, known: &mut Seen) -> Result<Asked, Error> {
     let (parts, body) = request.into_parts();
-    let mut pairs = query::pairs(parts.uri.query())?;
-    *answer = negotiate::acceptable(&parts.headers, &pairs)?;
+    let mut pairs = known.agreed()?;
     encoded(&parts.headers)?;
     let method = if parts.method == Method::HEAD { Method::GET } else { parts.method };
     let mut bytes = Vec::new();
@@ -78,7 +73,7 @@ pub(super) async fn read(
         }
         let form = std::str::from_utf8(&bytes).map_err(|_| Error::malformed("The form is not UTF-8.").code("value"))?;
         pairs.extend(query::pairs(Some(form.trim()))?);
-        *answer = negotiate::acceptable(&parts.headers, &pairs)?;
+        known.format = Ok(negotiate::acceptable(&parts.headers, &pairs)?);
     } else if !bytes.is_empty() {
         format = match method {
             Method::PATCH => negotiate::patch(&parts.headers)?,
@@ -228,6 +223,12 @@ mod tests {
     use super::super::door::Area;
     use super::*;
 
+    /// Reads a request of which nothing was known.
+    async fn read_new(request: Request, place: &Place, limits: &Limits) -> Result<Asked, Error> {
+        let mut known = Seen::of(&request);
+        read(request, place, limits, &mut known).await
+    }
+
     const LIMITS: Limits = Limits {
         body: 16,
         depth: 10,
@@ -254,13 +255,12 @@ mod tests {
         for (body, kind) in
             [("x".repeat(16), None), ("x".repeat(17), Some(Kind::TooLarge)), ("x".repeat(99), Some(Kind::TooLarge))]
         {
-            let asked =
-                read(request("POST", "/fhir", "application/json", &body), &place, &LIMITS, &mut Format::Json).await;
+            let asked = read_new(request("POST", "/fhir", "application/json", &body), &place, &LIMITS).await;
             assert_eq!(asked.err().map(|error| error.kind), kind, "{}", body.len());
         }
         let mut declared = request("POST", "/fhir", "application/json", "");
         declared.headers_mut().insert(CONTENT_LENGTH, "9000000000".parse().unwrap());
-        assert_eq!(read(declared, &place, &LIMITS, &mut Format::Json).await.unwrap_err().kind, Kind::TooLarge);
+        assert_eq!(read_new(declared, &place, &LIMITS).await.unwrap_err().kind, Kind::TooLarge);
     }
 
     // R-100
@@ -268,18 +268,15 @@ mod tests {
     async fn a_searchs_form_joins_its_query() {
         let place = Place::Search(Area::Type(ResourceType::TASK));
         let form = "application/x-www-form-urlencoded";
-        let asked = read(request("POST", "/fhir/Task/_search?a=1", form, "b=2+3"), &place, &LIMITS, &mut Format::Json)
-            .await
-            .unwrap();
+        let asked = read_new(request("POST", "/fhir/Task/_search?a=1", form, "b=2+3"), &place, &LIMITS).await.unwrap();
         assert_eq!(asked.pairs, [("a".into(), "1".into()), ("b".into(), "2 3".into())]);
-        let wrong =
-            read(request("POST", "/fhir/Task/_search", "application/json", "{}"), &place, &LIMITS, &mut Format::Json)
-                .await;
+        let wrong = read_new(request("POST", "/fhir/Task/_search", "application/json", "{}"), &place, &LIMITS).await;
         assert_eq!(wrong.unwrap_err().kind, Kind::UnsupportedMediaType);
-        let mut answer = Format::Json;
         let wanted = request("POST", "/fhir/Task/_search", form, "_format=xml");
-        read(wanted, &place, &LIMITS, &mut answer).await.unwrap();
-        assert_eq!(answer, Format::Xml);
+        let mut known = Seen::of(&wanted);
+        assert!(matches!(known.format, Ok(Format::Json)));
+        read(wanted, &place, &LIMITS, &mut known).await.unwrap();
+        assert!(matches!(known.format, Ok(Format::Xml)));
     }
 
     #[tokio::test]
@@ -288,7 +285,7 @@ mod tests {
         for (encoding, fits) in [("identity", true), ("gzip", false), ("br", false), ("identity, gzip", false)] {
             let mut sent = request("POST", "/fhir/Task", "application/json", "{}");
             sent.headers_mut().insert(CONTENT_ENCODING, encoding.parse().unwrap());
-            let read = read(sent, &Place::Base, &limits, &mut Format::Json).await;
+            let read = read_new(sent, &Place::Base, &limits).await;
             assert_eq!(read.err().map(|error| error.kind), (!fits).then_some(Kind::UnsupportedMediaType), "{encoding}");
         }
     }
@@ -298,10 +295,10 @@ mod tests {
         let limits = Limits { body: 1_000, ..LIMITS };
         let body = "<Task xmlns=\"http://hl7.org/fhir\"><status value=\"draft\"/></Task>";
         let sent = request("POST", "/fhir/Task", "text/xml", body);
-        let mut asked = read(sent, &Place::Base, &limits, &mut Format::Json).await.unwrap();
+        let mut asked = read_new(sent, &Place::Base, &limits).await.unwrap();
         assert_eq!(asked.resource(ResourceType::TASK).unwrap().text_at("status"), Some("draft"));
         let sent = request("POST", "/fhir/Task", "application/json", body);
-        let mut asked = read(sent, &Place::Base, &limits, &mut Format::Json).await.unwrap();
+        let mut asked = read_new(sent, &Place::Base, &limits).await.unwrap();
         assert_eq!(asked.json().unwrap_err().kind, Kind::Malformed);
     }
 
@@ -312,7 +309,7 @@ mod tests {
         let limits = Limits { body: 1_000, ..LIMITS };
         let sent = async |body: &'static str| {
             let request = request("POST", "/fhir/Task", "application/json", body);
-            read(request, &place, &limits, &mut Format::Json).await
+            read_new(request, &place, &limits).await
         };
         assert!(sent(r#"{"resourceType":"Task"}"#).await.unwrap().resource(ResourceType::TASK).is_ok());
         for bad in [r#"{"resourceType":"Patient"}"#, "{}", "", "[]", "{"] {

@@ -28,7 +28,7 @@ mod terminology;
 use std::future::{Future, poll_fn};
 use std::net::IpAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::Poll;
 
@@ -56,7 +56,8 @@ pub fn router(app: App) -> Router {
     let gate = Arc::new(Gate::new(app));
     Router::new().fallback(move |request: Request| {
         let gate = Arc::clone(&gate);
-        async move { gate.answer(request).await }
+        // Boxed where it is made: it has room for every interaction, and the layers above move what they are given.
+        async move { Box::pin(gate.answer(request)).await }
     })
 }
 
@@ -87,17 +88,25 @@ pub struct ClientCertificate(pub [u8; 32]);
 /// What became known of a request on its way, for its answer and its log line.
 struct Seen {
     partner: Option<String>,
-    format: Format,
+    /// The pairs of the query, until they are asked for.
+    pairs: Result<Vec<(String, String)>, Error>,
+    format: Result<Format, Error>,
     pretty: bool,
 }
 
 impl Seen {
-    /// An answer before the formats are agreed on, such as a 401, is in the one asked for if there is one.
     fn of(request: &Request) -> Self {
-        let pairs = query::pairs(request.uri().query()).unwrap_or_default();
-        let format = negotiate::acceptable(request.headers(), &pairs).unwrap_or(Format::Json);
-        let pretty = pairs.iter().any(|(name, value)| name == "_pretty" && value == "true");
-        Seen { partner: None, format, pretty }
+        let pairs = query::pairs(request.uri().query());
+        let read = pairs.as_deref().unwrap_or_default();
+        let format = negotiate::acceptable(request.headers(), read);
+        let pretty = read.iter().any(|(name, value)| name == "_pretty" && value == "true");
+        Seen { partner: None, format, pretty, pairs }
+    }
+
+    /// The pairs of the query, once, and whether an answer can be given in a format that was asked for.
+    fn agreed(&mut self) -> Result<Vec<(String, String)>, Error> {
+        let pairs = std::mem::replace(&mut self.pairs, Ok(Vec::new()))?;
+        self.format.clone().map(|_| pairs)
     }
 }
 
@@ -117,10 +126,8 @@ impl Gate {
         let token_shown = request.headers().contains_key(axum::http::header::AUTHORIZATION);
         let mut known = Seen::of(&request);
 
-        let outcome = match caught(self.open(&door, request, &id, &mut known)).await {
-            Some(outcome) => outcome,
-            None => Err(Error::internal("a panic while answering")),
-        };
+        let outcome = caught(pin!(self.open(&door, request, &id, &mut known))).await;
+        let outcome = outcome.unwrap_or_else(|| Err(Error::internal("a panic while answering")));
         let answer = outcome.unwrap_or_else(|error| {
             if let Some(cause) = &error.cause {
                 tracing::error!(request = id, cause, "answering failed");
@@ -133,7 +140,8 @@ impl Gate {
                 _ => respond::refusal(&error, &allow, token_shown),
             }
         });
-        let answer = respond::formatted(answer, known.format, known.pretty).await;
+        // An answer before the formats are agreed on, such as a 401, is in the one asked for if there is one.
+        let answer = respond::formatted(answer, known.format.unwrap_or(Format::Json), known.pretty).await;
         let mut answer = respond::finish(answer, &method, &id);
         respond::correlate(&mut answer, sent, &id);
         if matches!(&door, Door::Fhir(place) if *place != Place::Metadata) {
@@ -170,7 +178,7 @@ impl Gate {
             Door::Live => Ok(respond::live()),
             Door::Ready => Ok(respond::ready(self.app.ready().await)),
             Door::Fhir(Place::Metadata) => {
-                known.format = negotiate::acceptable(request.headers(), &query::pairs(request.uri().query())?)?;
+                known.agreed()?;
                 Ok(self.statement.answer(request.headers()))
             }
             Door::SmartConfiguration => Ok(oauth::configuration(&self.app)),
@@ -207,7 +215,7 @@ impl Gate {
         match door {
             Door::Fhir(place) => {
                 let method = request.method().clone();
-                let asked = extract::read(request, place, &self.app.config().limits, &mut known.format).await?;
+                let asked = extract::read(request, place, &self.app.config().limits, known).await?;
                 let answer = match place {
                     Place::Base if method == Method::POST => {
                         bundles::answer(&self.app, &context, &self.statement, asked).await
@@ -229,8 +237,7 @@ impl Gate {
 }
 
 /// Runs a future to its end; `None` when it panicked. What it held is dropped, so an open transaction rolls back.
-async fn caught<F: Future>(future: F) -> Option<F::Output> {
-    let mut future = pin!(future);
+async fn caught<F: Future>(mut future: Pin<&mut F>) -> Option<F::Output> {
     poll_fn(move |context| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(context))) {
         Ok(Poll::Pending) => Poll::Pending,
         Ok(Poll::Ready(output)) => Poll::Ready(Some(output)),
@@ -262,16 +269,13 @@ mod tests {
 
     #[tokio::test]
     async fn a_panic_stays_with_its_request() {
-        assert_eq!(caught(async { 1 }).await, Some(1));
-        assert_eq!(
-            caught(async {
-                if true {
-                    panic!("on purpose")
-                }
-            })
-            .await,
-            None
-        );
+        assert_eq!(caught(pin!(async { 1 })).await, Some(1));
+        let panics = pin!(async {
+            if true {
+                panic!("on purpose")
+            }
+        });
+        assert_eq!(caught(panics).await, None);
     }
 
     #[test]
