@@ -5,6 +5,7 @@
 //! Bundles are all read here.
 //! <https://url.spec.whatwg.org/#application/x-www-form-urlencoded>
 
+use super::resource::ResourceType;
 use crate::error::Error;
 
 /// The decoded pairs of a query string or form, in order; empty names are dropped.
@@ -59,9 +60,24 @@ const RESULT: &[&str] = &[
 pub struct Criteria(Vec<(String, String)>);
 
 impl Criteria {
-    /// Reads the text behind the question mark; `If-None-Exist` may begin with one.
+    /// Reads `If-None-Exist`: what stands behind the question mark. Public clients (HAPI's) write the address before it
+    /// as well, which must then be that of the type.
+    pub fn if_none_exist(kind: ResourceType, text: &str) -> Result<Self, Error> {
+        let (address, query) = match text.split_once('?') {
+            Some((address, query)) if !address.contains('=') => (address.trim(), query),
+            _ => ("", text),
+        };
+        if !address.is_empty() && address.trim_end_matches('/').rsplit('/').next() != Some(kind.name()) {
+            let text =
+                format!("If-None-Exist holds search parameters of {kind} alone, such as identifier=system|value.");
+            return Err(Error::malformed(text).code("value"));
+        }
+        Criteria::read(query.trim())
+    }
+
+    /// Reads a query.
     pub fn read(text: &str) -> Result<Self, Error> {
-        Criteria::of(&pairs(Some(text.trim().trim_start_matches('?')))?)
+        Criteria::of(&pairs(Some(text))?)
     }
 
     /// The parameters of a request, without those that are about its answer's format.
@@ -190,10 +206,27 @@ mod tests {
     //
     #[test]
     fn a_condition_holds_filters_alone() {
-        let criteria = Criteria::read("?identifier=http%3A%2F%2Fa%7Cb&_format=json").unwrap();
-        assert_eq!(criteria.pairs(), [("identifier".to_string(), "http://a|b".to_string())]);
-        for bad in ["_count=1&identifier=a", "_include:iterate=Task:focus", "_sort=x", "a=%ff"] {
-            assert!(Criteria::read(bad).is_err(), "{bad}");
+        let read = |text: &str| Criteria::if_none_exist(ResourceType::TASK, text);
+        for text in [
+            "identifier=http%3A%2F%2Fa%7Cb&_format=json",
+            "?identifier=http://a|b",
+            "Task?identifier=http://a|b",
+            "https://hub/fhir/Task?identifier=http%3A%2F%2Fa%7Cb",
+        ] {
+            let criteria = read(text).unwrap();
+            assert_eq!(criteria.pairs(), [("identifier".to_string(), "http://a|b".to_string())], "{text}");
+        }
+        // A question mark in a value is part of it.
+        assert_eq!(read("identifier=a?b").unwrap().pairs(), [("identifier".to_string(), "a?b".to_string())]);
+        for bad in [
+            "_count=1&identifier=a",
+            "_include:iterate=Task:focus",
+            "_sort=x",
+            "a=%ff",
+            "Patient?identifier=a",
+            "x?a=b",
+        ] {
+            assert!(read(bad).is_err(), "{bad}");
         }
     }
 

@@ -8,6 +8,7 @@ use axum::http::HeaderMap;
 use axum::http::header::{IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH};
 
 use crate::error::Error;
+use crate::fhir::ResourceType;
 use crate::fhir::precondition::{self, Precondition};
 use crate::fhir::query::Criteria;
 use crate::time::Timestamp;
@@ -28,8 +29,8 @@ pub(super) fn precondition(headers: &HeaderMap) -> Result<Precondition, Error> {
 }
 
 /// The search of a conditional create.
-pub(super) fn if_none_exist(headers: &HeaderMap) -> Result<Option<Criteria>, Error> {
-    text(headers, "if-none-exist")?.map(Criteria::read).transpose()
+pub(super) fn if_none_exist(kind: ResourceType, headers: &HeaderMap) -> Result<Option<Criteria>, Error> {
+    text(headers, "if-none-exist")?.map(|text| Criteria::if_none_exist(kind, text)).transpose()
 }
 
 /// What a conditional read names.
@@ -46,12 +47,13 @@ pub(super) enum Known {
 impl Known {
     /// Reads the headers; a tag outweighs a time.
     pub(super) fn of(headers: &HeaderMap) -> Known {
-        let header = |name| headers.get(name).and_then(|value| value.to_str().ok());
-        if let Some(tags) = header(IF_NONE_MATCH) {
-            let tags = if tags.trim() == "*" { vec!["*"] } else { precondition::tags(tags).unwrap_or_default() };
-            return Known::Tags(tags.into_iter().map(String::from).collect());
+        let header = |name| headers.get_all(name).into_iter().filter_map(|value| value.to_str().ok());
+        let tags = |list| if list == "*" { vec!["*"] } else { precondition::tags(list).unwrap_or_default() };
+        if headers.contains_key(IF_NONE_MATCH) {
+            let lists = header(IF_NONE_MATCH).map(str::trim);
+            return Known::Tags(lists.flat_map(tags).map(String::from).collect());
         }
-        header(IF_MODIFIED_SINCE).and_then(http_date).map_or(Known::Nothing, Known::Since)
+        header(IF_MODIFIED_SINCE).next().and_then(http_date).map_or(Known::Nothing, Known::Since)
     }
 
     /// Whether the client's copy carries this tag.
@@ -158,6 +160,8 @@ mod tests {
         headers.insert("if-modified-since", "Sun, 06 Nov 1994 08:49:37 GMT".parse().unwrap());
         let known = Known::of(&headers);
         assert!(known.has_tag("3") && known.has_tag("2") && !known.has_tag("4") && !known.covers(Timestamp(0)));
+        headers.append("if-none-match", "\"5\"".parse().unwrap());
+        assert!(Known::of(&headers).has_tag("5") && Known::of(&headers).has_tag("2"), "a list may be sent in lines");
         assert!(Known::of(&with("if-none-match", "*")).has_tag("9"));
         assert_eq!(Known::of(&with("if-modified-since", "yesterday")), Known::Nothing);
     }

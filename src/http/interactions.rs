@@ -60,7 +60,7 @@ pub(super) fn ask(app: &App, context: &Context, place: &Place, asked: &mut Asked
     let precondition = |asked: &Asked| conditional::precondition(&asked.headers);
     Ok(Some(match (place, &asked.method) {
         (Place::Type(kind), &Method::POST) => {
-            Ask::Create(asked.resource(*kind)?, conditional::if_none_exist(&asked.headers)?)
+            Ask::Create(asked.resource(*kind)?, conditional::if_none_exist(*kind, &asked.headers)?)
         }
         (Place::Type(kind), &Method::PUT) => {
             let target = Target::Criteria(*kind, Criteria::of(&asked.pairs)?);

@@ -21,11 +21,23 @@ async fn a_conditional_create_finds_none_one_or_several() {
     let first = create("a", "identifier=urn:p|a").await;
     let again = create("a", "?identifier=urn%3Ap%7Ca").await;
     assert_eq!((first.status, again.status, first.id()), (201, 200, again.id()));
+    // HAPI's client writes the whole address.
+    for address in ["Patient?identifier=urn:p|a", "https://hub.test/fhir/Patient?identifier=urn%3Ap%7Ca"] {
+        assert_eq!(create("a", address).await.id(), first.id(), "{address}");
+    }
     assert_eq!(first.headers["location"], again.headers["location"]);
     assert_eq!(county.post("clinic", "Patient", &patient("a")).await.status, 201);
     let several = create("a", "identifier=urn:p|a").await;
     assert_eq!((several.status, several.body["issue"][0]["code"].as_str()), (412, Some("multiple-matches")));
-    for bad in ["", "identifier=", "_count=1&identifier=a", "colour=blue", "identifier:fuzzy=a", "identifier=%ff"] {
+    for bad in [
+        "",
+        "identifier=",
+        "_count=1&identifier=a",
+        "colour=blue",
+        "identifier:fuzzy=a",
+        "identifier=%ff",
+        "Task?identifier=a",
+    ] {
         assert_eq!(create("b", bad).await.status, 400, "{bad}");
     }
     // What others have is not there for oneself.
