@@ -76,6 +76,12 @@ impl fmt::Display for Timestamp {
 pub fn span_of(text: &str) -> Option<(Timestamp, Timestamp)> {
     let micro = Span::new().microseconds(1);
     if let Some((_, clock)) = text.split_once('T') {
+        // The parser knows more forms than FHIR: an hour alone, no colons, a zone's name behind.
+        let fhir = clock.as_bytes().get(2) == Some(&b':')
+            && clock.bytes().all(|byte| byte.is_ascii_digit() || b":.+-Z".contains(&byte));
+        if !fhir {
+            return None;
+        }
         let zoned = clock.ends_with('Z') || clock.contains(['+', '-']);
         let start = if zoned { Timestamp::parse(text)? } else { Timestamp::parse(&format!("{text}Z"))? };
         let width = if clock.contains('.') {
@@ -166,6 +172,11 @@ mod tests {
         assert_eq!(span_of("1970").unwrap().0, Timestamp(0));
         assert_eq!(width("2026-13-45"), None);
         assert_eq!(width("soon"), None);
+        for other in
+            ["2026-02-03T10Z", "2026-02-03T1000Z", "2026-02-03T10:00:00Z[UTC]", "2026-02-03T", "2026-02-03T24:00Z"]
+        {
+            assert_eq!(width(other), None, "{other}");
+        }
     }
 
     #[test]

@@ -392,6 +392,10 @@ pub fn parse(kind: ResourceType, pairs: &[(String, String)], own: &str, strict: 
             Applied::Unknown => {}
         }
     }
+    // whatever else is said, a count has no entries.
+    if query.used.iter().any(|(name, value)| name == "_summary" && value == "count") {
+        (query.count, query.total) = (0, true);
+    }
     if query.sort.is_empty() {
         query.sort.push(by_creation);
     }
@@ -430,13 +434,9 @@ fn apply(query: &mut Query, written: &str, value: &str, own: &str) -> Result<App
             query.total |= query.count == 0;
             Applied::Whole
         }
+        // What is shown of each resource is no question of what is found ([`super::subset`]).
         "_summary" => match value {
-            "count" => {
-                (query.count, query.total) = (0, true);
-                Applied::Whole
-            }
-            // What is shown of each resource is no question of what is found ([`super::subset`]).
-            "true" | "text" | "data" | "false" => Applied::Whole,
+            "count" | "true" | "text" | "data" | "false" => Applied::Whole,
             _ => Applied::Unknown,
         },
         "_total" => {

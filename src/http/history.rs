@@ -89,7 +89,8 @@ pub(super) fn bundle(own: &str, whose: &Whose, pairs: &[(String, String)], versi
         Whose::All(_) => format!("{own}/_history"),
     };
     let used = pairs.iter().filter(|(name, value)| {
-        ["_count", "_page", "_since", "_at", "_summary", "_elements"].contains(&name.as_str()) && !value.is_empty()
+        ["_count", "_page", "_since", "_at", "_summary", "_elements", "_format", "_pretty"].contains(&name.as_str())
+            && !value.is_empty()
     });
     let used: Vec<(&str, &str)> = used.map(|(name, value)| (name.as_str(), value.as_str())).collect();
     let mut links = vec![json!({"relation": "self", "url": query::link(&address, used.iter().copied())})];
@@ -190,8 +191,11 @@ mod tests {
     fn pages_follow_each_other() {
         let (_, bundle) = written("_count=1&_format=json", vec![version(2, "PUT")], true);
         assert_eq!(bundle["entry"].as_array().map(Vec::len), Some(1));
-        assert_eq!(bundle["link"][0]["url"], "https://hub/fhir/Task/t1/_history?_count=1");
-        assert_eq!(bundle["link"][1]["url"], "https://hub/fhir/Task/t1/_history?_count=1&_page=1e8480.t1.2");
+        assert_eq!(bundle["link"][0]["url"], "https://hub/fhir/Task/t1/_history?_count=1&_format=json");
+        assert_eq!(
+            bundle["link"][1]["url"],
+            "https://hub/fhir/Task/t1/_history?_count=1&_format=json&_page=1e8480.t1.2"
+        );
         let at = position(&version(2, "PUT"));
         let one = Whose::One(Key::new(ResourceType::TASK, "t1"));
         let kind = ResourceType::TASK;

@@ -537,6 +537,24 @@ async fn the_door_shows_what_was_used_and_where_it_goes_on() {
     assert_eq!(all.body["total"], names.len());
     let none = county.get("clinic", "Organization?_count=0").await;
     assert_eq!((&none.body["total"], none.entries().len()), (&json!(names.len()), 0));
+    for count in ["_summary=count", "_summary=count&_count=2", "_count=2&_summary=count"] {
+        let counted = county.get("clinic", &format!("Organization?{count}")).await;
+        assert_eq!((&counted.body["total"], counted.body.get("entry")), (&json!(names.len()), None), "{count}");
+        assert_eq!(links(&counted.body, "next"), None, "{count}");
+    }
+    // What every resource has is missing nowhere.
+    for (query, count) in [
+        ("_lastUpdated:missing=false", names.len()),
+        ("_id:missing=false", names.len()),
+        ("_lastUpdated:missing=true", 0),
+    ] {
+        assert_eq!(
+            county.get("clinic", &format!("Organization?{query}&_total=accurate")).await.body["total"],
+            count,
+            "{query}"
+        );
+    }
+    assert_eq!(county.get("clinic", "Organization?_id:missing=perhaps").await.status, 400);
 
     let with = county
         .get("clinic", "HealthcareService?organization.name=PÁNTRY&_include=HealthcareService:organization")

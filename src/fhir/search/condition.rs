@@ -9,7 +9,7 @@ use super::super::search_index::{
 };
 use super::super::terminology::{Concept, Terminology};
 use super::value::{amount, date, instant, pieces, plain, split, token};
-use super::{Filter, MAX_CHAIN, MAX_VALUES, Test, Token, bad};
+use super::{Filter, MAX_CHAIN, MAX_VALUES, Prefix, Test, Token, bad};
 use crate::error::Error;
 use crate::id;
 
@@ -33,6 +33,11 @@ pub(super) fn read(
         None => (written, None),
     };
     let filter = match name {
+        "_id" | "_lastUpdated" | "_lastupdated" if modifier == Some("missing") => {
+            // Every resource has both: those changed since the epoch are all, those before it none.
+            let prefix = if missing(name, value)? { Prefix::Lt } else { Prefix::Ge };
+            return Ok(Some(Filter::Updated(prefix, 0, 0)));
+        }
         "_id" => Filter::Ids(split(value)),
         // Case as the guide itself spells it; `_since` as old subscription texts have it.
         "_lastUpdated" | "_lastupdated" | "_since" => {
@@ -107,17 +112,18 @@ fn check_depth(name: &str, depth: usize) -> Result<(), Error> {
     Err(bad(name, &format!("leads over more than {MAX_CHAIN} references.")).code("too-costly"))
 }
 
+/// What `:missing` asks for.
+fn missing(name: &str, value: &str) -> Result<bool, Error> {
+    value.parse().map_err(|_| bad(name, "with :missing takes true or false."))
+}
+
 /// The condition of an indexed parameter.
 fn indexed(known: &'static Parameter, modifier: Option<&str>, value: &str, own: &str) -> Result<Filter, Error> {
     let name = known.name;
     let (mut not, no_such) = (false, || bad(name, "takes no such modifier."));
     let folded = || split(value).iter().map(|text| fold(text).trim().to_string()).collect();
     let test = match (known.kind, modifier) {
-        (_, Some("missing")) => match value {
-            "true" => Test::Present(false),
-            "false" => Test::Present(true),
-            _ => return Err(bad(name, "with :missing takes true or false.")),
-        },
+        (_, Some("missing")) => Test::Present(!missing(name, value)?),
         (ParameterType::Token, None | Some("not")) => {
             not = modifier.is_some();
             Test::Tokens(pieces(value, ',').iter().map(|text| known_token(known, token(text))).collect())
