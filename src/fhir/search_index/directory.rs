@@ -1,6 +1,6 @@
 //! The parameters of the shared directory: who offers what, and where (G-148…G-151, US Core).
 
-use super::{ACTIVE, IDENTIFIER, Parameter, TYPE, date, identifier, reference, status, text, token};
+use super::{ACTIVE, IDENTIFIER, Parameter, TYPE, date, reference, status, text, token};
 
 const NAME: Parameter = text("name", &["name", "alias"]);
 const ADDRESS: Parameter = text(
@@ -81,8 +81,8 @@ pub(super) fn parameters(kind: &str) -> Option<&'static [Parameter]> {
                     token("role", &["code"]),
                     token("specialty", &["specialty"]),
                     date("date", &["period"]),
-                    identifier("phone", &["telecom[phone]"]),
-                    identifier("email", &["telecom[email]"]),
+                    token("phone", &["telecom[phone]"]),
+                    token("email", &["telecom[email]"]),
                     reference("organization", &["organization"], &["Organization"]),
                     reference("practitioner", &["practitioner"], &["Practitioner"]),
                     reference("location", &["location"], &["Location"]),

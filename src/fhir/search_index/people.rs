@@ -1,15 +1,13 @@
 //! The parameters of people: Patient, RelatedPerson, Practitioner, and Group (G-147, G-151, G-152, US Core).
 
-use super::{
-    ACTIVE, CODE, IDENTIFIER, PARTIES, Parameter, TYPE, code, composite, date, identifier, reference, text, token,
-};
+use super::{ACTIVE, CODE, IDENTIFIER, PARTIES, Parameter, TYPE, code, composite, date, reference, text, token};
 
 const NAME: Parameter = text("name", &["name.text", "name.family", "name.given", "name.prefix", "name.suffix"]);
 const GENDER: Parameter = code("gender", &["gender"], "http://hl7.org/fhir/administrative-gender");
 const BIRTHDATE: Parameter = date("birthdate", &["birthDate"]);
-const PHONE: Parameter = identifier("phone", &["telecom[phone]"]);
-const EMAIL: Parameter = identifier("email", &["telecom[email]"]);
-const TELECOM: Parameter = identifier("telecom", &["telecom"]);
+const PHONE: Parameter = token("phone", &["telecom[phone]"]);
+const EMAIL: Parameter = token("email", &["telecom[email]"]);
+const TELECOM: Parameter = token("telecom", &["telecom"]);
 const ADDRESS: Parameter = text(
     "address",
     &[
