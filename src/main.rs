@@ -69,6 +69,9 @@ enum Command {
         /// Files with one resource each, JSON or XML.
         #[arg(required = true)]
         files: Vec<PathBuf>,
+        /// The configuration file: the packages it names count as well.
+        #[arg(long)]
+        config: Option<PathBuf>,
     },
     /// A partner's side.
     Partner {
@@ -172,7 +175,13 @@ fn main() -> ExitCode {
     // One TLS provider for everything in the process.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     match arguments.command {
-        Command::Validate { files } => validate_files(&files),
+        Command::Validate { files, config: None } => validate_files(&files, Profiles::own()),
+        Command::Validate { files, config: Some(path) } => {
+            match load(&path).and_then(|config| validation::profiles(&config).map_err(tell)) {
+                Ok(profiles) => validate_files(&files, &profiles),
+                Err(code) => code,
+            }
+        }
         Command::CheckConfig { config } => match load(&config).and_then(with_packages).and_then(with_certificates) {
             Ok(config) => {
                 say(format!("{} partners, no faults.", config.partners.len()));
@@ -394,7 +403,7 @@ fn stop_signal() -> watch::Receiver<bool> {
 }
 
 /// Always strict: what a write would store with a warning is an error here (design D16b).
-fn validate_files(files: &[PathBuf]) -> ExitCode {
+fn validate_files(files: &[PathBuf], profiles: &Profiles) -> ExitCode {
     let mut good = true;
     for file in files {
         let checked = match std::fs::read(file) {
@@ -402,7 +411,7 @@ fn validate_files(files: &[PathBuf]) -> ExitCode {
             Ok(bytes) if is_xml(&bytes) => xml::read(&bytes, Bounds::default()),
             Ok(bytes) => json::parse(&bytes, Bounds::default()),
         };
-        match checked.and_then(|value| validate::examine_value(&value, Profiles::own(), None)) {
+        match checked.and_then(|value| validate::examine_value(&value, profiles, None)) {
             Ok(findings) => {
                 good &= findings.iter().all(|finding| finding.severity != Severity::Error);
                 say(outcome::of_findings(&findings, "No fault found."));

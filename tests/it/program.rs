@@ -310,4 +310,20 @@ fn files_are_validated_in_their_order() {
         issues(&["bad.json", "good.json", "none.json", "broken.json", "empty.json"]),
         (Some(1), vec![true, false, true, true, true])
     );
+    // The packages of a configuration count as well.
+    let url = "http://example.org/fhir/StructureDefinition/born";
+    let born = json!({"resourceType": "StructureDefinition", "url": url, "name": "Born", "status": "active", "kind": "resource",
+        "abstract": false, "type": "Patient", "derivation": "constraint",
+        "baseDefinition": "http://hl7.org/fhir/StructureDefinition/Patient",
+        "differential": {"element": [{"id": "Patient.birthDate", "path": "Patient.birthDate", "min": 1}]}});
+    let package = crate::validation::packed(&[json!({"name": "born", "version": "1.0.0"}), born]);
+    std::fs::write(folder.path().join("born.tgz"), package).unwrap();
+    let config = "[server]\n[gateway]\norganization = { id = \"hub\", name = \"Hub\" }\n[store]\nurl = \"sqlite://x.db\"\n\
+                  [validation]\npackages = [\"born.tgz\"]\n";
+    write("hub.toml", config);
+    write("unborn.json", &json!({"resourceType": "Patient", "meta": {"profile": [url]}}).to_string());
+    assert_eq!(issues(&["unborn.json"]).0, Some(0));
+    assert_eq!(issues(&["--config", "hub.toml", "unborn.json"]), (Some(1), vec![true]));
+    write("hub.toml", &config.replace("born.tgz", "nowhere.tgz"));
+    assert_eq!(run(&["validate", "--config", "hub.toml", "unborn.json"], folder.path()).status.code(), Some(1));
 }
