@@ -6,7 +6,7 @@
 use std::hash::{DefaultHasher, Hash, Hasher};
 
 use axum::http::HeaderMap;
-use axum::http::header::{ACCESS_CONTROL_ALLOW_ORIGIN, ETAG};
+use axum::http::header::{ACCESS_CONTROL_ALLOW_ORIGIN, ETAG, VARY};
 use axum::response::Response;
 use serde_json::{Value, json};
 
@@ -174,6 +174,7 @@ impl Published {
         respond::set(&mut response, ETAG, &format!("W/\"{}\"", self.tag));
         // anyone's page may read what this server can do.
         respond::set(&mut response, ACCESS_CONTROL_ALLOW_ORIGIN, "*");
+        respond::set(&mut response, VARY, "Accept");
         response
     }
 }

@@ -207,7 +207,8 @@ impl Door {
     /// The methods offered here, for dispatch and for `Allow`; none: there is nothing here.
     pub fn allowed(&self) -> Vec<&'static str> {
         match self {
-            Door::Live | Door::Ready | Door::Metrics | Door::SmartConfiguration | Door::Keys => vec!["GET", "HEAD"],
+            Door::Live | Door::Ready | Door::Metrics | Door::Keys => vec!["GET", "HEAD"],
+            Door::SmartConfiguration => vec!["GET", "HEAD", "OPTIONS"],
             Door::People(Page::Home | Page::Style) => vec!["GET", "HEAD"],
             Door::People(Page::Provider | Page::Callback) => vec!["GET"],
             Door::People(Page::SignIn) => vec!["GET", "HEAD", "POST"],
@@ -274,7 +275,8 @@ impl Place {
         };
         match self {
             Place::Base => vec!["GET", "HEAD", "POST"],
-            Place::Metadata | Place::SystemHistory | Place::Compartment(..) => vec!["GET", "HEAD"],
+            Place::Metadata => vec!["GET", "HEAD", "OPTIONS"],
+            Place::SystemHistory | Place::Compartment(..) => vec!["GET", "HEAD"],
             Place::Type(kind) => offers(*kind, &[Search, Create, Update, Patch, Delete]),
             Place::Search(_) => vec!["POST"],
             Place::Instance(key) => offers(key.kind, &[Read, Update, Patch, Delete]),
@@ -389,6 +391,10 @@ mod tests {
         assert_eq!(allowed("/fhir/Subscription/%24status"), ["GET", "HEAD", "POST"]);
         assert_eq!(allowed("/fhir/Task/_history"), ["GET", "HEAD"]);
         assert_eq!(allowed("/fhir"), ["GET", "HEAD", "POST"]);
+        // R-010: what anybody's page may read, it may ask for with headers of its own.
+        for open in ["/fhir/metadata", "/fhir/.well-known/smart-configuration"] {
+            assert_eq!(allowed(open), ["GET", "HEAD", "OPTIONS"], "{open}");
+        }
         // R-123
         for compartment in ["/fhir/Patient/1/*", "/fhir/Patient/1/Task", "/fhir/Patient/1/AuditEvent"] {
             assert_eq!(allowed(compartment), ["GET", "HEAD"], "{compartment}");

@@ -34,7 +34,8 @@ use std::task::Poll;
 
 use axum::Router;
 use axum::extract::Request;
-use axum::http::Method;
+use axum::http::header::CACHE_CONTROL;
+use axum::http::{HeaderValue, Method};
 use axum::response::Response;
 
 use crate::app::{App, Context, Identity};
@@ -147,6 +148,8 @@ impl Gate {
         if matches!(&door, Door::Fhir(place) if *place != Place::Metadata) {
             // references, and codes of older releases, are not always as their author wrote them.
             respond::set(&mut answer, respond::INTERMEDIARY, self.app.name_as_intermediary());
+            // No cache keeps health data, or answers with a status of yesterday.
+            answer.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
         }
         tracing::info!(
             method = if method.as_str().len() > 16 { "?" } else { method.as_str() },
@@ -171,6 +174,9 @@ impl Gate {
         }
         door.check(request.method())?;
         match door {
+            Door::Fhir(Place::Metadata) | Door::SmartConfiguration if *request.method() == Method::OPTIONS => {
+                Ok(respond::preflight())
+            }
             Door::People(page) => {
                 let allowed = if page.signs_in() { self.allowances.spend_token(address) } else { Ok(()) };
                 Ok(people::answer(&self.app, *page, request, address, allowed, id).await)

@@ -4,7 +4,6 @@
 //! Inputs come in the query (GET) or as Parameters (POST), and mean the same. Unknown inputs are ignored.
 //! <https://hl7.org/fhir/R4/operations.html>, <http://hl7.org/fhir/uv/subscriptions-backport>
 
-use axum::http::header::CACHE_CONTROL;
 use axum::response::Response;
 use serde_json::Value;
 
@@ -68,10 +67,7 @@ pub(super) async fn answer(
         ("get-ws-binding-token", id) => {
             let parameters = asked.parameters()?;
             let inputs = inputs(&asked.pairs, &parameters);
-            let mut answer = respond::made(&app.binding_token(context, id, &inputs.all("id")).await?);
-            // It is a secret.
-            respond::set(&mut answer, CACHE_CONTROL, "no-store");
-            Ok(answer)
+            Ok(respond::made(&app.binding_token(context, id, &inputs.all("id")).await?))
         }
         ("deliveries", id) => Ok(respond::made(&app.subscription_deliveries(context, id).await?)),
         ("conflicts", None) => Ok(respond::made(&app.conflicts(context).await?)),

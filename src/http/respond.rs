@@ -5,6 +5,7 @@
 
 use axum::body::{Body, HttpBody};
 use axum::http::header::{
+    ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_MAX_AGE,
     ALLOW, CONTENT_LENGTH, CONTENT_TYPE, ETAG, HeaderName, LAST_MODIFIED, LOCATION, RETRY_AFTER, WWW_AUTHENTICATE,
 };
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode};
@@ -49,6 +50,20 @@ pub(super) fn fhir(status: u16, body: String) -> Response {
 pub(super) fn empty(status: u16) -> Response {
     let mut response = fhir(status, String::new());
     response.headers_mut().remove(CONTENT_TYPE);
+    response
+}
+
+/// What a browser is told before it lets anybody's page ask for what needs no token.
+pub(super) fn preflight() -> Response {
+    let mut response = empty(204);
+    for (name, value) in [
+        (ACCESS_CONTROL_ALLOW_ORIGIN, "*"),
+        (ACCESS_CONTROL_ALLOW_METHODS, "GET, HEAD"),
+        (ACCESS_CONTROL_ALLOW_HEADERS, "*"),
+        (ACCESS_CONTROL_MAX_AGE, "86400"),
+    ] {
+        response.headers_mut().insert(name, HeaderValue::from_static(value));
+    }
     response
 }
 

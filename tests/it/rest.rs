@@ -132,7 +132,10 @@ async fn a_request_keeps_its_id_or_hears_it_again() {
         assert_eq!(answer.headers["x-request-id"] == sent, taken, "{sent}");
         assert_eq!(answer.headers.get("x-correlation-id").map(String::as_str), (!taken).then_some(sent));
     }
-    assert!(!county.get("clinic", "Patient").await.headers.contains_key("x-correlation-id"));
+    let plain = county.get("clinic", "Patient").await;
+    assert!(!plain.headers.contains_key("x-correlation-id"));
+    assert_eq!(plain.headers["cache-control"], "no-store", "no cache keeps health data");
+    assert_eq!(county.get("clinic", "metadata").await.headers["vary"], "Accept");
     // On record under the id that the answer had, whatever it was.
     let id = county.post("clinic", "Patient", &patient()).await.id();
     let answer = county.ask("clinic", "GET", &format!("Patient/{id}"), None, &[("x-request-id", "mine-2")]).await;

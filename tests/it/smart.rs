@@ -138,6 +138,15 @@ async fn discovery_names_what_there_is() {
     assert_eq!(answer.status().as_u16(), 200);
     assert_eq!(answer.headers()["content-type"], "application/json");
     assert_eq!(answer.headers()["access-control-allow-origin"], "*");
+    // A page may send headers of its own there, and to nothing that is behind a token.
+    for (path, status) in [("/fhir/.well-known/smart-configuration", 204), ("/fhir/metadata", 204), ("/fhir/Task", 401)]
+    {
+        let request = Request::options(path).header("access-control-request-method", "GET").body(Body::empty());
+        let answer = county.gateway.router().oneshot(request.unwrap()).await.unwrap();
+        assert_eq!(answer.status().as_u16(), status, "{path}");
+        let allowed = answer.headers().get("access-control-allow-methods").map(|methods| methods.to_str().unwrap());
+        assert_eq!(allowed, (status == 204).then_some("GET, HEAD"), "{path}");
+    }
     let body: Value =
         serde_json::from_slice(&axum::body::to_bytes(answer.into_body(), 1 << 20).await.unwrap()).unwrap();
     assert_eq!(body["token_endpoint"], TOKEN_URL);
