@@ -241,11 +241,13 @@ impl App {
     ) -> Result<(), Error> {
         self.scope(context, key.kind, 'd')?;
         let fixed = matches!(key.kind, ResourceType::TASK | ResourceType::SERVICE_REQUEST | ResourceType::PROVENANCE);
-        if fixed || self.is_configured(key) {
-            return Err(Error::new(
-                Kind::MethodNotAllowed,
-                format!("This {} can't be deleted; cancel it instead.", key.kind),
-            ));
+        let why = match (fixed, self.is_configured(key)) {
+            (true, _) => Some("it is part of the record; cancel or revoke it instead"),
+            (false, true) => Some("it comes from the configuration, and goes with it"),
+            (false, false) => None,
+        };
+        if let Some(why) = why {
+            return Err(Error::new(Kind::MethodNotAllowed, format!("This {} can't be deleted: {why}.", key.kind)));
         }
         let Some(stored) = tx.resource_for_update(key).await? else { return precondition.check(None) };
         if !tx.may_see(&self.viewer(context), key).await? {

@@ -86,7 +86,8 @@ fn operation(item: &Value, place: usize) -> Result<Operation, String> {
         _ => return Err("its type is add, insert, delete, replace or move.".into()),
     };
     let path = text("path", &["valueString"])?;
-    let path = Expression::parse(&path).map_err(|fault| format!("its path is not understood: {fault}."))?;
+    let path = Expression::parse(&path)
+        .map_err(|fault| format!("its path is not understood: {}.", fault.to_string().trim_end_matches('.')))?;
     Ok(Operation { act, path, place })
 }
 
