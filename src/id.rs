@@ -1,7 +1,8 @@
 //! Ids: the only source of randomness in the gateway.
 //!
-//! Version 7 UUIDs, so that new rows land at the end of an index and ids sort by creation within a process.
-//! Ids of a given time sort by that time, whoever made them: [`at`], [`from`].
+//! Their first half is the time, so that new rows land at the end of an index and ids sort by creation within a process.
+//! What is stored is named in twenty characters, for an id stands in many rows and indexes ([`new`]); UUIDs are for what has
+//! to be one ([`uuid`]). Ids of a given time sort by that time, whoever made them: [`at`], [`from`].
 //! Leaves out what an id means; that is its holder's business.
 
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -9,8 +10,24 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use aws_lc_rs::digest::{SHA256, digest};
 use uuid::{Builder, Uuid};
 
-/// A new id, fit for `Resource.id` (`[A-Za-z0-9\-\.]{1,64}`).
+/// Five bits each, in their order; none that is taken for another when people read it to each other.
+const LETTERS: [char; 32] = [
+    '0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'a', 'b', 'c', 'd', 'e', 'f', 'g', 'h', 'j', 'k', 'm', 'n', 'p',
+    'q', 'r', 's', 't', 'v', 'w', 'x', 'y', 'z',
+];
+
+/// A new id, fit for `Resource.id` (`[A-Za-z0-9\-\.]{1,64}`): of a version 7 UUID the milliseconds, the counter, which
+/// begins anywhere in each of them, and ten more bits of chance.
 pub fn new() -> String {
+    let bits = Uuid::now_v7().as_u128();
+    // Without the version and the variant.
+    let id = (bits >> 80 << 52) | (bits >> 64 & 0xfff) << 40 | (bits << 66 >> 88);
+    let letter = |place: u32| usize::try_from(id >> (5 * place) & 0x1f).ok().and_then(|index| LETTERS.get(index));
+    (0..20).rev().filter_map(letter).collect()
+}
+
+/// A new UUID, for `urn:uuid:`.
+pub fn uuid() -> String {
     Uuid::now_v7().to_string()
 }
 
@@ -68,8 +85,11 @@ mod tests {
 
     #[test]
     fn new_ids_are_fhir_ids_and_differ() {
-        assert!(is_valid(&new()));
-        assert_ne!(new(), new());
+        let ids: Vec<String> = (0..10_000).map(|_| new()).collect();
+        assert!(ids.iter().all(|id| is_valid(id) && id.len() == 20));
+        assert!(ids.is_sorted_by(|one, next| one < next), "in the order they were made");
+        // Those that an earlier program made were UUIDs: new ones stand behind them.
+        assert!(ids[0] > uuid() && uuid().len() == 36);
         assert_eq!(secret().len(), 64);
     }
 
@@ -79,7 +99,7 @@ mod tests {
         let (one, two, later) = (at(time), at(time), at(time + 1));
         assert!(from(time) <= one && one < two && two < from(time + 1) && two < later, "{one} {two} {later}");
         assert!(is_valid(&one) && time_of(&one) == Some(time) && time_of("x").is_none());
-        assert!(new() > at(1_000) && time_of(&new()).is_some());
+        assert!(uuid() > at(1_000) && time_of(&uuid()).is_some() && time_of(&new()).is_none());
     }
 
     #[test]

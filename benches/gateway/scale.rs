@@ -220,19 +220,25 @@ async fn copy(path: &str, count: usize) -> i64 {
         let columns: Vec<(String, String, i64)> =
             columns.iter().map(|row| (row.get(0), row.get(1), row.get(2))).collect();
         let names: Vec<&str> = columns.iter().map(|(name, _, _)| name.as_str()).collect();
-        // Ids end in the number of the copy; so they stay in order and differ in the last places, as made ones do.
+        // An id has its copy's number behind its time; so they stay in order, as made ones do.
         let changed: Vec<String> = columns
             .iter()
             .map(|(name, kind, key)| {
                 if kind != "TEXT" && kind != "text" {
                     return format!("t.{name}");
                 }
-                if *key == 1 && ["audit", "evidence", "delivery"].contains(table) {
-                    return format!("substr(t.{name}, 1, 28) || printf('%08x', n.n) || substr(t.{name}, 34, 3)");
+                match *table {
+                    "audit" if *key == 1 => {
+                        return format!("substr(t.{name}, 1, 28) || printf('%05x', n.n) || substr(t.{name}, 34, 3)");
+                    }
+                    "evidence" | "delivery" if *key == 1 => {
+                        return format!("substr(t.{name}, 1, 10) || printf('%06x', n.n) || substr(t.{name}, 17, 4)");
+                    }
+                    _ => {}
                 }
                 ids.iter().fold(format!("t.{name}"), |text, id| {
-                    let (start, end) = (&id[..28], &id[33..]);
-                    format!("replace({text}, '{id}', '{start}' || printf('%08x', n.n) || '{end}')")
+                    let (start, end) = (&id[..10], &id[16..]);
+                    format!("replace({text}, '{id}', '{start}' || printf('%06x', n.n) || '{end}')")
                 })
             })
             .collect();

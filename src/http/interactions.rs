@@ -232,7 +232,7 @@ fn ignored(query: &Query, pairs: &[(String, String)]) -> Option<Hit> {
     if count == 0 {
         return None;
     }
-    let id = id::new();
+    let id = id::uuid();
     let text =
         format!("{count} search parameter(s) are not known here and were ignored; the self link holds those used.");
     let issue = json!([{"severity": "warning", "code": "not-supported", "diagnostics": text}]);

@@ -118,7 +118,7 @@ impl Asking {
         let total = codes.len();
         let most = count.unwrap_or(MOST_CODES).min(MOST_CODES);
         let shown: Vec<Value> = codes.iter().skip(offset).take(most).map(contains).collect();
-        let mut expansion = json!({"identifier": format!("urn:uuid:{}", id::new()), "timestamp": now.to_string(),
+        let mut expansion = json!({"identifier": format!("urn:uuid:{}", id::uuid()), "timestamp": now.to_string(),
             "total": total, "offset": offset});
         let number = |name: &str, value: usize| json!({"name": name, "valueInteger": value});
         let mut used: Vec<Value> = filter.iter().map(|text| json!({"name": "filter", "valueString": text})).collect();

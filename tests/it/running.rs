@@ -312,7 +312,7 @@ impl Drop for Running {
 
 /// A number between 0 and `below`, other ones each time; no seed, as what is hit depends on the machine anyway.
 pub fn random(below: u64) -> u64 {
-    let id = loopgate::id::new();
+    let id = loopgate::id::uuid();
     let hex: String = id.chars().filter(char::is_ascii_hexdigit).collect();
     u64::from_str_radix(&hex[hex.len() - 8..], 16).unwrap() % below
 }

@@ -126,7 +126,7 @@ fn status_of(own: &str, standing: Standing<'_>, notice: Notice, events: &[Shown]
         parameters.push(json!({"name": "error", "valueCodeableConcept": concept}));
     }
     let profile = if older { "backport-subscriptionstatus" } else { "backport-subscription-status-r4" };
-    json!({"resourceType": "Parameters", "id": crate::id::new(),
+    json!({"resourceType": "Parameters", "id": crate::id::uuid(),
         "meta": {"profile": [format!("{BACKPORT}/{profile}")]}, "parameter": parameters})
 }
 
