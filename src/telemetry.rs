@@ -6,6 +6,7 @@
 //! killed program said in its last moment is lost. Where nobody reads and [`MOST`] are waiting, lines are left out, and
 //! how many is told as soon as somebody reads again.
 
+use std::fmt;
 use std::io::{self, IsTerminal, Write};
 use std::mem;
 use std::sync::mpsc::{Receiver, channel};
@@ -13,11 +14,17 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use tracing::{Level, Metadata};
+use tracing::field::{Field, Visit};
+use tracing::{Event, Level, Metadata, Subscriber};
 use tracing_subscriber::EnvFilter;
-use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::fmt::format::{FormatEvent, FormatFields, Writer};
+use tracing_subscriber::fmt::{FmtContext, MakeWriter};
 use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt;
+
+use crate::fhir::json::quoted;
+use crate::time::Clock;
 
 /// How long a line may wait for others, so that one write takes them all.
 const PAUSE: Duration = Duration::from_millis(20);
@@ -52,7 +59,7 @@ pub fn start(default: &str) -> Log {
     let _ = if io::stderr().is_terminal() {
         registry.with(layer.compact()).try_init()
     } else {
-        registry.with(layer.with_ansi(false).json().flatten_event(true)).try_init()
+        registry.with(layer.with_ansi(false).event_format(Json)).try_init()
     };
     Log { written: lines.written_to(io::stderr()), lines }
 }
@@ -162,6 +169,54 @@ impl<'a> MakeWriter<'a> for Lines {
     }
 }
 
+/// A line as one JSON object: the time, the level, then the message and the fields. There are no spans.
+struct Json;
+
+impl<S, N> FormatEvent<S, N> for Json
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(&self, _: &FmtContext<'_, S, N>, mut out: Writer<'_>, event: &Event<'_>) -> fmt::Result {
+        let (at, level) = (Clock::system().now(), event.metadata().level());
+        write!(out, "{{\"timestamp\":\"{at:.6}\",\"level\":\"{level}\"")?;
+        let mut fields = Fields { out: out.by_ref(), result: Ok(()) };
+        event.record(&mut fields);
+        fields.result?;
+        out.write_str("}\n")
+    }
+}
+
+/// Writes fields one after the other.
+struct Fields<'a> {
+    out: Writer<'a>,
+    result: fmt::Result,
+}
+
+impl Fields<'_> {
+    fn put(&mut self, field: &Field, value: impl fmt::Display) {
+        self.result = self.result.and_then(|()| write!(self.out, ",\"{}\":{value}", field.name()));
+    }
+}
+
+impl Visit for Fields<'_> {
+    fn record_i64(&mut self, field: &Field, value: i64) {
+        self.put(field, value);
+    }
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        self.put(field, value);
+    }
+    fn record_bool(&mut self, field: &Field, value: bool) {
+        self.put(field, value);
+    }
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.put(field, quoted(value));
+    }
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        self.put(field, quoted(&format!("{value:?}")));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -195,6 +250,26 @@ mod tests {
         let written: Vec<String> = told.iter().collect();
         assert_eq!(written.concat(), said);
         assert!(written.len() < 200, "many lines are one write: {}", written.len());
+    }
+
+    #[test]
+    fn a_line_is_one_json_object() {
+        let (lines, (seen, told), (go_on, wait)) = (Lines::default(), channel(), channel());
+        drop(go_on);
+        let log = Log { written: lines.written_to(Seen(seen, wait)), lines: lines.clone() };
+        let layer = tracing_subscriber::fmt::layer().with_writer(lines).with_ansi(false).event_format(Json);
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), || {
+            let none: Option<String> = None;
+            tracing::warn!(status = 200_u16, left = -1, good = true, why = "a \"b\"\n", who = ?Some("é"), none, "said");
+        });
+        drop(log);
+        let line = told.iter().collect::<String>();
+        let mut said: serde_json::Value = serde_json::from_str(line.strip_suffix('\n').unwrap()).unwrap();
+        let at = said["timestamp"].take();
+        assert_eq!(at.as_str().unwrap().len(), "2026-11-26T14:00:00.000000Z".len());
+        let fields = serde_json::json!({"timestamp": null, "level": "WARN", "message": "said", "status": 200, "left": -1,
+            "good": true, "why": "a \"b\"\n", "who": "Some(\"é\")"});
+        assert_eq!(said, fields);
     }
 
     #[test]

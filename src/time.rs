@@ -64,10 +64,11 @@ impl Timestamp {
     }
 }
 
-/// RFC 3339 in UTC, with as many fraction digits as the instant has: reading it back gives the same instant.
+/// RFC 3339 in UTC, with as many fraction digits as the instant has, or as many as are asked for (`{:.6}`): reading it
+/// back gives the same instant.
 impl fmt::Display for Timestamp {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(out, "{}", self.moment())
+        self.moment().fmt(out)
     }
 }
 

@@ -48,6 +48,14 @@ pub fn parse(bytes: &[u8], bounds: Bounds) -> Result<Value, Error> {
     })
 }
 
+/// A text as JSON has it.
+pub fn quoted(text: &str) -> String {
+    if text.bytes().all(|byte| byte >= b' ' && byte != b'"' && byte != b'\\') {
+        return ["\"", text, "\""].concat();
+    }
+    Value::from(text).to_string()
+}
+
 const TOO_LONG: &str = "string too long";
 
 #[derive(Clone, Copy)]
@@ -132,6 +140,13 @@ impl<'de> Visitor<'de> for Seed {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_text_is_quoted_as_json_has_it() {
+        for text in ["", "https://hub/fhir/Task/1", "é", "\"", "a\\b", "\n", "\u{7f}\u{1f}"] {
+            assert_eq!(quoted(text), Value::from(text).to_string());
+        }
+    }
     use proptest::prelude::*;
 
     fn read(text: &str) -> Result<Value, Error> {
