@@ -5,8 +5,9 @@
 
 use std::sync::Arc;
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
+use super::json::quoted;
 use crate::error::{Error, Kind};
 use crate::time::Timestamp;
 
@@ -134,25 +135,22 @@ pub fn searchset(hits: &[Hit], total: Option<u64>, links: &[(&str, String)], upd
     if let Some(total) = total {
         out.push_str(&format!(r#","total":{total}"#));
     }
-    let links: Vec<Value> = links.iter().map(|(relation, url)| json!({"relation": relation, "url": url})).collect();
+    for (index, (relation, url)) in links.iter().enumerate() {
+        out.push_str(if index == 0 { r#","link":["# } else { "," });
+        out.push_str(&format!(r#"{{"relation":"{relation}","url":{}}}"#, quoted(url)));
+    }
     if !links.is_empty() {
-        out.push_str(r#","link":"#);
-        out.push_str(&Value::Array(links).to_string());
+        out.push(']');
+    }
+    for (index, hit) in hits.iter().enumerate() {
+        out.push_str(if index == 0 { r#","entry":["# } else { "," });
+        let (full_url, mode) = (quoted(&hit.full_url), quoted(hit.mode));
+        for part in [r#"{"fullUrl":"#, &full_url, r#","resource":"#, &hit.content, r#","search":{"mode":"#, &mode, "}}"]
+        {
+            out.push_str(part);
+        }
     }
     if !hits.is_empty() {
-        out.push_str(r#","entry":["#);
-        for (index, hit) in hits.iter().enumerate() {
-            if index > 0 {
-                out.push(',');
-            }
-            out.push_str(r#"{"fullUrl":"#);
-            out.push_str(&Value::from(hit.full_url.as_str()).to_string());
-            out.push_str(r#","resource":"#);
-            out.push_str(&hit.content);
-            out.push_str(r#","search":{"mode":""#);
-            out.push_str(hit.mode);
-            out.push_str(r#""}}"#);
-        }
         out.push(']');
     }
     out.push('}');
@@ -162,6 +160,7 @@ pub fn searchset(hits: &[Hit], total: Option<u64>, links: &[(&str, String)], upd
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
 
     #[test]
     fn a_bundle_is_read_and_absolute_urls_lose_our_base() {

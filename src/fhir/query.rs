@@ -101,6 +101,9 @@ impl Criteria {
 
 /// Undoes percent-encoding; a `%` that encodes nothing stays. `None` when the result is no UTF-8.
 pub fn decode(text: &str, plus_is_space: bool) -> Option<String> {
+    if !text.bytes().any(|byte| matches!(byte, b'%' | b'+')) {
+        return Some(text.to_string());
+    }
     let digit =
         |byte: Option<&u8>| byte.and_then(|byte| char::from(*byte).to_digit(16)).and_then(|n| u8::try_from(n).ok());
     let bytes = text.as_bytes();
@@ -135,7 +138,7 @@ pub fn link<'a>(address: &str, pairs: impl IntoIterator<Item = (&'a str, &'a str
 /// Encodes what may not stand in a query; `:`, `/` and `,` may, and stay readable.
 fn encode(text: &str, out: &mut String) {
     for byte in text.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-._~:/,".contains(&byte) {
+        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'~' | b':' | b'/' | b',') {
             out.push(char::from(byte));
         } else {
             out.push_str(&format!("%{byte:02X}"));

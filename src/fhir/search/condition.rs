@@ -226,7 +226,7 @@ fn members(known: &Parameter, value: &str, own: &str) -> Result<Vec<Token>, Erro
 fn subsumed(known: &Parameter, value: &str, up: bool) -> Result<Vec<Token>, Error> {
     let mut codes = Vec::new();
     for text in pieces(value, ',') {
-        let Token { system, code } = token(&text);
+        let Token { system, code } = token(text);
         let system = system.as_deref().or(known.implied);
         let found = system.zip(code).and_then(|(system, code)| Terminology::held().subsumed(system, &code, up));
         codes.extend(found.ok_or_else(|| {

@@ -6,25 +6,21 @@ use super::{Amount, Prefix, Token};
 use crate::time::span_of;
 
 /// Splits at separators that are not escaped; the escapes stay. Empty parts are kept but for those of a list.
-pub(super) fn pieces(value: &str, separator: char) -> Vec<String> {
-    let mut parts = vec![String::new()];
+pub(super) fn pieces(value: &str, separator: char) -> Vec<&str> {
     let mut escaped = false;
-    for character in value.chars() {
-        if character == separator && !escaped {
-            parts.push(String::new());
-        } else if let Some(part) = parts.last_mut() {
-            part.push(character);
-        }
+    let parts = value.split(|character| {
+        let ends = character == separator && !escaped;
         escaped = character == '\\' && !escaped;
-    }
-    if separator == ',' {
-        parts.retain(|part| !part.is_empty());
-    }
-    parts
+        ends
+    });
+    parts.filter(|part| separator != ',' || !part.is_empty()).collect()
 }
 
 /// Takes the escapes off.
 pub(super) fn plain(text: &str) -> String {
+    if !text.contains('\\') {
+        return text.to_string();
+    }
     let mut out = String::with_capacity(text.len());
     let mut characters = text.chars();
     while let Some(character) = characters.next() {
