@@ -327,7 +327,7 @@ async fn user(config: Config, command: UserCommand) -> Result<bool, String> {
         UserCommand::Role { name, role: word, partner } => {
             accounts::set_role(&store, &config, &name, &role(&word, &partner)?).await.map(|()| None)
         }
-        UserCommand::Remove { name } => accounts::remove(&store, &name).await.map(|()| None),
+        UserCommand::Remove { name } => accounts::remove(&store, &config, &name).await.map(|()| None),
         UserCommand::List => {
             for (name, role, partner) in accounts::list(&store).await.map_err(told)? {
                 say(format!("{name} {role} {partner}").trim_end());

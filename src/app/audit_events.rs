@@ -2,7 +2,8 @@
 //!
 //! Nothing is stored twice: a row of the record is rendered when it is asked for, one event for each patient it was about.
 //! Pages go along the record by time; what can't be asked of the rows is asked of the rendered events. A search looks
-//! through [`LOOKED_AT`] rows for one page and answers with what it found and a next link, so that none is endless.
+//! through [`LOOKED_AT`] rows for one page and answers with what it found and a next link, so that none is endless; a
+//! total is counted over [`COUNTED`] rows or refused, never guessed.
 
 use std::collections::HashMap;
 
@@ -20,6 +21,8 @@ use crate::store::{Access, Entry, Span, Tx};
 /// Rows read at once, and most of them for one page.
 const ROWS: i64 = 500;
 const LOOKED_AT: usize = 20_000;
+/// Most rows that are counted for one total.
+const COUNTED: usize = 200_000;
 
 /// What a refusal for want of consent is said of.
 const CONSENT_PLACE: &str = "supportingInfo";
@@ -63,17 +66,60 @@ impl App {
         if query.filters.iter().any(|filter| matches!(filter, Filter::Chain { .. } | Filter::Has { .. })) {
             return Err(Error::new(Kind::NotSupported, "AuditEvents are not searched by chains or _has."));
         }
-        if query.total {
-            let text = "AuditEvents are not counted; leave out _total and _summary=count, and follow the next links.";
-            return Err(Error::new(Kind::NotSupported, text));
-        }
         let descending = descending(query)?;
         let horizon = self.store().horizon();
         let kind = Some(ResourceType::AUDIT_EVENT);
         self.0.recorder.record(Access { kind, query: Some(asked), ..access(context, "search", Vec::new()) }).await?;
+        let mut total = None;
+        if query.total {
+            let mut all = 0;
+            let count = &mut |_: String, _: Resource| {
+                all += 1;
+                true
+            };
+            if self.walk(query, (false, None), COUNTED, count).await?.is_some() {
+                let text =
+                    "This is too much of the record to be counted; ask for less of it, by date, or leave out _total.";
+                return Err(Error::new(Kind::TooLarge, text).code("too-costly"));
+            }
+            total = Some(all);
+        }
+        let (mut found, mut more) = (Vec::new(), false);
+        let past = query.cursor.as_ref().map(|cursor| cursor.id.clone());
+        let take = &mut |id: String, event: Resource| {
+            more = found.len() >= query.count;
+            if !more {
+                found.push((id, event.to_text()));
+            }
+            !more
+        };
+        let stopped = match query.count {
+            0 => None,
+            _ => self.walk(query, (descending, past), LOOKED_AT, take).await?,
+        };
+        let next = match stopped {
+            Some(last) => Some(format!("{last}.{}", usize::MAX)),
+            None => found.last().filter(|_| more).map(|(id, _): &(String, String)| id.clone()),
+        };
+        let hit = |(id, content): (String, String)| {
+            let full_url = format!("{}/AuditEvent/{id}", self.own());
+            Hit { full_url, content: content.into(), mode: "match" }
+        };
+        let next = next.map(|id| Cursor { key: 0, id });
+        Ok(Found { hits: found.into_iter().map(hit).collect(), total, next, horizon })
+    }
+
+    /// Goes along the record, behind the event that was shown last, and shows each event that a query finds until nobody
+    /// wants more; where it stopped, when it has looked at `most` rows before the end.
+    async fn walk(
+        &self,
+        query: &Query,
+        (descending, mut past): (bool, Option<String>),
+        most: usize,
+        show: &mut (dyn FnMut(String, Resource) -> bool + Send),
+    ) -> Result<Option<String>, Error> {
         let (mut from, mut till) = bounds(query);
         let (partners, about) = (partners(query, self.gateway()), about(query));
-        let mut past = query.cursor.as_ref().map(|cursor| cursor.id.clone());
         if let Some(id) = &past {
             // A row may be several events: it is looked at again, and what was shown is left out.
             match descending {
@@ -81,12 +127,11 @@ impl App {
                 false => from = from.max(row_of(id).to_string()),
             }
         }
-        let (mut found, mut looked, mut next) = (Vec::new(), 0, None);
-        let mut reader = self.store().read().await?;
-        'pages: loop {
+        let (mut looked, mut reader) = (0, self.store().read().await?);
+        loop {
             let span = Span { from: &from, till: &till, descending, partners: &partners, about: about.as_ref() };
             let rows = reader.entries_of(&span, ROWS).await?;
-            let Some(last) = rows.last().map(|row| row.id.clone()) else { break };
+            let Some(last) = rows.last().map(|row| row.id.clone()) else { return Ok(None) };
             looked += rows.len();
             for (row, event) in self.rendered(&mut reader, &rows).await? {
                 let id = event.id().unwrap_or_default().to_string();
@@ -97,32 +142,19 @@ impl App {
                     }
                 }
                 let index = search_index::rows(&event, self.own());
-                if !query.filters.iter().all(|filter| satisfies(filter, &id, row.at, &index)) {
-                    continue;
+                if query.filters.iter().all(|filter| satisfies(filter, &id, row.at, &index)) && !show(id, event) {
+                    return Ok(None);
                 }
-                if found.len() >= query.count {
-                    next = found.last().map(|(id, _): &(String, String)| id.clone());
-                    break 'pages;
-                }
-                found.push((id, event.to_text()));
             }
             past = None;
-            if looked >= LOOKED_AT {
-                next = Some(format!("{last}.{}", usize::MAX));
-                break;
+            if looked >= most {
+                return Ok(Some(last));
             }
             match descending {
                 true => till = last,
                 false => from = after(&last),
             }
         }
-        drop(reader);
-        let hit = |(id, content): (String, String)| {
-            let full_url = format!("{}/AuditEvent/{id}", self.own());
-            Hit { full_url, content: content.into(), mode: "match" }
-        };
-        let next = next.map(|id| Cursor { key: 0, id });
-        Ok(Found { hits: found.into_iter().map(hit).collect(), total: None, next, horizon })
     }
 
     /// A request that was refused goes on record: who asked for what, and got nothing; a referral without consent as the

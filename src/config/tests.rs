@@ -197,6 +197,21 @@ fn one_general_fault() {
     assert!(fault.to_string().starts_with("cannot read /no/such.toml: "), "{fault}");
 }
 
+// What rests on a day that never comes would never end, or never begin.
+#[test]
+fn a_day_is_one_of_the_calendar() {
+    use super::values::day;
+    for good in ["2026-01-31", "2028-02-29", "2000-02-29", "2026-12-31"] {
+        assert_eq!(day(good).as_deref(), Ok(good));
+    }
+    for bad in ["2026-02-30", "2026-02-29", "2100-02-29", "2026-04-31", "2026-13-01", "2026-00-10", "2026-01-00"] {
+        assert!(day(bad).unwrap_err().contains("calendar"), "{bad}");
+    }
+    for bad in ["2026-1-1", "26-01-01", "2026-01", "2026-01-01T00:00:00Z", "+026-01-01", ""] {
+        assert_eq!(day(bad).unwrap_err(), "must be a day such as 2026-12-31", "{bad}");
+    }
+}
+
 // G-135
 #[test]
 fn one_partners_fault() {

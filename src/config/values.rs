@@ -200,22 +200,32 @@ pub(super) fn sha256(text: &str) -> Result<[u8; 32], String> {
     hash.ok_or_else(|| "must be 64 hex digits".to_owned())
 }
 
-/// A day of the calendar. One that no month has, such as a 31 April, never comes: what it bounds never holds.
+/// A day of the calendar.
 pub(super) fn day(text: &str) -> Result<String, String> {
     let parts: Vec<&str> = text.split('-').collect();
     let number = |part: &str, length: usize| {
         let digits = part.len() == length && part.bytes().all(|byte| byte.is_ascii_digit());
         part.parse::<u32>().ok().filter(|_| digits)
     };
-    match parts.as_slice() {
-        [year, month, day]
-            if number(year, 4).is_some()
-                && number(month, 2).is_some_and(|month| (1..=12).contains(&month))
-                && number(day, 2).is_some_and(|day| (1..=31).contains(&day)) =>
-        {
-            Ok(text.to_owned())
-        }
-        _ => fault("must be a day such as 2026-12-31"),
+    let comes = |year: u32, month: u32, day: u32| {
+        let leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
+        let last = match month {
+            2 if leap => 29,
+            2 => 28,
+            4 | 6 | 9 | 11 => 30,
+            1 | 3 | 5 | 7 | 8 | 10 | 12 => 31,
+            _ => 0,
+        };
+        (1..=last).contains(&day)
+    };
+    let read = match parts.as_slice() {
+        [year, month, day] => number(year, 4).zip(number(month, 2)).zip(number(day, 2)),
+        _ => None,
+    };
+    match read {
+        Some(((year, month), day)) if comes(year, month, day) => Ok(text.to_owned()),
+        Some(_) => fault("must be a day that the calendar has, such as 2026-12-31"),
+        None => fault("must be a day such as 2026-12-31"),
     }
 }
 

@@ -37,7 +37,7 @@ pub struct Event<'a> {
     pub token: Option<&'a str>,
     /// Where the request came from.
     pub address: Option<&'a str>,
-    /// What was asked for.
+    /// What was asked for; of an account, the role it has now.
     pub query: Option<&'a str>,
     /// Who it was, of the partner's people: a name, or `issuer|sub`.
     pub person: Option<&'a str>,
@@ -95,6 +95,10 @@ fn words(event: &Event<'_>) -> Words {
             let subtype = json!({"system": format!("{BALP}/CodeSystem/AuthZsubType"), "code": "AuthZ-Consent"});
             (sends, "E", "AuthZconsent", subtype)
         }
+        "user-added" => (sends, "C", "", coded(DCM, "110137", "User Security Attributes Changed")),
+        "user-reset" => (sends, "U", "", coded(DCM, "110137", "User Security Attributes Changed")),
+        "user-role" => (sends, "U", "", coded(DCM, "110136", "Security Roles Changed")),
+        "user-removed" => (sends, "D", "", coded(DCM, "110137", "User Security Attributes Changed")),
         "login" | "lockout" => (sends, "E", "", coded(DCM, "110122", "Login")),
         "logout" => (sends, "E", "", coded(DCM, "110123", "Logout")),
         _ => (sends, "E", "", interaction("operation")),
@@ -117,6 +121,7 @@ pub fn render(event: &Event<'_>) -> Value {
     let kind = match event.action {
         "notify" | "disclose" => json!({"system": DCM, "code": "110106", "display": "Export"}),
         "consent" => json!({"system": DCM, "code": "110113", "display": "Security Alert"}),
+        _ if is_about_an_account(event) => json!({"system": DCM, "code": "110113", "display": "Security Alert"}),
         "login" | "lockout" | "logout" => json!({"system": DCM, "code": "110114", "display": "User Authentication"}),
         _ => json!({"system": EVENT_TYPE, "code": "rest", "display": "RESTful Operation"}),
     };
@@ -142,7 +147,7 @@ pub fn render(event: &Event<'_>) -> Value {
         agents.push(json!({"type": {"coding": [kind]}, "who": named(event.partner), "requestor": true,
             "policy": [format!("urn:ietf:params:oauth:jti:{token}")]}));
     }
-    if let Some(person) = event.person {
+    if let Some(person) = event.person.filter(|_| !is_about_an_account(event)) {
         agents.push(user(person, words.action));
     }
     out["agent"] = Value::Array(agents);
@@ -154,17 +159,26 @@ pub fn render(event: &Event<'_>) -> Value {
     out
 }
 
+/// Whether a person's account was changed: the person is what it is about, not who did it.
+fn is_about_an_account(event: &Event<'_>) -> bool {
+    matches!(event.action, "user-added" | "user-reset" | "user-role" | "user-removed")
+}
+
+/// A person, as records know people.
+fn identified(person: &str) -> Value {
+    match person.split_once('|') {
+        Some((issuer, subject)) => json!({"identifier": {"system": issuer, "value": subject}}),
+        None => json!({"identifier": {"value": person}}),
+    }
+}
+
 /// The person who asked: who reads receives what there is, who writes is its author.
 fn user(person: &str, action: &str) -> Value {
-    let identifier = match person.split_once('|') {
-        Some((issuer, subject)) => json!({"system": issuer, "value": subject}),
-        None => json!({"value": person}),
-    };
     let (code, display) =
         if matches!(action, "R" | "E") { ("IRCP", "information recipient") } else { ("AUT", "author (originator)") };
     let role = json!({"system": "http://terminology.hl7.org/CodeSystem/v3-ParticipationType", "code": code,
         "display": display});
-    json!({"type": {"coding": [role]}, "who": {"identifier": identifier}, "requestor": true})
+    json!({"type": {"coding": [role]}, "who": identified(person), "requestor": true})
 }
 
 /// Who is named by a partner's id; the id is its client id, too.
@@ -176,7 +190,7 @@ fn named(partner: &str) -> Value {
 }
 
 fn client(event: &Event<'_>, role: Value) -> Value {
-    let mut agent = json!({"type": {"coding": [role]}, "who": named(event.partner), "requestor": event.token.is_none() && event.person.is_none()});
+    let mut agent = json!({"type": {"coding": [role]}, "who": named(event.partner), "requestor": event.token.is_none() && (event.person.is_none() || is_about_an_account(event))});
     if let Some(address) = event.address {
         agent["network"] = json!({"address": address, "type": "2"});
     }
@@ -190,6 +204,15 @@ fn entities(event: &Event<'_>) -> Vec<Value> {
         let mut one = entity("1", "1");
         one["what"] = json!({"reference": patient});
         all.push(one);
+    }
+    if let Some(person) = event.person.filter(|_| is_about_an_account(event)) {
+        let mut one = entity("1", "11");
+        one["what"] = identified(person);
+        if let Some(now) = event.query {
+            one["detail"] = json!([{"type": "role", "valueString": now}]);
+        }
+        all.push(one);
+        return all;
     }
     match event.query {
         Some(query) => {

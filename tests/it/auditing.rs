@@ -216,7 +216,13 @@ async fn a_patient_learns_who_has_seen_what_is_theirs() {
     assert_eq!(seen[..all.len()], all[..], "the pages are the whole");
     let about = county.get("eye", &format!("AuditEvent?entity=Task/{task}&outcome=0")).await.entries();
     assert!(!about.is_empty() && about.iter().all(|event| event["entity"].to_string().contains(&task)));
-    for bad in ["AuditEvent?_sort=action", "AuditEvent?_summary=count", "AuditEvent?patient.name=x"] {
+    // a total is that of all pages, not only of this one.
+    let half = county.get("eye", &format!("AuditEvent?patient={patient}&_total=accurate&_count=1")).await;
+    let whole = county.get("eye", &format!("AuditEvent?patient={patient}&_count=1000")).await.entries().len();
+    assert_eq!((half.entries().len(), &half.body["total"]), (1, &json!(whole)));
+    let counted = county.get("eye", &format!("AuditEvent?patient={patient}&_summary=count")).await;
+    assert_eq!((counted.entries().len(), &counted.body["total"]), (0, &json!(whole)));
+    for bad in ["AuditEvent?_sort=action", "AuditEvent?patient.name=x"] {
         assert_eq!(county.get("eye", bad).await.status, 400, "{bad}");
     }
 }

@@ -286,14 +286,43 @@ on_both!(another_role_password_or_the_end_of_an_account_ends_its_sessions, async
     assert_eq!(typed(&county.gateway, "ana", PASSWORD, &code, &from(HOME)).await, None, "the old password");
     let cookie = typed(&county.gateway, "ana", "another horse battery", &code, &from(HOME)).await;
     let cookie = cookie.expect("the pause has ended with the reset");
-    accounts::remove(&store, "ana").await.unwrap();
+    accounts::remove(&store, &config, "ana").await.unwrap();
     assert!(session(&county, &cookie).await.is_none(), "the account's end");
     for error in [
-        accounts::remove(&store, "ana").await.unwrap_err(),
+        accounts::remove(&store, &config, "ana").await.unwrap_err(),
         accounts::reset(&store, &config, "ana", PASSWORD).await.unwrap_err(),
     ] {
         assert_eq!(error.kind, Kind::NotFound);
     }
+    // each of these is on record, and of whom.
+    let told = county.get("root", "AuditEvent?type=110113&_sort=date&_total=accurate").await;
+    let said: Vec<(Value, Value, Value)> = told
+        .entries()
+        .iter()
+        .map(|one| {
+            let person = &one["entity"][0];
+            assert_eq!(
+                (&person["what"]["identifier"]["value"], &person["role"]["code"]),
+                (&json!("ana"), &json!("11")),
+                "{one}"
+            );
+            assert_eq!(one["agent"][0]["who"]["reference"], "Organization/hub");
+            (one["action"].clone(), one["subtype"][0]["code"].clone(), person["detail"][0]["valueString"].clone())
+        })
+        .collect();
+    assert_eq!(
+        said,
+        [
+            ("C", "110137", "administrator"),
+            ("U", "110136", "auditor"),
+            ("U", "110137", "auditor"),
+            ("D", "110137", "auditor")
+        ]
+        .map(|(action, code, role)| (json!(action), json!(code), json!(role)))
+    );
+    assert_eq!(told.body["total"], 4);
+    let locked = county.get("root", "AuditEvent?type=110114&outcome=4&_summary=count").await;
+    assert!(locked.body["total"].as_u64().unwrap() >= 6, "{}", locked.body);
 });
 
 /// Staff act for their partner and no further; who is nobody's staff any more is nobody.

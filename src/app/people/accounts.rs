@@ -1,16 +1,17 @@
 //! Accounts of our own, where no identity provider is: a name, a password and a one-time code, all three at once.
 //!
 //! Promises that whoever guesses is told the same whatever was wrong, at the same cost, also of a name that nobody has;
-//! that a code counts once; and that a new password, another role or the end of an account ends its sessions. Accounts
-//! are kept from the command line. <https://cheatsheetseries.owasp.org/cheatsheets/Authentication_Cheat_Sheet.html>
+//! that a code counts once; that a new password, another role or the end of an account ends its sessions; and that each
+//! of these goes on record in its own transaction. Accounts are kept from the command line. <https://cheatsheetseries.owasp.org/cheatsheets/Authentication_Cheat_Sheet.html>
 
 use super::lockout::{Counted, Try};
 use super::{Person, Visit, password, totp};
 use crate::app::App;
 use crate::config::{Config, PersonRole};
 use crate::error::{Error, Kind};
+use crate::fhir::ResourceType;
 use crate::fhir::query;
-use crate::store::{Account, Store};
+use crate::store::{Access, Account, Store, Tx};
 
 /// Longest name of an account.
 const LONGEST_NAME: usize = 64;
@@ -142,6 +143,7 @@ pub async fn add(store: &Store, config: &Config, name: &str, role: &PersonRole, 
     if !tx.add_account(&account).await? {
         return Err(Error::conflict("There is an account of this name."));
     }
+    on_record(&mut tx, config, "user-added", &account).await?;
     tx.commit().await?;
     Ok(given)
 }
@@ -152,7 +154,9 @@ pub async fn reset(store: &Store, config: &Config, name: &str, typed: &str) -> R
     let mut tx = store.begin().await?;
     let before = tx.account(name).await?.ok_or_else(unknown)?;
     tx.remove_account(name).await?;
-    tx.add_account(&Account { role: before.role, partner: before.partner, ..made }).await?;
+    let now = Account { role: before.role, partner: before.partner, ..made };
+    tx.add_account(&now).await?;
+    on_record(&mut tx, config, "user-reset", &now).await?;
     tx.forget_failures(&super::sha256(&format!("name:{name}"))).await?;
     tx.end_sessions(name).await?;
     tx.commit().await?;
@@ -166,17 +170,19 @@ pub async fn set_role(store: &Store, config: &Config, name: &str, role: &PersonR
     let mut tx = store.begin().await?;
     let before = tx.account(name).await?.ok_or_else(unknown)?;
     tx.remove_account(name).await?;
-    tx.add_account(&Account { role: word.to_string(), partner: partner.to_string(), ..before }).await?;
+    let now = Account { role: word.to_string(), partner: partner.to_string(), ..before };
+    tx.add_account(&now).await?;
+    on_record(&mut tx, config, "user-role", &now).await?;
     tx.end_sessions(name).await?;
     tx.commit().await
 }
 
 /// Removes an account. The record of what its holder did stays.
-pub async fn remove(store: &Store, name: &str) -> Result<(), Error> {
+pub async fn remove(store: &Store, config: &Config, name: &str) -> Result<(), Error> {
     let mut tx = store.begin().await?;
-    if !tx.remove_account(name).await? {
-        return Err(unknown());
-    }
+    let before = tx.account(name).await?.ok_or_else(unknown)?;
+    tx.remove_account(name).await?;
+    on_record(&mut tx, config, "user-removed", &before).await?;
     tx.end_sessions(name).await?;
     tx.commit().await
 }
@@ -185,6 +191,20 @@ pub async fn remove(store: &Store, name: &str) -> Result<(), Error> {
 pub async fn list(store: &Store) -> Result<Vec<(String, String, String)>, Error> {
     let accounts = store.read().await?.accounts().await?;
     Ok(accounts.into_iter().map(|one| (one.name, one.role, one.partner)).collect())
+}
+
+/// A change of an account, with the role it leaves; who typed it, the machine knows.
+async fn on_record(tx: &mut Tx, config: &Config, action: &'static str, account: &Account) -> Result<(), Error> {
+    let role = format!("{} {}", account.role, account.partner);
+    let changed = Access {
+        partner: config.gateway.id.clone(),
+        action,
+        kind: Some(ResourceType::ORGANIZATION),
+        query: Some(role.trim_end().to_string()),
+        person: Some(account.name.clone()),
+        ..Access::default()
+    };
+    tx.audit(&[changed]).await
 }
 
 /// An account without a role, and what its holder needs.
