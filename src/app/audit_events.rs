@@ -176,7 +176,11 @@ impl App {
         let Some((kind, id)) = about else { return Ok(()) };
         let seen = id.map(|id| (Key::new(kind, id), 0)).into_iter().collect();
         let refused = Access { kind: Some(kind), outcome: 4, ..access(context, action, seen) };
-        self.0.recorder.record(refused).await
+        self.0.recorder.record(refused).await?;
+        match id.filter(|_| kind == ResourceType::TASK && why.kind == Kind::NotFound) {
+            Some(task) => self.told_of(&context.partner.id, task, "asked").await,
+            None => Ok(()),
+        }
     }
 
     /// What is about to be sent to a partner's server is on record first.

@@ -7,8 +7,9 @@ use crate::fhir::{Key, Resource, ResourceType, search};
 use crate::referral::Status;
 use crate::referral::decide::{moved, status_of};
 use crate::referral::relay::{self, Target};
-use crate::store::{Kind as Owed, Reason, Referral, Relay, Tx, Viewer};
+use crate::store::{Kind as Owed, Reason, Referral, Relay, Stored, Tx, Viewer};
 use serde_json::{Value, json};
+use std::sync::Arc;
 
 /// Why a referral ends that no consent allows any more.
 const NO_CONSENT: &str = "The consent no longer allows this referral.";
@@ -180,6 +181,11 @@ impl App {
     /// A referral ends because nobody may know of it any more.
     async fn end_for_consent(&self, tx: &mut Tx, referral: &Referral, reason: Value) -> Result<(), Error> {
         let relays = tx.relays(&referral.task).await?;
+        for relay in &relays {
+            if !self.is_over(tx, relay).await? {
+                self.consent_ended(tx, referral, relay).await?;
+            }
+        }
         if let Some(referral) = tx.referral(&referral.task).await? {
             self.cancel_source(tx, referral, reason).await?;
         }
@@ -197,12 +203,36 @@ impl App {
         self.await_end(tx, consent).await
     }
 
-    /// Ends what rests on a Consent and is not allowed any more.
-    pub(super) async fn end_refused(&self, tx: &mut Tx, consent: &Key) -> Result<(), Error> {
+    /// The requests that rest on a Consent.
+    async fn resting_on(&self, tx: &mut Tx, consent: &Key) -> Result<Vec<Arc<Stored>>, Error> {
         let pair = ("supporting-info".to_string(), consent.to_string());
         let mut query = search::parse(ResourceType::SERVICE_REQUEST, &[pair], self.own(), true)?;
         query.count = search::MAX_PAGE;
-        for hit in tx.search(&query, &Viewer::Operator).await?.hits {
+        Ok(tx.search(&query, &Viewer::Operator).await?.hits)
+    }
+
+    /// Locks the referrals that rest on this, before it is locked itself: a referral's row comes first, then its request,
+    /// then the Consents, so that nobody waits in a circle.
+    pub(super) async fn hold_referrals(&self, tx: &mut Tx, key: &Key) -> Result<(), Error> {
+        if !tx.is_remote() {
+            return Ok(()); // There is one writer.
+        }
+        let requests = match key.kind {
+            ResourceType::SERVICE_REQUEST => vec![key.clone()],
+            ResourceType::CONSENT => self.resting_on(tx, key).await?.iter().map(|hit| hit.key.clone()).collect(),
+            _ => return Ok(()),
+        };
+        for request in requests {
+            for referral in tx.referrals_by_request(&request.id).await? {
+                tx.referral(&referral.task).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends what rests on a Consent and is not allowed any more.
+    pub(super) async fn end_refused(&self, tx: &mut Tx, consent: &Key) -> Result<(), Error> {
+        for hit in self.resting_on(tx, consent).await? {
             let request = tx.parsed(&hit)?;
             self.end_refused_of(tx, &hit.key, &request).await?;
         }
@@ -223,6 +253,9 @@ impl App {
                     self.end_claims(tx, &relay, request).await?;
                 } else {
                     lost |= open;
+                    if open {
+                        self.consent_ended(tx, &referral, &relay).await?;
+                    }
                     refused.push(relay);
                 }
             }

@@ -54,6 +54,9 @@ impl App {
             };
             places.push((copy.url.clone(), key, new));
         }
+        for (_, key, _) in places.iter().filter(|(_, _, new)| !new) {
+            self.hold_referrals(tx, key).await?;
+        }
         let mut changed = Vec::new();
         for (copy, (url, key, new)) in copies.into_iter().zip(places.clone()) {
             let mut resource = copy.resource;

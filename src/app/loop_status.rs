@@ -3,6 +3,7 @@
 
 use serde_json::{Value, json};
 
+use super::receipts::untold;
 use super::{App, Context};
 use crate::config::Role;
 use crate::error::Error;
@@ -62,7 +63,14 @@ impl App {
             parameters.push(json!({"name": "held", "valueString": why}));
         }
         parameters.extend(self.conflict_parts(&mut tx, task).await?);
-        for step in tx.evidence(task).await? {
+        let steps = tx.evidence(task).await?;
+        for (partner, task) in untold(&steps) {
+            parameters.push(json!({"name": "untold", "part": [
+                {"name": "who", "valueReference": organization(partner)},
+                {"name": "task", "valueReference": {"reference": format!("{}/Task/{task}", self.own())}},
+            ]}));
+        }
+        for step in steps {
             parameters.push(json!({"name": "step", "part": [
                 {"name": "what", "valueCode": step.what},
                 {"name": "who", "valueReference": organization(&step.who)},

@@ -27,6 +27,7 @@ mod polls;
 mod published;
 mod readiness;
 mod reading;
+mod receipts;
 mod receiving;
 mod reconciling;
 mod referrals;

@@ -45,7 +45,7 @@ pub struct NotifyPlan {
     pub rests: Option<Timestamp>,
     /// What it is.
     pub said: Said,
-    /// The Tasks it names, with their versions: evidence that the subscriber knows them.
+    /// The Tasks it names, with their versions: evidence that the subscriber knows them; version 0: told by number alone.
     pub(super) tasks: Vec<(String, i64)>,
 }
 
@@ -169,8 +169,9 @@ impl App {
         self.disclosed(one, &shown).await?;
         let tasks = match asked.channel {
             Channel::RestHook => {
-                let named = shown.iter().filter(|shown| shown.named && shown.event.focus.kind == ResourceType::TASK);
-                named.map(|shown| (shown.event.focus.id.clone(), shown.event.version)).collect()
+                let tasks = shown.iter().filter(|shown| shown.event.focus.kind == ResourceType::TASK);
+                let version = |shown: &Shown| if shown.named { shown.event.version } else { 0 };
+                tasks.map(|shown| (shown.event.focus.id.clone(), version(shown))).collect()
             }
             // That somebody took a mail or message on its way, or a socket a frame, is no evidence that anybody knows.
             Channel::Email | Channel::Sms | Channel::Websocket => Vec::new(),

@@ -87,7 +87,10 @@ impl App {
         // The referral's row is locked before the Task's, as everywhere.
         let place = match key.kind {
             ResourceType::TASK => Some(self.place(tx, key).await?),
-            _ => None,
+            _ => {
+                self.hold_referrals(tx, key).await?;
+                None
+            }
         };
         let stored = tx.resource_for_update(key).await?.ok_or_else(|| Error::not_found(key.kind.name(), &key.id))?;
         self.check_in_scope(context, 'u', &stored)?;

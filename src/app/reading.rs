@@ -391,9 +391,13 @@ impl App {
         Ok(())
     }
 
-    /// Notes that a partner has these versions of Tasks: evidence, where it is their source.
+    /// Notes that a partner has these versions of Tasks: evidence, where it is their source; version 0: that there is one, no
+    /// more.
     pub(super) async fn source_saw(&self, partner: &str, tasks: &[(String, i64)], how: &str) -> Result<(), Error> {
         let Some(partner) = self.partner(partner).filter(|_| !tasks.is_empty()) else { return Ok(()) };
+        for (task, _) in tasks.iter().filter(|(_, version)| *version == 0) {
+            self.told_of(&partner.id, task, how).await?;
+        }
         for source in self.sources(partner) {
             self.source_has(source, tasks, how).await?;
         }

@@ -168,6 +168,7 @@ impl App {
             return Ok(answer);
         }
         let viewer = self.viewer(context);
+        self.hold_referrals(tx, key).await?;
         let stored = tx.resource_for_update(key).await?;
         let Some(stored) = stored else {
             return self.import(tx, context, key, resource, precondition).await;
@@ -249,6 +250,7 @@ impl App {
         if let Some(why) = why {
             return Err(Error::new(Kind::MethodNotAllowed, format!("This {} can't be deleted: {why}.", key.kind)));
         }
+        self.hold_referrals(tx, key).await?;
         let Some(stored) = tx.resource_for_update(key).await? else { return precondition.check(None) };
         if !tx.may_see(&self.viewer(context), key).await? {
             return Err(Error::not_found(key.kind.name(), &key.id));

@@ -149,6 +149,7 @@ impl App {
         tx.update_relay(&relay).await?;
         let key = Key::new(ResourceType::TASK, &relay.task);
         self.agreed(&mut tx, &key, &[What::Refused]).await?;
+        self.told_in(&mut tx, &referral, &relay, "delivered").await?;
         let ours = self.says(&mut tx, &key).await?;
         if !status_of(&ours).is_terminal() {
             self.call_off(&mut tx, &referral, &relay, "The referral source called it off.").await?;
@@ -159,12 +160,13 @@ impl App {
     /// The target had ended it before it could be called off: its ending stands and is collected (design D7).
     pub async fn ended_first(&self, claimed: &Claimed, remote: &str, mark: Option<&str>) -> Result<(), Error> {
         let mut tx = self.store().begin().await?;
-        let Some((_, Some(mut relay))) = self.referral_of(&mut tx, claimed).await? else {
+        let Some((referral, Some(mut relay))) = self.referral_of(&mut tx, claimed).await? else {
             return self.done(tx, claimed).await;
         };
         if !tx.holds(claimed).await? {
             return Ok(());
         }
+        self.told_in(&mut tx, &referral, &relay, "ended first").await?;
         let partner = relay.partner.clone().unwrap_or_default();
         relay.withdrawn = false;
         relay.remote = Some(remote.to_string());

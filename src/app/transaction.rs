@@ -135,6 +135,14 @@ impl App {
         });
         let sent: Vec<&Resource> = sent.collect();
         self.look_ahead(&mut tx, context, &sent).await?;
+        for step in &steps {
+            if let Ask::Update(Target::Key(key), ..)
+            | Ask::Patch(Target::Key(key), ..)
+            | Ask::Delete(Target::Key(key), _) = &step.ask
+            {
+                self.hold_referrals(&mut tx, key).await?;
+            }
+        }
 
         let mut reads = Vec::new();
         let mut rest = Vec::new();

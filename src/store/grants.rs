@@ -132,6 +132,12 @@ impl Tx {
         Ok(())
     }
 
+    /// A partner that loses sight of a Task for want of consent: its Subscriptions still count this transaction's change of it
+    /// as an event, of which they are told the number alone.
+    pub fn parts_from(&mut self, partner: &str, task: &Key) {
+        self.met.parts(partner, task);
+    }
+
     /// Who may see a resource now.
     pub async fn grantees(&mut self, key: &Key) -> Result<Vec<String>, Error> {
         let rows = self

@@ -30,6 +30,8 @@ pub(super) struct Met {
     pub(super) born: HashSet<Key>,
     /// Who may see what, one grantee at a time.
     grants: HashSet<(String, Key)>,
+    /// Who is told of a change though nobody shows it to him any more.
+    parted: HashSet<(String, Key)>,
     /// What texts say, by where they lie in memory.
     said: HashMap<usize, Said>,
 }
@@ -71,9 +73,14 @@ impl Met {
         self.seen.retain(|key, _| key.kind != ResourceType::CONSENT);
     }
 
-    /// Who is certain to see it.
+    /// This grantee is told that something has changed, without what.
+    pub(super) fn parts(&mut self, grantee: &str, key: &Key) {
+        self.parted.insert((grantee.to_string(), key.clone()));
+    }
+
+    /// Who is certain to see it, or to be told of it.
     pub(super) fn grantees<'a>(&'a self, key: &'a Key) -> impl Iterator<Item = &'a String> {
-        self.grants.iter().filter(move |(_, its)| its == key).map(|(grantee, _)| grantee)
+        self.grants.iter().chain(&self.parted).filter(move |(_, its)| its == key).map(|(grantee, _)| grantee)
     }
 
     /// Somebody has lost a grant: asked again, everybody's are looked up.

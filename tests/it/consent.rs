@@ -6,8 +6,11 @@ use loopgate::demo::patient;
 use serde_json::{Value, json};
 
 use crate::acts::{HOSPITAL, reference, two_sources, without_coordinator};
-use crate::gateway::{EHR, PANTRY, TestGateway};
+use crate::databases::Place;
+use crate::gateway::{EHR, PANTRY, TestGateway, county};
 use crate::intake::{entry, transaction};
+use crate::notifications::subscribed;
+use crate::on_both;
 
 // Nothing that is somebody else's can be referred by naming it.
 #[tokio::test]
@@ -330,3 +333,63 @@ async fn a_sensitive_need_takes_a_narrow_consent() {
     let answer = county.post("clinic", "", &narrow).await;
     assert_eq!(answer.status, 200, "{}", answer.body);
 }
+
+/// The parameters of a referral's `$loop-status` with this name.
+async fn loop_status(county: &TestGateway, task: &str, name: &str) -> Vec<String> {
+    let status = county.get("desk", &format!("Task/{task}/$loop-status")).await.body;
+    let all = status["parameter"].as_array().unwrap().iter().filter(|one| one["name"] == name);
+    all.map(|one| one["part"].to_string()).collect()
+}
+
+// LP-15, SP-10: who had to be told that consent ended, who has taken it, when and how, is on record for the coordinator.
+on_both!(that_consent_ended_is_told_with_receipts, async |place: Place| {
+    const THEIRS: &str = "https://agency.test/hook";
+    let county = TestGateway::with(place, &county()).await;
+    // By notification, by asking, and at the target's own server.
+    for (request, kind, who, how) in [
+        ("sr1", "housing-instability", "agency", "asked"),
+        ("sr2", "food-insecurity", "pantry", "delivered"),
+        ("sr3", "housing-instability", "agency", "notification"),
+    ] {
+        if how == "notification" {
+            subscribed(&county, "agency", THEIRS).await;
+        }
+        let task = county.refers(request, kind).await;
+        county.deliver_due().await;
+        county.poll("clinic").await;
+        let theirs = county.relayed(&task).await.remove(0);
+        county.answers(who, &theirs, "accepted").await;
+        county.deliver_due().await;
+        let before = county.world.heard(THEIRS).len();
+        county.ehr_changes("Consent", "disclosure", |consent| consent["status"] = json!("inactive")).await;
+        if how == "asked" {
+            let untold = loop_status(&county, &task, "untold").await;
+            assert_eq!(untold.len(), 1);
+            assert!(untold[0].contains("Organization/agency") && untold[0].contains(&theirs), "{untold:?}");
+            assert_eq!(county.get(who, &format!("Task/{theirs}")).await.status, 404);
+        }
+        county.deliver_due().await;
+        if how == "notification" {
+            let heard = county.world.heard(THEIRS);
+            assert_eq!(heard.len(), before + 1);
+            assert!(!heard[before].to_string().contains(&theirs), "that something changed, and not what");
+        }
+        assert!(loop_status(&county, &task, "untold").await.is_empty(), "{how}");
+        let steps = loop_status(&county, &task, "step").await;
+        let said = |what: &str, how: &str| {
+            steps
+                .iter()
+                .filter(|step| {
+                    step.contains(&format!("\"{what}\""))
+                        && step.contains(&format!("Organization/{who}"))
+                        && step.contains(&format!("\"{how} of Task/{theirs}"))
+                })
+                .count()
+        };
+        assert_eq!((said("consent-ended", "closed"), said("consent-ended-told", how)), (1, 1), "{steps:?}");
+        // Asking again is no second receipt.
+        county.get(who, &format!("Task/{theirs}")).await;
+        assert_eq!(loop_status(&county, &task, "step").await.len(), steps.len());
+        county.ehr_changes("Consent", "disclosure", |consent| consent["status"] = json!("active")).await;
+    }
+});

@@ -142,3 +142,36 @@ async fn a_request_that_no_longer_rests_on_its_consent_ends() {
         (&json!("cancelled"), &json!("no-consent"))
     );
 }
+
+// D15c: a referral's row comes first: who holds it and wants what it rests on never waits for who holds that and wants it.
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_waits_in_a_circle() {
+    let Some(place) = Place::postgres().await else { return };
+    let county = TestGateway::with(place, &county()).await;
+    let (bundle, consent) = resting_on_what_is_here(&county).await;
+    let answer = county.post("clinic", "", &bundle).await;
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    let find = |kind: &str| answer.entries().into_iter().find(|one| one["resourceType"] == kind).unwrap();
+    let (request, task) = (find("ServiceRequest"), find("Task"));
+    let store = county.store().await;
+    for (index, resource) in [&request, &consent].into_iter().enumerate() {
+        let kind = ResourceType::parse(resource["resourceType"].as_str().unwrap()).unwrap();
+        let key = Key::new(kind, resource["id"].as_str().unwrap());
+        let mut body = county.get("clinic", &key.to_string()).await.body;
+        body["language"] = json!(["en", "es"][index]);
+        let patch = json!([{"op": "add", "path": "/language", "value": "de"}]);
+        let as_patch = [("content-type", "application/json-patch+json")];
+        for method in ["PUT", "PATCH"] {
+            let mut tx = store.begin().await.unwrap();
+            tx.referral(task["id"].as_str().unwrap()).await.unwrap().unwrap();
+            let (path, by) =
+                (key.to_string(), if method == "PUT" { (&body, &[][..]) } else { (&patch, &as_patch[..]) });
+            let (changed, ()) = tokio::join!(county.ask("clinic", method, &path, Some(by.0), by.1), async {
+                somebody_waits(&store).await;
+                tx.resource_for_update(&key).await.expect("no circle").unwrap();
+                tx.commit().await.unwrap();
+            });
+            assert_eq!(changed.status, 200, "{method} {key}: {}", changed.body);
+        }
+    }
+}
