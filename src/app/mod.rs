@@ -49,7 +49,7 @@ pub mod validation;
 mod visits;
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use tokio::sync::Notify;
 
@@ -130,6 +130,8 @@ struct Inner {
     tokens: Tokens,
     passwords: people::Passwords,
     readiness: readiness::Readiness,
+    /// Rounds of polling that have ended and are not recorded yet.
+    ended: Mutex<Vec<polls::Ended>>,
     wake: Notify,
 }
 
@@ -161,6 +163,7 @@ impl App {
             tokens,
             passwords: people::Passwords::new(),
             readiness: Default::default(),
+            ended: Mutex::default(),
             wake: Notify::new(),
         };
         let app = App(Arc::new(inner));

@@ -12,6 +12,7 @@ use super::App;
 use crate::config::Role;
 use crate::error::Error;
 use crate::store::{Delivery, Kind as Owed, Tx};
+use crate::time::Timestamp;
 
 /// The pause while something urgent is open.
 const URGENT: Duration = Duration::from_secs(5 * 60);
@@ -19,6 +20,9 @@ const URGENT: Duration = Duration::from_secs(5 * 60);
 const IDLE: Duration = Duration::from_secs(60 * 60);
 /// Sooner than this nobody is asked but for something urgent (G-135).
 pub(super) const SOONEST: Duration = Duration::from_secs(15 * 60);
+/// Rounds come due at whole ones of these, where their pause is not about as short itself: what is due together is claimed
+/// and recorded together.
+const TICK: Duration = Duration::from_millis(250);
 
 /// What is open at a partner's server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,6 +54,13 @@ impl App {
         Ok(spread(id, pause, self.config().delivery.jitter))
     }
 
+    /// When this partner's next round comes, counted from now.
+    pub(super) async fn next_round(&self, tx: &mut Tx, id: &str) -> Result<Timestamp, Error> {
+        let pause = self.pause(tx, id).await?;
+        let next = self.now().plus(pause);
+        Ok(if pause < TICK * 20 { next } else { whole(next) })
+    }
+
     /// Something has become open at this partner: its next round comes no later than that wants. In a transaction of its
     /// own: a round holds its own row first and owes what it found after, and whoever owes the round does it the other
     /// way about. Were this lost, the round would come at its old time.
@@ -58,7 +69,7 @@ impl App {
             return Ok(());
         }
         let mut tx = self.store().begin().await?;
-        let due_at = self.now().plus(self.pause(&mut tx, partner).await?);
+        let due_at = self.next_round(&mut tx, partner).await?;
         if tx.due_of(Owed::Poll, partner).await?.is_some_and(|due| due <= due_at) {
             return Ok(());
         }
@@ -67,6 +78,12 @@ impl App {
         tx.enqueue(&Delivery { kind: Owed::Poll, subject, partner, lane, due_at }).await?;
         self.commit(tx).await
     }
+}
+
+/// This time, or the next tick.
+fn whole(time: Timestamp) -> Timestamp {
+    let tick = i64::try_from(TICK.as_micros()).unwrap_or(1);
+    Timestamp((time.0 + tick - 1).div_euclid(tick) * tick)
 }
 
 /// A pause that is a partner's own: up to so many percent shorter, or longer where shorter would be too soon.
@@ -82,6 +99,13 @@ fn spread(partner: &str, pause: Duration, percent: u32) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_round_comes_at_a_tick_and_never_sooner() {
+        for (time, tick) in [(0, 0), (1, 250_000), (250_000, 250_000), (1_999_999, 2_000_000)] {
+            assert_eq!(whole(Timestamp(time)), Timestamp(tick), "{time}");
+        }
+    }
 
     // G-134, G-135
     #[test]

@@ -260,9 +260,10 @@ impl App {
         self.commit(tx).await
     }
 
-    /// What is known of a partner's server.
+    /// What is known of a partner's server, for those who ask it; not in words, which every round would read in vain.
     pub(super) async fn known(&self, tx: &mut Tx, partner: &str) -> Result<Option<Known>, Error> {
-        Ok(tx.peer(partner).await?.map(|peer| Known::of(&peer)))
+        let wordless = |peer: Peer| Known::of(&Peer { findings: String::new(), ..peer });
+        Ok(tx.peer(partner).await?.map(wordless))
     }
 
     /// `$following` of a partner's Organization, for operators and coordinators: what its server offers, how it is

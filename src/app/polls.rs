@@ -7,9 +7,9 @@ use crate::error::Error;
 use crate::fhir::ResourceType;
 use crate::fhir::views::{Task, identifiers};
 use crate::referral::Status;
-use crate::store::{Copied, Kind as Owed, Outcome};
+use crate::store::{Copied, Kind as Owed, Outcome, Tx};
 use crate::time::Timestamp;
-use std::sync::Arc;
+use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::Duration;
 
 /// Ask a partner's server what has changed.
@@ -42,6 +42,12 @@ const NOT_OF_A_PATIENT: [&str; 8] = [
     "Questionnaire",
     "Group",
 ];
+
+/// Rounds that are recorded in one transaction, at most.
+const TOGETHER: usize = 64;
+
+/// A round that was read to its end, and the server's own time at its beginning.
+pub(super) type Ended = (Claimed, Option<Timestamp>);
 
 /// Searches for these copies by their ids, a type at a time, and with their patients where the server wants them.
 fn for_copies(copies: &[Copied], way: Copies) -> impl Iterator<Item = String> {
@@ -121,19 +127,51 @@ impl App {
         Ok(true)
     }
 
-    /// A round was read to its end; the server's own time at its beginning was this.
-    pub async fn round_ended(&self, claimed: &Claimed, server_time: Option<Timestamp>) -> Result<(), Error> {
-        let mut tx = self.store().begin().await?;
-        if !tx.holds(claimed).await? {
-            return Ok(());
+    /// A round was read to its end; the server's own time at its beginning was this. It is recorded with others, by the
+    /// next look for what is due: were it lost until then, the server would be asked the same once more.
+    pub fn round_ended(&self, claimed: &Claimed, server_time: Option<Timestamp>) {
+        let mut ended = self.ended_rounds();
+        ended.push((claimed.clone(), server_time));
+        if ended.len().is_multiple_of(TOGETHER) {
+            self.wake();
         }
-        // In milliseconds: no server of the field tells more, and not every one reads more.
-        let cursor = server_time.map(|time| Timestamp(time.minus(OVERLAP).0 / 1_000 * 1_000).to_string());
-        tx.followed(&claimed.partner, cursor.as_deref()).await?;
-        tx.try_again(&claimed.partner, self.now(), false).await?;
-        let next = self.now().plus(self.pause(&mut tx, &claimed.partner).await?);
-        tx.finish(claimed, &Outcome::Again(next)).await?;
-        self.commit(tx).await
+    }
+
+    fn ended_rounds(&self) -> MutexGuard<'_, Vec<Ended>> {
+        self.0.ended.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How many rounds wait to be recorded.
+    pub fn rounds_waiting(&self) -> usize {
+        self.ended_rounds().len()
+    }
+
+    /// Rounds that are to be recorded now; in one order, whoever records others beside us.
+    pub(super) fn rounds_to_record(&self) -> Vec<Ended> {
+        let mut waiting = self.ended_rounds();
+        let many = waiting.len().min(TOGETHER);
+        let mut some: Vec<Ended> = waiting.drain(..many).collect();
+        some.sort_by(|(one, _), (other, _)| one.partner.cmp(&other.partner));
+        some
+    }
+
+    /// They could not be recorded: later, then.
+    pub(super) fn rounds_wait_on(&self, rounds: Vec<Ended>) {
+        self.ended_rounds().extend(rounds);
+    }
+
+    pub(super) async fn record_rounds(&self, tx: &mut Tx, rounds: &[Ended]) -> Result<(), Error> {
+        for (claimed, server_time) in rounds {
+            let next = self.next_round(tx, &claimed.partner).await?;
+            if !tx.finish(claimed, &Outcome::Again(next)).await? {
+                continue;
+            }
+            // In milliseconds: no server of the field tells more, and not every one reads more.
+            let cursor = server_time.map(|time| Timestamp(time.minus(OVERLAP).0 / 1_000 * 1_000).to_string());
+            tx.followed(&claimed.partner, cursor.as_deref()).await?;
+            tx.try_again(&claimed.partner, self.now(), false).await?;
+        }
+        Ok(())
     }
 
     /// Whether a Task at a partner's server that we know nothing of may be a new referral, or one that we left there.

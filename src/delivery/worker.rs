@@ -65,7 +65,7 @@ impl Worker {
         let mut tries = 0;
         loop {
             let claimed = self.app.claim(IN_FLIGHT, &Busy::default()).await?;
-            if claimed.is_empty() {
+            if claimed.is_empty() && self.app.rounds_waiting() == 0 {
                 return Ok(tries);
             }
             for one in claimed {
@@ -89,13 +89,16 @@ impl Worker {
             while under_way.try_join_next().is_some() {}
             let busy = held.busy();
             let claimed = match held.room() {
-                0 => Vec::new(),
+                // What has ended is recorded all the same.
+                0 if self.app.rounds_waiting() < CLAIM => Vec::new(),
                 room => self.app.claim(room.min(CLAIM), &busy).await.unwrap_or_else(|error| {
                     tracing::error!(cause = error.cause.as_deref().unwrap_or(""), "could not look for what is owed");
                     Vec::new()
                 }),
             };
-            let more = claimed.len() == CLAIM || (!claimed.is_empty() && held.is_uneven(&busy));
+            let more = claimed.len() == CLAIM
+                || self.app.rounds_waiting() >= CLAIM
+                || (!claimed.is_empty() && held.is_uneven(&busy));
             for one in claimed {
                 held.add(&one);
                 let (worker, held) = (self.clone(), held.clone());
@@ -126,6 +129,9 @@ impl Worker {
             }
         }
         let drained = tokio::time::timeout(DRAIN, async { while under_way.join_next().await.is_some() {} }).await;
+        if let Err(error) = self.app.claim(0, &Busy::default()).await {
+            tracing::warn!(%error, "rounds that had ended could not be recorded; they are asked again");
+        }
         if drained.is_err() {
             under_way.abort_all();
             let rest = held.all();
