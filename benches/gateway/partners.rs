@@ -202,9 +202,7 @@ async fn polled(report: &mut Report, quick: bool, folder: &Path, world: &str, he
         let base = format!("http://{}/p{number}/fhir", houses.address);
         format!("fhir = {{ base = \"{base}\", follow = \"poll\", poll_every = \"{EVERY}s\" }}")
     };
-    // Without credentials and in few words: a configuration has at most 1 MiB.
-    let named = |number: usize| format!("id = \"p{number}\"\nname = \"p\"\nroles = [\"source\"]\n{}\n", fhir(number));
-    let partners: String = (0..many).map(|number| format!("[[partner]]\n{}", named(number))).collect();
+    let partners: String = (0..many).map(|number| partner(&format!("p{number}"), "source", &fhir(number))).collect();
     let product =
         Product::with_partners(&format!("sqlite://{}", file(folder, "polled.db")), folder, world, &partners).await;
     let before = product.server.cpu();

@@ -87,7 +87,8 @@ pub(super) async fn look(server: &Server<'_>, plan: &DiscoverPlan) -> Result<Kno
     let mut took = None;
     if known.batch {
         took = in_batch(server, &questions).await?;
-        match took {
+        match &took {
+            Some(took) if shut(took).is_some() => {}
             Some(_) => findings.works("batch"),
             None => findings.instead("batch: offered and refused; it is asked one search after the other"),
         }
