@@ -204,14 +204,14 @@ impl App {
     }
 
     /// Nobody finds a referral by a Consent that it did not rest on before, until this is committed: whoever takes that
-    /// Consent back waits for us, or we for them.
+    /// Consent back waits for us, or we for them. Other referrals that rest on it do not.
     pub(super) async fn hold_consents(&self, tx: &mut Tx, request: &Resource) -> Result<(), Error> {
         let named = ServiceRequest(request).supporting_info().filter_map(|text| self.local(text));
         let mut consents: Vec<Key> = named.filter(|key| key.kind == ResourceType::CONSENT).collect();
         // In order, so that two transactions lock alike.
         consents.sort_unstable();
         for key in &consents {
-            tx.resource_for_update(key).await?;
+            tx.resource_held(key).await?;
         }
         Ok(())
     }

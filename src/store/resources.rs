@@ -134,7 +134,15 @@ impl Tx {
 
     /// The current version, locked until the end of this transaction: whoever decides on it decides alone.
     pub async fn resource_for_update(&mut self, key: &Key) -> Result<Option<Stored>, Error> {
-        let lock = self.for_update();
+        self.locked(key, self.for_update()).await
+    }
+
+    /// The current version, which nobody changes until the end of this transaction: many may rest on it at once.
+    pub async fn resource_held(&mut self, key: &Key) -> Result<Option<Stored>, Error> {
+        self.locked(key, self.for_share()).await
+    }
+
+    async fn locked(&mut self, key: &Key, lock: &'static str) -> Result<Option<Stored>, Error> {
         if lock.is_empty() || self.met.known.contains_key(key) {
             return self.resource(key).await;
         }

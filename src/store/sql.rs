@@ -42,6 +42,9 @@ const LONGEST: Duration = Duration::from_secs(5);
 /// for the commit itself and for clocks that differ.
 const LAG: Duration = Duration::from_secs(10);
 
+/// How a row is locked: alone, or together with others. Either may have to wait.
+const LOCKS: [&str; 2] = [" for update", " for share"];
+
 #[derive(Debug)]
 enum Database {
     Embedded(Embedded),
@@ -342,7 +345,7 @@ impl Tx {
     /// The same of a statement that was told what is outstanding.
     pub(super) async fn ask_now(&mut self, text: String, args: Vec<Arg>) -> Result<Vec<Row>, Error> {
         self.check()?;
-        if !text.starts_with("select") || text.ends_with(" for update") {
+        if !text.starts_with("select") || LOCKS.iter().any(|lock| text.ends_with(lock)) {
             self.met.waited();
         }
         let rows = match &mut self.connection {
@@ -513,8 +516,17 @@ impl Tx {
 
     /// Takes a row lock where several gateways may write: ` for update`, which SQLite's one writer makes needless.
     pub(super) fn for_update(&self) -> &'static str {
+        self.lock(LOCKS[0])
+    }
+
+    /// The same, shared with others who only need it to stay as it is: ` for share`.
+    pub(super) fn for_share(&self) -> &'static str {
+        self.lock(LOCKS[1])
+    }
+
+    fn lock(&self, lock: &'static str) -> &'static str {
         match self.connection {
-            Connected::Postgres(_) => " for update",
+            Connected::Postgres(_) => lock,
             Connected::Writer(_) | Connected::Reader(_) | Connected::PostgresReader(_) => "",
         }
     }

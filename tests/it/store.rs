@@ -114,6 +114,28 @@ on_both!(what_is_said_is_packed_and_what_was_stored_before_is_read_on, async |pl
     assert_eq!(begins, ["{", "1"]);
 });
 
+// P14: PostgreSQL alone, for SQLite has one writer.
+on_both!(what_many_rest_on_is_held_by_all_of_them_and_changed_by_nobody, async |place: Place| {
+    let store = place.store().await;
+    let first = insert(&store, "t1", task("requested")).await;
+    if place.is_sqlite() {
+        let mut tx = store.begin().await.unwrap();
+        assert_eq!(tx.resource_held(&first.key).await.unwrap(), Some(first));
+        return;
+    }
+    let (mut one, mut other) = (store.begin().await.unwrap(), store.begin().await.unwrap());
+    assert_eq!(one.resource_held(&first.key).await.unwrap().as_ref(), Some(&first));
+    assert_eq!(other.resource_held(&first.key).await.unwrap().as_ref(), Some(&first));
+    one.commit().await.unwrap();
+    let lock = "select version from resource where id = 't1' for update nowait";
+    let mut third = store.begin().await.unwrap();
+    assert_eq!(third.one(lock, Vec::new()).await.unwrap_err().kind, Kind::Unavailable);
+    drop(third);
+    other.commit().await.unwrap();
+    let mut third = store.begin().await.unwrap();
+    assert_eq!(third.one(lock, Vec::new()).await.unwrap().unwrap().int(0).unwrap(), 1);
+});
+
 on_both!(an_id_that_is_taken_is_a_conflict, async |place: Place| {
     let store = place.store().await;
     insert(&store, "t1", task("requested")).await;
