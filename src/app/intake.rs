@@ -171,7 +171,8 @@ impl App {
         tx.insert_referral(&referral).await?;
         let how = if kept_at.is_some() { "poll" } else { "post" };
         self.note(tx, &referral, &key, source, "received", how, 1).await?;
-        if status != Status::Draft {
+        // What has ended already is on record, and asked of nobody.
+        if status != Status::Draft && !status.is_terminal() {
             self.begin_work(tx, referral, reachable).await?;
         }
         Ok(written)

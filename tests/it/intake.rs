@@ -37,6 +37,29 @@ async fn what_a_referral_refers_to_is_copied_under_our_own_ids_and_says_where_it
     assert_eq!(stored["for"], request["subject"]);
 }
 
+// G-031: what is sent as ended already is on record, and nobody is asked to do it.
+#[tokio::test]
+async fn what_has_ended_when_it_comes_is_asked_of_nobody() {
+    let county = TestGateway::county().await;
+    for (request, status) in [("sr1", "completed"), ("sr2", "cancelled"), ("sr3", "entered-in-error")] {
+        let mut sent = county.referral(request, "food-insecurity", Some("Organization/hub"));
+        sent["status"] = json!(status);
+        sent["statusReason"] = json!({"text": "Before our time."});
+        let made = county.post("clinic", "Task", &sent).await;
+        assert_eq!(made.status, 201, "{status}: {}", made.body);
+        county.deliver_due().await;
+        assert_eq!(county.status(&made.id()).await, status);
+        assert!(county.relayed(&made.id()).await.is_empty(), "{status}");
+        assert!(
+            !county.world.requests().iter().any(|one| one.contains(request)),
+            "{status}: nothing is fetched for it"
+        );
+    }
+    let open = county.refers("sr4", "food-insecurity").await;
+    county.deliver_due().await;
+    assert_eq!(county.relayed(&open).await.len(), 1);
+}
+
 // D2
 #[tokio::test]
 async fn two_sources_with_equal_ids_do_not_meet() {
