@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::pace::SOONEST;
 use super::{App, Claimed, Context};
 use crate::config::{Config, Follow, Partner, Role};
-use crate::error::Error;
+use crate::error::{Error, Kind};
 use crate::fhir::ResourceType;
 use crate::fhir::capability_statement::Push;
 use crate::fhir::views::TASK_CODE;
@@ -314,8 +314,11 @@ impl App {
     /// The partner with this Organization and a server, for those who run the gateway; nobody else learns of it.
     fn partner_for(&self, context: &Context, id: &str) -> Result<Arc<Partner>, Error> {
         let may = context.is(Role::Operator) || context.is(Role::Coordinator);
-        let found = self.partner(id).filter(|partner| may && partner.fhir.is_some());
-        found.cloned().ok_or_else(|| Error::not_found("Organization", id))
+        let found = self.partner(id).filter(|_| may).ok_or_else(|| Error::not_found("Organization", id))?;
+        if found.fhir.is_none() {
+            return Err(Error::new(Kind::NotFound, "This Organization has no FHIR server of its own to ask."));
+        }
+        Ok(Arc::clone(found))
     }
 
     /// `$poll` of a partner's Organization: its server is asked now.

@@ -60,8 +60,11 @@ on_both!(what_a_server_offers_is_known, async |place: Place| {
     for (partner, status) in [("desk", 200), ("clinic", 404), ("pantry", 404)] {
         assert_eq!(county.get(partner, "Organization/pantry/$following").await.status, status, "{partner}");
     }
-    for nobody in ["hub", "agency", "nobody"] {
-        assert_eq!(county.get("root", &format!("Organization/{nobody}/$following")).await.status, 404, "{nobody}");
+    for (none, why) in
+        [("agency", "no FHIR server of its own"), ("hub", "that you may see"), ("nobody", "that you may see")]
+    {
+        let answer = county.get("root", &format!("Organization/{none}/$following")).await;
+        assert!(answer.status == 404 && answer.said().contains(why), "{none}: {}", answer.body);
     }
     let metrics = county.gateway.app.metrics().await.unwrap();
     assert!(metrics.contains("loopgate_partner{partner=\"pantry\",push=\"none\",batch=\"true\"} 1"), "{metrics}");
