@@ -8,6 +8,7 @@ use toml::de::DeValue;
 use super::reader::Section;
 use super::values::*;
 use super::*;
+use crate::jwt::{KeySet, PrivateKey};
 
 /// Most requests at a time that one partner's server may be sent.
 const MOST_AT_A_TIME: u32 = 64;
