@@ -129,6 +129,23 @@ const CATEGORY: Parameter = token("category", &["category"]);
 const CODE: Parameter = token("code", &["code"]);
 const TYPE: Parameter = token("type", &["type"]);
 const ACTIVE: Parameter = token("active", &["active"]);
+const PHONE: Parameter = token("phone", &["telecom[phone]"]);
+const EMAIL: Parameter = token("email", &["telecom[email]"]);
+const ADDRESS: Parameter = text(
+    "address",
+    &[
+        "address.text",
+        "address.line",
+        "address.city",
+        "address.district",
+        "address.state",
+        "address.postalCode",
+        "address.country",
+    ],
+);
+const CITY: Parameter = text("address-city", &["address.city"]);
+const STATE: Parameter = text("address-state", &["address.state"]);
+const POSTALCODE: Parameter = text("address-postalcode", &["address.postalCode"]);
 /// `patient` of the types whose subject may be somebody else as well.
 const PATIENT: Parameter = reference("patient", &["subject"], &["Patient"]);
 const SUBJECT: Parameter = reference("subject", &["subject"], SUBJECTS);

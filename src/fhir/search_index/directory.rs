@@ -1,23 +1,9 @@
 //! The parameters of the shared directory: who offers what, and where (G-148…G-151, US Core).
 
-use super::{ACTIVE, IDENTIFIER, Parameter, TYPE, date, reference, status, text, token};
+use super::{ACTIVE, ADDRESS, CITY, EMAIL, IDENTIFIER, PHONE, POSTALCODE, Parameter, STATE, TYPE};
+use super::{date, reference, status, text, token};
 
 const NAME: Parameter = text("name", &["name", "alias"]);
-const ADDRESS: Parameter = text(
-    "address",
-    &[
-        "address.text",
-        "address.line",
-        "address.city",
-        "address.district",
-        "address.state",
-        "address.postalCode",
-        "address.country",
-    ],
-);
-const CITY: Parameter = text("address-city", &["address.city"]);
-const STATE: Parameter = text("address-state", &["address.state"]);
-const POSTALCODE: Parameter = text("address-postalcode", &["address.postalCode"]);
 const ENDPOINT: Parameter = reference("endpoint", &["endpoint"], &["Endpoint"]);
 
 pub(super) fn parameters(kind: &str) -> Option<&'static [Parameter]> {
@@ -81,8 +67,8 @@ pub(super) fn parameters(kind: &str) -> Option<&'static [Parameter]> {
                     token("role", &["code"]),
                     token("specialty", &["specialty"]),
                     date("date", &["period"]),
-                    token("phone", &["telecom[phone]"]),
-                    token("email", &["telecom[email]"]),
+                    PHONE,
+                    EMAIL,
                     reference("organization", &["organization"], &["Organization"]),
                     reference("practitioner", &["practitioner"], &["Practitioner"]),
                     reference("location", &["location"], &["Location"]),

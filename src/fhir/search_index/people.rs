@@ -1,28 +1,12 @@
 //! The parameters of people: Patient, RelatedPerson, Practitioner, and Group (G-147, G-151, G-152, US Core).
 
-use super::{ACTIVE, CODE, IDENTIFIER, PARTIES, Parameter, TYPE, code, composite, date, reference, text, token};
+use super::{ACTIVE, ADDRESS, CITY, CODE, EMAIL, IDENTIFIER, PARTIES, PHONE, POSTALCODE, Parameter, STATE, TYPE};
+use super::{code, composite, date, reference, text, token};
 
 const NAME: Parameter = text("name", &["name.text", "name.family", "name.given", "name.prefix", "name.suffix"]);
 const GENDER: Parameter = code("gender", &["gender"], "http://hl7.org/fhir/administrative-gender");
 const BIRTHDATE: Parameter = date("birthdate", &["birthDate"]);
-const PHONE: Parameter = token("phone", &["telecom[phone]"]);
-const EMAIL: Parameter = token("email", &["telecom[email]"]);
 const TELECOM: Parameter = token("telecom", &["telecom"]);
-const ADDRESS: Parameter = text(
-    "address",
-    &[
-        "address.text",
-        "address.line",
-        "address.city",
-        "address.district",
-        "address.state",
-        "address.postalCode",
-        "address.country",
-    ],
-);
-const CITY: Parameter = text("address-city", &["address.city"]);
-const STATE: Parameter = text("address-state", &["address.state"]);
-const POSTALCODE: Parameter = text("address-postalcode", &["address.postalCode"]);
 
 pub(super) fn parameters(kind: &str) -> Option<&'static [Parameter]> {
     Some(match kind {
