@@ -18,7 +18,7 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_rustls::TlsAcceptor;
 
 use crate::app::App;
-use crate::config::Config;
+use crate::config::{Certified, Config};
 use crate::delivery::{self, Network, Transport, Worker};
 use crate::error::Error;
 use crate::http;
@@ -76,7 +76,13 @@ impl Gateway {
     pub async fn serve(self, listener: TcpListener, stop: watch::Receiver<bool>) -> Result<(), Error> {
         let router = self.router();
         let config = self.app.config();
-        let mut listening = Listening { proxies: config.server.trusted_proxies.clone(), ..Listening::default() };
+        let certified = config.partners.iter().flat_map(|partner| &partner.certificates);
+        let names = certified.filter_map(|one| match one {
+            Certified::Dns(name) => Some(name.clone()),
+            Certified::Sha256(_) => None,
+        });
+        let proxies = config.server.trusted_proxies.clone();
+        let mut listening = Listening { proxies, names: names.collect(), ..Listening::default() };
         if let Some(tls) = &config.server.tls {
             let (certificates, current) = Certificates::read(tls)?;
             listening.tls = Some(current);
@@ -152,11 +158,19 @@ struct Listening {
     /// Most connections of an address that is no proxy's.
     most_of_one: usize,
     proxies: Vec<IpAddr>,
+    /// DNS names by which client certificates are known.
+    names: Arc<[String]>,
 }
 
 impl Default for Listening {
     fn default() -> Self {
-        Listening { tls: None, patience: PATIENCE, most_of_one: MOST_OF_ONE, proxies: Vec::new() }
+        Listening {
+            tls: None,
+            patience: PATIENCE,
+            most_of_one: MOST_OF_ONE,
+            proxies: Vec::new(),
+            names: Arc::default(),
+        }
     }
 }
 
@@ -188,13 +202,13 @@ async fn serve(listener: TcpListener, how: Listening, router: Router, stop: watc
         let stream = Patient::new(stream, how.patience);
         let router = router.clone().layer(axum::Extension(http::ClientAddress(address)));
         let (builder, tls) = (builder.clone(), how.tls.as_ref().map(|current| current.borrow().clone()));
-        let (stop, open) = (stop.clone(), open.clone());
+        let (stop, open, names) = (stop.clone(), open.clone(), how.names.clone());
         tokio::spawn(async move {
             match tls {
                 None => answer(builder, stream, router, stop).await,
                 Some(acceptor) => {
                     if let Ok(Ok(stream)) = tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await {
-                        let shown = tls::thumbprint(stream.get_ref().1).map(http::ClientCertificate);
+                        let shown = tls::shown(stream.get_ref().1, &names).map(http::ClientCertificate);
                         let router = match shown {
                             Some(shown) => router.layer(axum::Extension(shown)),
                             None => router,

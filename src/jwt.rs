@@ -142,7 +142,7 @@ impl<'t> Assertion<'t> {
             return Err("the header names extensions in crit that this server does not know");
         }
         if !ALGORITHMS.contains(&format!("{:?}", header.alg).as_str()) {
-            return Err("the header's alg must be ES384 or RS384");
+            return Err("the header's alg must be ES384, RS384 or RS256");
         }
         let kid = header.kid.filter(|kid| !kid.is_empty()).ok_or("the header needs a kid")?;
         let claims = jsonwebtoken::dangerous::insecure_decode_claims::<Map<String, Value>>(token)

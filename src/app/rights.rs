@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::{App, Context};
-use crate::config::{Config, Credentials, Fault, Partner, Role};
+use crate::config::{Certified, Config, Credentials, Fault, Partner, Role};
 use crate::error::{Error, Kind};
 use crate::fhir::scope::Scopes;
 use crate::fhir::search::{Filter, Query, satisfies};
@@ -56,12 +56,12 @@ pub(super) enum Place {
 impl App {
     /// A certificate that is bound to a partner is that partner's alone, and a partner with certificates asks over a
     /// connection that proved one of them.
-    pub fn check_certificate(&self, partner: &Partner, shown: Option<&[u8; 32]>) -> Result<(), Error> {
-        let holder = shown.and_then(|shown| self.partners().iter().find(|one| one.certificates.contains(shown)));
-        match holder {
-            Some(holder) if holder.id == partner.id => Ok(()),
-            None if partner.certificates.is_empty() => Ok(()),
-            Some(_) | None => Err(Error::new(
+    pub fn check_certificate(&self, partner: &Partner, shown: &[Certified]) -> Result<(), Error> {
+        let holds = |one: &Partner| one.certificates.iter().any(|known| shown.contains(known));
+        let bound = !partner.certificates.is_empty() || self.partners().iter().any(|one| holds(one));
+        match !bound || holds(partner) {
+            true => Ok(()),
+            false => Err(Error::new(
                 Kind::Unauthenticated,
                 "Connect with the client certificate that is registered for you, and with no other's.",
             )),

@@ -14,7 +14,7 @@ use serde_json::json;
 use super::App;
 use super::access_tokens::Ring;
 use super::key_sets::KeySets;
-use crate::config::{Config, Credentials, Partner, Role};
+use crate::config::{Certified, Config, Credentials, Partner, Role};
 use crate::error::{Error, Kind};
 use crate::fhir::scope::Scopes;
 use crate::fhir::{Key, ResourceType};
@@ -41,8 +41,8 @@ pub struct TokenRequest {
     pub client_assertion_type: Option<String>,
     /// The signed JWT.
     pub client_assertion: Option<String>,
-    /// The thumbprint of the certificate that the connection proved.
-    pub certificate: Option<[u8; 32]>,
+    /// What the certificate that the connection proved is known by.
+    pub certificate: Vec<Certified>,
 }
 
 /// Why there is no token (RFC 6749 §5.2).
@@ -192,7 +192,7 @@ impl App {
         let Some(token) = &request.client_assertion else {
             return Err(Refused::client("client_assertion is missing"));
         };
-        let partner = self.prove(token, request.certificate.as_ref()).await?;
+        let partner = self.prove(token, &request.certificate).await?;
         let allowed = self.configured_scopes(&partner.id);
         let wish = request.scope.as_deref().unwrap_or("");
         let granted = allowed.grant(&Scopes::parse(wish.split_ascii_whitespace(), self.own()));
@@ -212,7 +212,7 @@ impl App {
     }
 
     /// The partner that made this assertion, which is used up by that.
-    async fn prove(&self, token: &str, certificate: Option<&[u8; 32]>) -> Result<Arc<Partner>, Refused> {
+    async fn prove(&self, token: &str, certificate: &[Certified]) -> Result<Arc<Partner>, Refused> {
         let assertion = Assertion::read(token).map_err(Refused::client)?;
         let unknown = || Refused::client("iss and sub must be the client id, which is the partner's id here");
         let partner = assertion.issuer().and_then(|issuer| self.partner(issuer)).ok_or_else(unknown)?.clone();

@@ -25,8 +25,8 @@ pub struct Partner {
     pub identifiers: Vec<Identifier>,
     /// How it proves who it is; without them it cannot call us.
     pub credentials: Option<Credentials>,
-    /// SHA-256 of the client certificates that are its alone; with any, it comes with one of them.
-    pub certificates: Vec<[u8; 32]>,
+    /// The client certificates that are its alone; with any, it comes with one of them.
+    pub certificates: Vec<Certified>,
     /// Narrows the scopes its roles grant; none: all of those.
     pub scopes: Option<ScopeList>,
     /// Its FHIR server, if it has one.
@@ -61,6 +61,15 @@ impl Partner {
             receives: Vec::new(),
         }
     }
+}
+
+/// By what a client certificate is known as a partner's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Certified {
+    /// Its SHA-256.
+    Sha256([u8; 32]),
+    /// A DNS name that it is valid for, also when it is renewed.
+    Dns(String),
 }
 
 /// `partner.agreement`: stands in for the Consent of a referral that names none.

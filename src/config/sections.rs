@@ -196,9 +196,9 @@ pub(super) fn partner(s: Section<'_, '_>, around: &mut Surroundings) -> Option<P
     let certificates = s.items("certificates", "an array of strings").and_then(|items| {
         let read = items.into_iter().map(|item| {
             let at = item.at.clone();
-            let thumbprint = s.text(item, thumbprint)?;
-            s.unique_at(&mut around.certificates, &at, format!("{thumbprint:?}"));
-            Some(thumbprint)
+            let certified = s.text(item, certified)?;
+            s.unique_at(&mut around.certificates, &at, format!("{certified:?}"));
+            Some(certified)
         });
         // Every one is read before the first bad one makes the list `None`.
         read.collect::<Vec<_>>().into_iter().collect::<Option<Vec<_>>>()

@@ -225,6 +225,8 @@ fn one_partners_fault() {
             ("identifiers = [{ system = \"s\" }]", "identifiers[0].value", "is required"),
             ("identifiers = [1]", "identifiers[0]", "expected a table, found integer"),
             ("scopes = [\"a b\"]", "scopes[0]", "must be a scope such as system/Task.rs, system/*.read, system/Task.r?status=requested"),
+            ("certificates = [\"dns:*.example.org\"]", "certificates[0]", "must be dns: and a whole name in small letters, such as dns:ehr.example.org"),
+            ("certificates = [\"dns:org\"]", "certificates[0]", "must be dns: and a whole name in small letters, such as dns:ehr.example.org"),
             ("certificates = [\"12\"]", "certificates[0]", "must be 64 hex digits"),
             ("certificates = [\"0000000000000000000000000000000000000000000000000000000000000000\"]", "certificates", "need server.tls.client_ca"),
             ("credentials = {}", "credentials", "must have exactly one of bearer_sha256, jwks, jwks_url"),

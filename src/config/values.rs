@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use toml::de::DeValue;
 
-use super::Secret;
+use super::{Certified, Secret};
 
 /// The guide's SDOHCC-ValueSetSDOHCategory (3.0).
 pub(super) const CATEGORIES: &str = "sdoh-category-unspecified food-insecurity housing-instability homelessness \
@@ -229,9 +229,19 @@ pub(super) fn day(text: &str) -> Result<String, String> {
     }
 }
 
-/// As `openssl x509 -fingerprint -sha256` prints it, or without its colons.
-pub(super) fn thumbprint(text: &str) -> Result<[u8; 32], String> {
-    sha256(&text.replace(':', ""))
+/// As `openssl x509 -fingerprint -sha256` prints it, or without its colons; or `dns:` and a name.
+pub(super) fn certified(text: &str) -> Result<Certified, String> {
+    let label = |label: &str| {
+        let fits = label.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+        (1..=63).contains(&label.len()) && fits && !label.starts_with('-') && !label.ends_with('-')
+    };
+    match text.strip_prefix("dns:") {
+        Some(name) if name.len() <= 253 && name.contains('.') && name.split('.').all(label) => {
+            Ok(Certified::Dns(name.to_owned()))
+        }
+        Some(_) => fault("must be dns: and a whole name in small letters, such as dns:ehr.example.org"),
+        None => sha256(&text.replace(':', "")).map(Certified::Sha256),
+    }
 }
 
 pub(super) fn category(code: &str) -> Result<String, String> {

@@ -8,12 +8,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aws_lc_rs::digest::{Context, SHA256, digest};
+use rustls::client::verify_server_name;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::server::ParsedCertificate;
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
 
-use crate::config::Tls;
+use crate::config::{Certified, Tls};
 use crate::error::Error;
 
 /// How often the files are looked at.
@@ -104,10 +106,17 @@ fn acceptor(tls: &Tls) -> Result<TlsAcceptor, Error> {
     Ok(TlsAcceptor::from(Arc::new(config)))
 }
 
-/// The SHA-256 of the certificate that the client has shown.
-pub(super) fn thumbprint(session: &rustls::ServerConnection) -> Option<[u8; 32]> {
+/// What the certificate that the client has shown is known by: its SHA-256, and those of these names that it is valid for.
+pub(super) fn shown(session: &rustls::ServerConnection, names: &[String]) -> Option<Vec<Certified>> {
     let shown = session.peer_certificates()?.first()?;
-    digest(&SHA256, shown).as_ref().try_into().ok()
+    let mut known = vec![Certified::Sha256(digest(&SHA256, shown).as_ref().try_into().ok()?)];
+    let parsed = ParsedCertificate::try_from(shown).ok()?;
+    let valid = |name: &&String| {
+        let name = ServerName::try_from(name.as_str());
+        name.is_ok_and(|name| verify_server_name(&parsed, &name).is_ok())
+    };
+    known.extend(names.iter().filter(valid).cloned().map(Certified::Dns));
+    Some(known)
 }
 
 #[cfg(test)]

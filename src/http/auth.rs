@@ -10,7 +10,7 @@ use axum::http::{Extensions, HeaderMap};
 
 use super::{ClientCertificate, people};
 use crate::app::{App, Identity};
-use crate::config::{Partner, Role};
+use crate::config::{Certified, Partner, Role};
 use crate::error::{Error, Kind};
 
 /// The partner whose token is shown, or the person whose session it is; 401 without one, or with one we don't know.
@@ -24,13 +24,13 @@ pub(super) async fn authenticate(app: &App, headers: &HeaderMap, shown: &Extensi
         return Err(Error::new(Kind::Unauthenticated, "Send your token: Authorization: Bearer …"));
     };
     let known = Identity::known(app.authenticate(token).await?)?;
-    app.check_certificate(&known.partner, certificate(shown).as_ref())?;
+    app.check_certificate(&known.partner, &certificate(shown))?;
     Ok(known)
 }
 
-/// The thumbprint of the certificate that the other end of the connection has shown.
-pub(super) fn certificate(extensions: &Extensions) -> Option<[u8; 32]> {
-    extensions.get::<ClientCertificate>().map(|shown| shown.0)
+/// What the certificate that the other end of the connection has shown is known by.
+pub(super) fn certificate(extensions: &Extensions) -> Vec<Certified> {
+    extensions.get::<ClientCertificate>().map(|shown| shown.0.clone()).unwrap_or_default()
 }
 
 /// 403 for anyone but operators.

@@ -82,9 +82,9 @@ pub fn metrics_router(app: App) -> Router {
 #[derive(Debug, Clone, Copy)]
 pub struct ClientAddress(pub IpAddr);
 
-/// The SHA-256 of the certificate that the other end of the connection has proved to hold.
-#[derive(Debug, Clone, Copy)]
-pub struct ClientCertificate(pub [u8; 32]);
+/// What the certificate that the other end of the connection has proved to hold is known by.
+#[derive(Debug, Clone)]
+pub struct ClientCertificate(pub Vec<crate::config::Certified>);
 
 /// What became known of a request on its way, for its answer and its log line.
 struct Seen {

@@ -19,6 +19,8 @@ const CERTIFICATE: &[u8] = include_bytes!("keys/hub.pem");
 const NEXT: &[u8] = include_bytes!("keys/next.pem");
 const CLIENT: &[u8] = include_bytes!("keys/client.pem");
 const OTHER: &[u8] = include_bytes!("keys/other.pem");
+/// Valid for ehr.clinic.test.
+const NAMED: &[u8] = include_bytes!("keys/named.pem");
 
 /// Where the keys of the tests are.
 fn keys() -> PathBuf {
@@ -184,6 +186,8 @@ async fn a_certificate_that_is_bound_to_a_partner_is_nobody_elses() {
             "certificates = [\"B9:53:D9:11:23:46:4F:FC:17:43:A0:67:D3:54:F7:2D:B4:5F:1E:43:D2:81:8F:B3:FB:E7:84:61:07:99:C8:C0\"]",
         ),
         partner("hospital", "\"source\"", ""),
+        partner("ehr", "\"source\"", "certificates = [\"dns:ehr.clinic.test\"]"),
+        partner("lab", "\"source\"", "certificates = [\"dns:lab.clinic.test\"]"),
     ]
     .concat();
     let (url, stop, serving) = serve_for(&place, &keys(), ", client_ca = \"partners.pem\"", &partners).await;
@@ -198,6 +202,11 @@ async fn a_certificate_that_is_bound_to_a_partner_is_nobody_elses() {
     assert_eq!(ask(OTHER, "clinic").await, 401, "with somebody else's certificate");
     assert_eq!(ask(CLIENT, "hospital").await, 401, "with the clinic's certificate");
     assert_eq!(ask(OTHER, "hospital").await, 200, "to whom none is bound");
+    // By a name that the certificate is valid for.
+    assert_eq!(ask(NAMED, "ehr").await, 200);
+    for (shown, token) in [(OTHER, "ehr"), (CLIENT, "ehr"), (NAMED, "lab"), (NAMED, "hospital"), (NAMED, "clinic")] {
+        assert_eq!(ask(shown, token).await, 401, "{token}");
+    }
     stop.send(true).unwrap();
     serving.await.unwrap();
 }
