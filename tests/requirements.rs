@@ -19,7 +19,7 @@ const OPEN: &[(&str, char, usize)] = &[
     ("subscription-client-kit", 'L', 0),
     ("smart-kit", 'M', 0),
     ("us-core-kit", 'U', 0),
-    ("security", 'A', 1),
+    ("security", 'A', 0),
 ];
 
 const LEVELS: &[&str] = &["must", "should", "could", "info"];

@@ -47,6 +47,7 @@ mod tokens;
 mod transaction;
 pub mod validation;
 mod visits;
+mod webhook_signature;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};

@@ -11,7 +11,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::visits::Visit;
-use super::{App, Claimed, Line};
+use super::{App, Claimed, Line, webhook_signature};
 use crate::error::Error;
 use crate::fhir::subscription::{
     self, Asked, Channel, Content, Event, Format, Notice, SHORTEST_HEARTBEAT, Shown, Standing, notification,
@@ -110,7 +110,15 @@ impl App {
         };
         // Whoever has asked for a handshake hears of it now, once.
         let rests = |said: Said| visit.rests(now).filter(|_| !matches!(said, Said::Handshake(_)));
-        Ok(plan.map(|plan| NotifyPlan { rests: rests(plan.said), line, lane: one.lane, ..plan }))
+        let secret = self.partner(&one.partner).and_then(|partner| partner.webhook_secret.as_ref());
+        Ok(plan.map(|mut plan| {
+            if let (Some(secret), Channel::RestHook) = (secret, plan.channel) {
+                let id = webhook_signature::id_of(&one.id, plan.said, now);
+                let body = plan.body.as_deref().unwrap_or("");
+                plan.headers.extend(webhook_signature::headers(secret, &id, now, body));
+            }
+            NotifyPlan { rests: rests(plan.said), line, lane: one.lane, ..plan }
+        }))
     }
 
     async fn events_plan(

@@ -21,6 +21,8 @@ pub struct Partner {
     pub routing: Routing,
     /// An update without If-Match is refused.
     pub require_if_match: bool,
+    /// What notifications to it are signed with (Standard Webhooks); none: they are not.
+    pub webhook_secret: Option<Secret>,
     /// Its business identifiers (NPI and the like).
     pub identifiers: Vec<Identifier>,
     /// How it proves who it is; without them it cannot call us.
@@ -50,6 +52,7 @@ impl Partner {
             roles,
             routing: Routing::Automatic,
             require_if_match: false,
+            webhook_secret: None,
             identifiers: Vec::new(),
             credentials: None,
             certificates: Vec::new(),

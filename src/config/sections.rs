@@ -191,6 +191,7 @@ pub(super) fn partner(s: Section<'_, '_>, around: &mut Surroundings) -> Option<P
     let roles = s.list("roles", one_of(ROLES));
     let routing = s.read("routing", one_of(ROUTINGS));
     let require_if_match = s.flag("require_if_match");
+    let webhook_secret = s.has("webhook_secret").then(|| s.read("webhook_secret", webhook_secret)).flatten();
     let identifiers: Vec<_> = s.tables("identifiers").iter().map(identifier).collect();
     let credentials = s.table("credentials").map(|s| credentials(&s, around));
     let certificates = s.items("certificates", "an array of strings").and_then(|items| {
@@ -250,6 +251,7 @@ pub(super) fn partner(s: Section<'_, '_>, around: &mut Surroundings) -> Option<P
         roles: roles?,
         routing: routing?,
         require_if_match: require_if_match?,
+        webhook_secret,
         identifiers: identifiers.into_iter().collect::<Option<_>>()?,
         credentials: credentials.flatten(),
         certificates: certificates?,

@@ -69,6 +69,7 @@ pub const SETTINGS: &[Setting] = &[
     row("partner.name", "required", "name of its Organization"),
     row("partner.roles", "required", "any of \"source\", \"target\", \"coordinator\", \"operator\", \"auditor\""),
     row("partner.routing", "\"automatic\"", "or \"coordinator\"; sources only"),
+    row("partner.webhook_secret", "none", "signs notifications to its rest-hooks (Standard Webhooks): whsec_ and 24 to 64 random bytes in base64"),
     row("partner.require_if_match", "false", "refuse an update without If-Match"),
     row("partner.identifiers.system", "required", "namespace of a business identifier"),
     row("partner.identifiers.value", "required", "value of a business identifier"),

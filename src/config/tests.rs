@@ -55,6 +55,7 @@ name         = "Mercy Clinic"
 roles        = ["source"]
 routing      = "coordinator"
 require_if_match = false
+webhook_secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 identifiers  = [{ system = "http://hl7.org/fhir/sid/us-npi", value = "1234567893" }]
 credentials  = { bearer_sha256 = "HASH" }
 scopes       = ["system/Task.rs"]

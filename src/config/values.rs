@@ -79,6 +79,19 @@ pub(super) fn scope(text: &str) -> Result<String, String> {
     if named && (in_order || matches!(letters, "read" | "write" | "*")) { Ok(text.to_string()) } else { fault() }
 }
 
+/// As Standard Webhooks writes secrets: `whsec_` and the base64 of 24 to 64 bytes.
+pub(super) fn webhook_secret(text: &str) -> Result<Secret, String> {
+    let base64 = |body: &&str| {
+        let digits = body.trim_end_matches('=');
+        let fits = digits.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'+' || b == b'/');
+        fits && body.len() - digits.len() <= 2 && body.len() % 4 == 0 && (32..=88).contains(&body.len())
+    };
+    match text.strip_prefix("whsec_").filter(base64) {
+        Some(_) => Ok(Secret(text.to_owned())),
+        None => fault("must be whsec_ and 24 to 64 random bytes in base64"),
+    }
+}
+
 /// Fit for an HTTP header.
 pub(super) fn visible(text: &str) -> Result<String, String> {
     match !text.is_empty() && text.bytes().all(|b| b.is_ascii_graphic()) {

@@ -455,3 +455,42 @@ async fn what_cannot_be_served_is_refused() {
     assert!(county.get("clinic", "Subscription").await.entries().is_empty());
     assert!(county.world.requests().iter().all(|request| request.contains(EHR) || !request.contains("hook")));
 }
+
+// who has a secret gets signed what it gets, over the bytes that it gets; the same again under the same id.
+#[tokio::test]
+async fn notifications_are_signed_where_a_secret_is_agreed() {
+    let secret = "fhir = { base = \"https://ehr.test/fhir\"";
+    let signed = partners().replacen(
+        secret,
+        &format!("webhook_secret = \"whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw\"\n{secret}"),
+        1,
+    );
+    assert_ne!(signed, partners());
+    let county = TestGateway::with(Place::sqlite(), &signed).await;
+    subscribed(&county, "clinic", HOOK).await;
+    county.refers("sr1", "housing-instability").await;
+    county.deliver_due().await;
+    let letters: Vec<_> = county.world.letters().into_iter().filter(|letter| letter.url == HOOK).collect();
+    assert!(letters.len() >= 2);
+    let mut ids = Vec::new();
+    for letter in &letters {
+        let header =
+            |name: &str| letter.headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str());
+        let (id, time) = (header("webhook-id").unwrap(), header("webhook-timestamp").unwrap());
+        let key = aws_lc_rs::hmac::Key::new(aws_lc_rs::hmac::HMAC_SHA256, &KEY);
+        let said = format!("{id}.{time}.{}", letter.body.as_deref().unwrap());
+        let tag = header("webhook-signature").unwrap().strip_prefix("v1,").unwrap();
+        let tag = base64::Engine::decode(&base64::engine::general_purpose::STANDARD, tag).unwrap();
+        aws_lc_rs::hmac::verify(&key, said.as_bytes(), &tag).expect("signed");
+        assert_eq!(header("Authorization"), Some("Bearer hush"), "beside its own");
+        ids.push(id.to_string());
+    }
+    ids.dedup();
+    assert_eq!(ids.len(), letters.len());
+}
+
+/// The bytes of the secret above.
+const KEY: [u8; 24] = [
+    0x31, 0xf2, 0x90, 0xf6, 0xbf, 0x06, 0x29, 0x8a, 0xab, 0x4f, 0x08, 0xd4, 0x3c, 0x3f, 0x08, 0x2c, 0xf6, 0x48, 0xa3,
+    0x62, 0xda, 0x2d, 0xa4, 0xb0,
+];
