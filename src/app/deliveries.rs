@@ -4,7 +4,6 @@
 //! nothing stale goes out. A report is one transaction, and counts only while the worker's lease is its own.
 
 use super::conflicts::What;
-use super::polls::Ended;
 use super::rights::Place;
 use super::{App, Busy, Claimed};
 use crate::error::Error;
@@ -19,19 +18,12 @@ use std::time::Duration;
 const SHORTEST_PAUSE: Duration = Duration::from_secs(1);
 
 impl App {
-    /// Claims deliveries that are due now, where there is room for them. Rounds that have ended are recorded beside.
+    /// Claims deliveries that are due now, where there is room for them. Rounds that have ended are recorded beside; where
+    /// that fails they are asked once more, and keep nothing else from being sent.
     pub async fn claim(&self, most: usize, busy: &Busy) -> Result<Vec<Claimed>, Error> {
-        let rounds = self.rounds_to_record();
-        let result = self.claim_after(&rounds, most, busy).await;
-        if result.is_err() {
-            self.rounds_wait_on(rounds);
-        }
-        result
-    }
-
-    async fn claim_after(&self, rounds: &[Ended], most: usize, busy: &Busy) -> Result<Vec<Claimed>, Error> {
         let mut tx = self.store().begin().await?;
-        self.record_rounds(&mut tx, rounds).await?;
+        let rounds = self.rounds_to_record();
+        self.record_rounds(&mut tx, &rounds).await?;
         let lease = self.config().delivery.timeout * 2;
         let claimed = tx.claim(self.0.sockets.gateway(), self.now(), lease, most, busy).await?;
         tx.commit().await?;

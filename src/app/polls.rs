@@ -155,11 +155,6 @@ impl App {
         some
     }
 
-    /// They could not be recorded: later, then.
-    pub(super) fn rounds_wait_on(&self, rounds: Vec<Ended>) {
-        self.ended_rounds().extend(rounds);
-    }
-
     pub(super) async fn record_rounds(&self, tx: &mut Tx, rounds: &[Ended]) -> Result<(), Error> {
         for (claimed, server_time) in rounds {
             let next = self.next_round(tx, &claimed.partner).await?;
