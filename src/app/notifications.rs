@@ -14,7 +14,7 @@ use super::visits::Visit;
 use super::{App, Claimed, Line, webhook_signature};
 use crate::error::Error;
 use crate::fhir::subscription::{
-    self, Asked, Channel, Content, Event, Format, Notice, SHORTEST_HEARTBEAT, Shown, Standing, notification,
+    self, Asked, Bundle, Channel, Content, Event, Format, Notice, SHORTEST_HEARTBEAT, Shown, Standing, notification,
 };
 use crate::fhir::{ResourceType, xml};
 use crate::store::{Access, Subscription, Tx};
@@ -98,8 +98,8 @@ impl App {
         let plan = match one.status.as_str() {
             "requested" if !visit.has_told() => {
                 let standing = Standing { count: one.events, ..standing(&one, &asked) };
-                let body = self.said_to(&asked, standing, Notice::Handshake, &[]);
-                let attached = self.attached(&asked, standing, Notice::Handshake, &[]);
+                let body = self.said_to(&asked, standing, Notice::Handshake, &[])?;
+                let attached = self.attached(&asked, standing, Notice::Handshake, &[])?;
                 let plan = self.plan(&asked, body, Said::Handshake(one.events), Vec::new());
                 Some(NotifyPlan { attached, ..plan })
             }
@@ -157,15 +157,16 @@ impl App {
                 self.nothing_again(one).await?;
             }
             let silent = heartbeat_at(one, asked).is_some_and(|at| at <= self.now());
-            return Ok(silent.then(|| {
-                let body = self.said_to(asked, standing(one, asked), Notice::Heartbeat, &[]);
-                self.plan(asked, body, Said::Heartbeat, Vec::new())
-            }));
+            if !silent {
+                return Ok(None);
+            }
+            let body = self.said_to(asked, standing(one, asked), Notice::Heartbeat, &[])?;
+            return Ok(Some(self.plan(asked, body, Said::Heartbeat, Vec::new())));
         };
         let said = if one.again.is_some() { Said::Again(last) } else { Said::Events(last) };
         let count = if one.again.is_some() && !asked.older { one.events } else { last };
         let standing = Standing { count, status: "active", ..standing(one, asked) };
-        let attached = self.attached(asked, standing, Notice::Events, &shown);
+        let attached = self.attached(asked, standing, Notice::Events, &shown)?;
         if matches!(asked.channel, Channel::Email | Channel::Sms) {
             // People get none about what they may not see: a number alone tells a program something, and them nothing.
             shown.retain(|shown| shown.named);
@@ -192,23 +193,29 @@ impl App {
             }
             return Ok(plan);
         }
-        let body = self.said_to(asked, standing, Notice::Events, &shown);
+        let body = self.said_to(asked, standing, Notice::Events, &shown)?;
         Ok(Some(NotifyPlan { attached, ..self.plan(asked, body, said, tasks) }))
     }
 
     /// A notification as its channel carries it.
-    pub(super) fn said_to(&self, asked: &Asked, standing: Standing<'_>, notice: Notice, shown: &[Shown]) -> String {
-        match asked.channel {
+    pub(super) fn said_to(
+        &self,
+        asked: &Asked,
+        standing: Standing<'_>,
+        notice: Notice,
+        shown: &[Shown],
+    ) -> Result<String, Error> {
+        Ok(match asked.channel {
             Channel::Websocket if asked.subject.is_classic() => format!("bound {}", standing.id),
             Channel::RestHook | Channel::Websocket => {
-                written(asked, &notification(self.own(), standing, notice, shown, self.now()))
+                written(asked, &notification(self.own(), standing, notice, shown, self.now()))?
             }
             Channel::Sms => subscription::sms(&self.config().gateway.name, standing.id, !shown.is_empty()),
             Channel::Email => {
                 let house = &self.config().gateway.name;
                 subscription::mail(house, self.own(), standing.id, asked.content, shown)
             }
-        }
+        })
     }
 
     /// The notification beside a mail's text, where it was asked for (S-152): a program that reads it finds each number.
@@ -218,9 +225,12 @@ impl App {
         standing: Standing<'_>,
         notice: Notice,
         shown: &[Shown],
-    ) -> Option<(String, String)> {
-        let (media, _) = asked.payload.as_ref().filter(|_| asked.channel == Channel::Email)?;
-        Some((media.clone(), written(asked, &notification(self.own(), standing, notice, shown, self.now()))))
+    ) -> Result<Option<(String, String)>, Error> {
+        let Some((media, _)) = asked.payload.as_ref().filter(|_| asked.channel == Channel::Email) else {
+            return Ok(None);
+        };
+        let bundle = written(asked, &notification(self.own(), standing, notice, shown, self.now()))?;
+        Ok(Some((media.clone(), bundle)))
     }
 
     fn plan(&self, asked: &Asked, body: String, said: Said, tasks: Vec<(String, i64)>) -> NotifyPlan {
@@ -262,7 +272,11 @@ impl App {
         }
         let resource = shown.resource?;
         let endpoint = format!("{}/{}", plan.endpoint.trim_end_matches('/'), shown.event.focus);
-        Some(NotifyPlan { method: "PUT", endpoint, body: Some(written(asked, &resource)), ..plan })
+        let body = match asked.payload {
+            Some((_, Format::Xml)) => xml::write(&resource),
+            Some((_, Format::Json)) | None => resource.to_string(),
+        };
+        Some(NotifyPlan { method: "PUT", endpoint, body: Some(body), ..plan })
     }
 
     /// An event as this subscriber may see it now.
@@ -386,10 +400,10 @@ impl App {
 }
 
 /// As the subscriber wants it written.
-fn written(asked: &Asked, value: &Value) -> String {
+fn written(asked: &Asked, bundle: &Bundle<'_>) -> Result<String, Error> {
     match asked.payload {
-        Some((_, Format::Xml)) => xml::write(value),
-        Some((_, Format::Json)) | None => value.to_string(),
+        Some((_, Format::Xml)) => bundle.to_value().map(|bundle| xml::write(&bundle)),
+        Some((_, Format::Json)) | None => bundle.to_text(),
     }
 }
 

@@ -211,7 +211,7 @@ impl App {
             let own = tx.subscription(&id).await?.filter(|one| one.partner == partner && may_be_bound(one));
             let Some(mut one) = own else { continue };
             let asked = self.asked_of(&one)?;
-            handshakes.push(self.said_to(&asked, standing(&one, &asked), Notice::Handshake, &[]));
+            handshakes.push(self.said_to(&asked, standing(&one, &asked), Notice::Handshake, &[])?);
             one.said = Some(self.now());
             tx.update_subscription(&one).await?;
             self.owe_notice_afresh(&mut tx, &one).await?;

@@ -52,7 +52,7 @@ impl App {
         };
         let asked = list.iter().map(|one| self.asked_of(one)).collect::<Result<Vec<_>, Error>>()?;
         let standings: Vec<Standing<'_>> = list.iter().zip(&asked).map(|(one, asked)| standing(one, asked)).collect();
-        Ok(status_set(self.own(), &standings))
+        status_set(self.own(), &standings).to_value()
     }
 
     /// `$events`: events again, as a notification Bundle, with at most the Subscription's own content; what the caller may
@@ -87,7 +87,7 @@ impl App {
         self.disclosed(&one, &shown).await?;
         // Backport 0.1.0 had no such operation: whoever asks knows the newer names.
         let standing = Standing { content, older: false, ..standing(&one, &asked) };
-        Ok(notification(self.own(), standing, Notice::Query, &shown, self.now()))
+        notification(self.own(), standing, Notice::Query, &shown, self.now()).to_value()
     }
 
     /// `$resend`: the kept events of this range are sent again over the channel, in order, with their numbers, before what

@@ -17,6 +17,6 @@ pub use channel::{Channel, Format, websocket_url};
 pub(in crate::fhir) use filter::conditions;
 pub use filter::{answers_to, terms};
 pub use mail::mail;
-pub use notification::{Event, Notice, Shown, Standing, notification, status_set};
+pub use notification::{Bundle, Event, Notice, Shown, Standing, notification, status_set};
 pub use sms::sms;
 pub use topic::{Change, News, TASK_TOPIC, TOPICS, Topic, topic, topics_of};

@@ -5,10 +5,12 @@
 //! nothing else is said about it. Backport 0.1.0 had other names: it counts the events and does not number them, so the
 //! last one's number is the count.
 
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::asked::{BACKPORT, Content};
 use super::topic::Change;
+use crate::error::Error;
 use crate::fhir::resource::Key;
 use crate::time::Timestamp;
 
@@ -87,34 +89,141 @@ pub struct Standing<'a> {
     pub older: bool,
 }
 
+/// A Bundle to be sent or answered: written straight from what it is about, because each notification has its own.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Bundle<'a> {
+    resource_type: &'static str,
+    id: String,
+    r#type: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    total: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    timestamp: Option<String>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    entry: Vec<Entry<'a>>,
+}
+
+impl Bundle<'_> {
+    /// As JSON text.
+    pub fn to_text(&self) -> Result<String, Error> {
+        serde_json::to_string(self).map_err(Error::internal)
+    }
+    /// As a tree, for answers and other formats.
+    pub fn to_value(&self) -> Result<Value, Error> {
+        serde_json::to_value(self).map_err(Error::internal)
+    }
+}
+
+#[derive(Debug, Default, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Entry<'a> {
+    full_url: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    resource: Option<Inside<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    search: Option<Search>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    request: Option<Request>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    response: Option<Response>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(untagged)]
+enum Inside<'a> {
+    Status(Parameters<'a>),
+    Focus(&'a Value),
+}
+
+#[derive(Debug, Serialize)]
+struct Search {
+    mode: &'static str,
+}
+
+#[derive(Debug, Serialize)]
+struct Request {
+    method: &'static str,
+    url: String,
+}
+
+#[derive(Debug, Serialize)]
+struct Response {
+    status: &'static str,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Parameters<'a> {
+    resource_type: &'static str,
+    id: String,
+    meta: Meta,
+    parameter: Vec<Parameter<'a>>,
+}
+
+#[derive(Debug, Serialize)]
+struct Meta {
+    profile: [String; 1],
+}
+
+#[derive(Debug, Serialize)]
+struct Parameter<'a> {
+    name: &'static str,
+    #[serde(flatten)]
+    says: Says<'a>,
+}
+
+#[derive(Debug, Serialize)]
+enum Says<'a> {
+    #[serde(rename = "valueReference")]
+    Reference(Reference),
+    #[serde(rename = "valueCanonical")]
+    Canonical(&'a str),
+    #[serde(rename = "valueCode")]
+    Code(&'a str),
+    #[serde(rename = "valueString")]
+    Text(String),
+    #[serde(rename = "valueInstant")]
+    Instant(String),
+    #[serde(rename = "valueUnsignedInt")]
+    Count(i64),
+    #[serde(rename = "valueCodeableConcept")]
+    Concept(Value),
+    #[serde(rename = "part")]
+    Parts(Vec<Parameter<'a>>),
+}
+
+#[derive(Debug, Serialize)]
+struct Reference {
+    reference: String,
+}
+
 /// The status Parameters of a subscription (backport-subscription-status-r4).
-fn status_of(own: &str, standing: Standing<'_>, notice: Notice, events: &[Shown]) -> Value {
+fn status_of<'a>(own: &str, standing: Standing<'a>, notice: Notice, events: &[Shown]) -> Parameters<'a> {
     let Standing { id, status, count, content, topic, error, older } = standing;
-    let mut parameters =
-        vec![json!({"name": "subscription", "valueReference": {"reference": format!("{own}/Subscription/{id}")}})];
+    let mut parameter = Vec::with_capacity(6 + events.len());
+    let mut says = |name, says| parameter.push(Parameter { name, says });
+    says("subscription", Says::Reference(Reference { reference: format!("{own}/Subscription/{id}") }));
     // SHOULD NOT for `empty` (S-080); 0.1.0 has it always.
     if let Some(topic) = topic.filter(|_| older || content != Content::Empty) {
-        parameters.push(json!({"name": "topic", "valueCanonical": topic}));
+        says("topic", Says::Canonical(topic));
     }
-    parameters.push(json!({"name": "status", "valueCode": status}));
-    parameters.push(json!({"name": "type", "valueCode": notice.code()}));
-    let counted = "events-since-subscription-start";
-    parameters.push(match older {
-        true => json!({"name": counted, "valueUnsignedInt": count}),
-        false => json!({"name": counted, "valueString": count.to_string()}),
-    });
+    says("status", Says::Code(status));
+    says("type", Says::Code(notice.code()));
+    says("events-since-subscription-start", if older { Says::Count(count) } else { Says::Text(count.to_string()) });
     if older && !events.is_empty() {
-        parameters.push(json!({"name": "events-in-notification", "valueUnsignedInt": events.len()}));
+        says("events-in-notification", Says::Count(i64::try_from(events.len()).unwrap_or(i64::MAX)));
     }
     for Shown { event, named, .. } in events.iter().filter(|_| !older) {
         let mut parts = vec![
-            json!({"name": "event-number", "valueString": event.number.to_string()}),
-            json!({"name": "timestamp", "valueInstant": event.at.to_string()}),
+            Parameter { name: "event-number", says: Says::Text(event.number.to_string()) },
+            Parameter { name: "timestamp", says: Says::Instant(event.at.to_string()) },
         ];
         if *named && content != Content::Empty {
-            parts.push(json!({"name": "focus", "valueReference": {"reference": format!("{own}/{}", event.focus)}}));
+            let reference = format!("{own}/{}", event.focus);
+            parts.push(Parameter { name: "focus", says: Says::Reference(Reference { reference }) });
         }
-        parameters.push(json!({"name": "notification-event", "part": parts}));
+        says("notification-event", Says::Parts(parts));
     }
     if let Some(error) = error.filter(|_| status == "error") {
         let code = match error {
@@ -122,25 +231,34 @@ fn status_of(own: &str, standing: Standing<'_>, notice: Notice, events: &[Shown]
             error if error.contains("name could not be resolved") => "dns-resolution-error",
             _ => "no-response",
         };
-        let concept = json!({"coding": [{"system": ERRORS, "code": code}], "text": error});
-        parameters.push(json!({"name": "error", "valueCodeableConcept": concept}));
+        says("error", Says::Concept(json!({"coding": [{"system": ERRORS, "code": code}], "text": error})));
     }
     let profile = if older { "backport-subscriptionstatus" } else { "backport-subscription-status-r4" };
-    json!({"resourceType": "Parameters", "id": crate::id::uuid(),
-        "meta": {"profile": [format!("{BACKPORT}/{profile}")]}, "parameter": parameters})
+    let meta = Meta { profile: [format!("{BACKPORT}/{profile}")] };
+    Parameters { resource_type: "Parameters", id: crate::id::uuid(), meta, parameter }
 }
 
 /// A notification Bundle (backport-subscription-notification-r4).
-pub fn notification(own: &str, standing: Standing<'_>, notice: Notice, events: &[Shown], now: Timestamp) -> Value {
+pub fn notification<'a>(
+    own: &str,
+    standing: Standing<'a>,
+    notice: Notice,
+    events: &'a [Shown],
+    now: Timestamp,
+) -> Bundle<'a> {
     let status = status_of(own, standing, notice, events);
-    let full_url = format!("urn:uuid:{}", status["id"].as_str().unwrap_or(""));
-    let mut entries = vec![json!({"fullUrl": full_url, "resource": status,
-        "request": {"method": "GET", "url": format!("{own}/Subscription/{}/$status", standing.id)},
-        "response": {"status": "200"}})];
+    let mut entry = vec![Entry {
+        full_url: format!("urn:uuid:{}", status.id),
+        resource: Some(Inside::Status(status)),
+        request: Some(Request { method: "GET", url: format!("{own}/Subscription/{}/$status", standing.id) }),
+        response: Some(Response { status: "200" }),
+        ..Entry::default()
+    }];
     if standing.content != Content::Empty {
-        entries.extend(latest(events).map(|shown| entry(own, shown, standing.content)));
+        entry.extend(latest(events).map(|shown| about(own, shown, standing.content)));
     }
-    json!({"resourceType": "Bundle", "id": crate::id::new(), "type": "history", "timestamp": now.to_string(), "entry": entries})
+    let (id, timestamp) = (crate::id::new(), Some(now.to_string()));
+    Bundle { resource_type: "Bundle", id, r#type: "history", total: None, timestamp, entry }
 }
 
 /// Each focus once, by its last event (S-088), in the order of their first.
@@ -154,38 +272,38 @@ fn latest(events: &[Shown]) -> impl Iterator<Item = &Shown> {
     })
 }
 
-fn entry(own: &str, shown: &Shown, content: Content) -> Value {
+fn about<'a>(own: &str, shown: &'a Shown, content: Content) -> Entry<'a> {
     let Event { focus, change, .. } = &shown.event;
     let (method, url, status) = match change {
         Change::Created => ("POST", focus.kind.name().to_string(), "201"),
         Change::Updated => ("PUT", focus.to_string(), "200"),
         Change::Deleted => ("DELETE", focus.to_string(), "204"),
     };
-    let mut entry = json!({"fullUrl": format!("{own}/{focus}")});
-    if let Some(resource) = shown.resource.as_ref().filter(|_| content == Content::FullResource) {
-        entry["resource"] = resource.clone();
+    Entry {
+        full_url: format!("{own}/{focus}"),
+        resource: shown.resource.as_ref().filter(|_| content == Content::FullResource).map(Inside::Focus),
+        request: Some(Request { method, url }),
+        response: Some(Response { status }),
+        ..Entry::default()
     }
-    entry["request"] = json!({"method": method, "url": url});
-    entry["response"] = json!({"status": status});
-    entry
 }
 
 /// The answer to `$status`: a search set, whose entries have no request and response.
-pub fn status_set(own: &str, standings: &[Standing<'_>]) -> Value {
-    let entries: Vec<Value> = standings
+pub fn status_set<'a>(own: &str, standings: &[Standing<'a>]) -> Bundle<'a> {
+    let entry: Vec<Entry<'a>> = standings
         .iter()
         .map(|one| {
             let status = status_of(own, *one, Notice::Status, &[]);
-            json!({"fullUrl": format!("urn:uuid:{}", status["id"].as_str().unwrap_or("")), "resource": status,
-                "search": {"mode": "match"}})
+            Entry {
+                full_url: format!("urn:uuid:{}", status.id),
+                resource: Some(Inside::Status(status)),
+                search: Some(Search { mode: "match" }),
+                ..Entry::default()
+            }
         })
         .collect();
-    let mut set =
-        json!({"resourceType": "Bundle", "id": crate::id::new(), "type": "searchset", "total": entries.len()});
-    if !entries.is_empty() {
-        set["entry"] = Value::Array(entries);
-    }
-    set
+    let (id, total) = (crate::id::new(), Some(entry.len()));
+    Bundle { resource_type: "Bundle", id, r#type: "searchset", total, timestamp: None, entry }
 }
 
 #[cfg(test)]
@@ -212,7 +330,7 @@ mod tests {
 
     fn told(content: Content, events: &[Shown]) -> Value {
         let standing = Standing { content, ..STANDING };
-        notification("https://hub/fhir", standing, Notice::Events, events, Timestamp(0))
+        notification("https://hub/fhir", standing, Notice::Events, events, Timestamp(0)).to_value().unwrap()
     }
 
     // G-127, G-128, S-081: a history Bundle, request and response everywhere, references and no resources.
@@ -232,6 +350,7 @@ mod tests {
         );
         assert_eq!(entries[0]["request"]["url"], "https://hub/fhir/Subscription/s1/$status");
         assert_eq!(entries[0]["fullUrl"], format!("urn:uuid:{}", entries[0]["resource"]["id"].as_str().unwrap()));
+        assert_eq!(entries[0]["resource"]["id"].as_str().unwrap().len(), 36, "a UUID");
         assert_eq!(
             (&entries[1]["fullUrl"], &entries[1]["request"]["method"]),
             (&json!("https://hub/fhir/Task/a"), &json!("PUT"))
@@ -273,6 +392,7 @@ mod tests {
         for content in [Content::Empty, Content::IdOnly] {
             let standing = Standing { content, older: true, ..STANDING };
             let bundle = notification("https://hub/fhir", standing, Notice::Events, &events, Timestamp(0));
+            let bundle: Value = serde_json::from_str(&bundle.to_text().unwrap()).unwrap();
             let status = &bundle["entry"][0]["resource"];
             assert_eq!(status["meta"]["profile"][0], format!("{BACKPORT}/backport-subscriptionstatus"));
             assert_eq!(
@@ -318,12 +438,13 @@ mod tests {
         };
         let set =
             status_set("https://hub/fhir", &[standing("error", Some("answered 500")), standing("active", Some("old"))]);
+        let set = set.to_value().unwrap();
         assert_eq!((&set["type"], &set["total"]), (&json!("searchset"), &json!(2)));
         let entry = &set["entry"][0];
         assert!(entry.get("request").is_none() && entry.get("response").is_none());
         let of = |index: usize| set["entry"][index]["resource"]["parameter"].to_string();
         assert!(of(0).contains("error-response") && of(0).contains("query-status"));
         assert!(!of(1).contains("valueCodeableConcept"));
-        assert!(status_set("x", &[]).get("entry").is_none());
+        assert!(status_set("x", &[]).to_value().unwrap().get("entry").is_none());
     }
 }
