@@ -1,5 +1,5 @@
 //! The command line. Answers go to standard output, logs to standard error; exit status 2 is wrong usage.
-#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command line prints its answers")]
+#![expect(clippy::print_stderr, reason = "a command line says what was wrong with it")]
 
 use std::io::{BufRead, IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};

@@ -54,7 +54,7 @@ async fn with_token(folder: &Path) -> (App, String, f64) {
         scope: Some("system/Task.cruds system/ServiceRequest.cruds system/Procedure.rs".into()),
         client_assertion_type: Some("urn:ietf:params:oauth:client-assertion-type:jwt-bearer".into()),
         client_assertion: Some(assertion.clone()),
-        certificate: None,
+        certificate: Vec::new(),
     };
     let token = app.grant_token(&request).await.unwrap().token;
     (app, token, verify)

@@ -208,8 +208,8 @@ fn a_day_is_one_of_the_calendar() {
     for bad in ["2026-02-30", "2026-02-29", "2100-02-29", "2026-04-31", "2026-13-01", "2026-00-10", "2026-01-00"] {
         assert!(day(bad).unwrap_err().contains("calendar"), "{bad}");
     }
-    for bad in ["2026-1-1", "26-01-01", "2026-01", "2026-01-01T00:00:00Z", "+026-01-01", ""] {
-        assert_eq!(day(bad).unwrap_err(), "must be a day such as 2026-12-31", "{bad}");
+    for bad in ["2026-1-1", "26-01-01", "2026-01", "2026-01-01T00:00:00Z", "2026-01-1T", "+026-01-01", ""] {
+        assert!(day(bad).unwrap_err().contains("calendar"), "{bad}");
     }
 }
 

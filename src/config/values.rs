@@ -9,6 +9,7 @@ use std::time::Duration;
 use toml::de::DeValue;
 
 use super::{Certified, Secret};
+use crate::time::span_of;
 
 /// The guide's SDOHCC-ValueSetSDOHCategory (3.0).
 pub(super) const CATEGORIES: &str = "sdoh-category-unspecified food-insecurity housing-instability homelessness \
@@ -84,7 +85,7 @@ pub(super) fn webhook_secret(text: &str) -> Result<Secret, String> {
     let base64 = |body: &&str| {
         let digits = body.trim_end_matches('=');
         let fits = digits.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'+' || b == b'/');
-        fits && body.len() - digits.len() <= 2 && body.len() % 4 == 0 && (32..=88).contains(&body.len())
+        fits && body.len() - digits.len() <= 2 && body.len().is_multiple_of(4) && (32..=88).contains(&body.len())
     };
     match text.strip_prefix("whsec_").filter(base64) {
         Some(_) => Ok(Secret(text.to_owned())),
@@ -215,30 +216,9 @@ pub(super) fn sha256(text: &str) -> Result<[u8; 32], String> {
 
 /// A day of the calendar.
 pub(super) fn day(text: &str) -> Result<String, String> {
-    let parts: Vec<&str> = text.split('-').collect();
-    let number = |part: &str, length: usize| {
-        let digits = part.len() == length && part.bytes().all(|byte| byte.is_ascii_digit());
-        part.parse::<u32>().ok().filter(|_| digits)
-    };
-    let comes = |year: u32, month: u32, day: u32| {
-        let leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
-        let last = match month {
-            2 if leap => 29,
-            2 => 28,
-            4 | 6 | 9 | 11 => 30,
-            1 | 3 | 5 | 7 | 8 | 10 | 12 => 31,
-            _ => 0,
-        };
-        (1..=last).contains(&day)
-    };
-    let read = match parts.as_slice() {
-        [year, month, day] => number(year, 4).zip(number(month, 2)).zip(number(day, 2)),
-        _ => None,
-    };
-    match read {
-        Some(((year, month), day)) if comes(year, month, day) => Ok(text.to_owned()),
-        Some(_) => fault("must be a day that the calendar has, such as 2026-12-31"),
-        None => fault("must be a day such as 2026-12-31"),
+    match text.len() == "2026-12-31".len() && span_of(text).is_some() {
+        true => Ok(text.to_owned()),
+        false => fault("must be a day of the calendar, such as 2026-12-31"),
     }
 }
 

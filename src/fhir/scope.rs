@@ -109,8 +109,10 @@ impl Scope {
             "*" => None,
             name => Some(ResourceType::parse(name)?),
         };
-        let part = part.map(|part| Part::parse(kind?, part, own));
-        let part = part.map_or_else(|| Some(Part::default()), |part| part)?;
+        let part = match part {
+            Some(part) => Part::parse(kind?, part, own)?,
+            None => Part::default(),
+        };
         Some(Scope { kind, letters: Letters::parse(letters)?, part, text: text.to_string() })
     }
 
