@@ -49,7 +49,11 @@ fn main() {
     }
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let quick = arguments.iter().any(|argument| argument == "--quick");
-    let large = arguments.iter().any(|argument| argument == "--large");
+    // `--large`, or `--large=REFERRALS`.
+    let large = arguments.iter().find_map(|argument| match argument.strip_prefix("--large")? {
+        "" => Some(100_000),
+        many => many.strip_prefix('=')?.parse().ok(),
+    });
     let chosen: Vec<String> = arguments.into_iter().filter(|argument| !argument.starts_with("--")).collect();
     runtime.block_on(goals::run(quick, large, &chosen));
 }

@@ -50,10 +50,10 @@ impl Size {
 }
 
 /// Measures all goals, or those chosen.
-pub async fn run(quick: bool, large: bool, chosen: &[String]) {
+pub async fn run(quick: bool, large: Option<usize>, chosen: &[String]) {
     let mut size = if quick { Size::quick() } else { Size::full() };
-    if large {
-        size.large = 100_000;
+    if let Some(referrals) = large {
+        size.large = referrals;
         size.endpoints = 5_000;
     }
     let wanted = |goals: &[&str]| chosen.is_empty() || goals.iter().any(|goal| chosen.iter().any(|one| one == goal));
@@ -121,7 +121,7 @@ pub async fn run(quick: bool, large: bool, chosen: &[String]) {
         on_postgres(&mut report, &size, folder, &world, &small.to_string()).await;
     }
     if wanted(&["B1", "B2", "B3"]) {
-        partners::measure(&mut report, (quick, large), folder, &world.address, &hello, &wanted).await;
+        partners::measure(&mut report, (quick, large.is_some()), folder, &world.address, &hello, &wanted).await;
     }
     if wanted(&["P18", "P19"]) {
         scale::measure(&mut report, &size, folder, &world.address, empty).await;
