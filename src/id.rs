@@ -2,7 +2,7 @@
 //!
 //! Their first half is the time, so that new rows land at the end of an index and ids sort by creation within a process.
 //! What is stored is named in twenty characters, for an id stands in many rows and indexes ([`new`]); UUIDs are for what has
-//! to be one ([`uuid`]). Ids of a given time sort by that time, whoever made them: [`at`], [`from`].
+//! to be one ([`uuid()`]). Ids of a given time sort by that time, whoever made them: [`at`], [`from`].
 //! Leaves out what an id means; that is its holder's business.
 
 use std::sync::atomic::{AtomicU32, Ordering};

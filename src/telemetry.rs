@@ -2,9 +2,10 @@
 //! logged is ids and states, never health data (design D17); the standard output belongs to answers.
 //!
 //! Promises that no request waits for whoever reads the log: lines are gathered in memory and written by a thread of
-//! their own, warnings and errors at once, the others within [`PAUSE`], all of them before the program ends. What a
-//! killed program said in its last moment is lost. Where nobody reads and [`MOST`] are waiting, lines are left out, and
-//! how many is told as soon as somebody reads again.
+//! their own, warnings and errors at once, the others within `PAUSE`, all of them before the program ends. What a
+//! killed program said in its last moment is lost. Where nobody reads and `MOST` are waiting, lines are left out, and
+//! how many is told as soon as somebody reads again. (tracing-appender wakes its thread and writes for each line, which
+//! costs an empty poll what it was to save.)
 
 use std::fmt;
 use std::io::{self, IsTerminal, Write};
