@@ -8,6 +8,8 @@
 //! Promises that what was packed comes back to the letter, or not at all: each carries a checksum. The dictionary is part
 //! of the format and never changes; a better one gets a sign of its own. <https://www.rfc-editor.org/rfc/rfc8878>
 
+use std::cell::RefCell;
+use std::io;
 use std::sync::{Arc, LazyLock};
 
 use zstd::bulk::{Compressor, Decompressor};
@@ -34,17 +36,39 @@ const MAGIC: [u8; 4] = [0x28, 0xb5, 0x2f, 0xfd];
 /// What stands for the zero character.
 const ZERO: char = '\u{80}';
 
-static PACKING: LazyLock<EncoderDictionary<'static>> = LazyLock::new(|| EncoderDictionary::copy(DICTIONARY, LEVEL));
-static UNPACKING: LazyLock<DecoderDictionary<'static>> = LazyLock::new(|| DecoderDictionary::copy(DICTIONARY));
+static TO_PACK: LazyLock<EncoderDictionary<'static>> = LazyLock::new(|| EncoderDictionary::copy(DICTIONARY, LEVEL));
+static TO_UNPACK: LazyLock<DecoderDictionary<'static>> = LazyLock::new(|| DecoderDictionary::copy(DICTIONARY));
+
+thread_local! {
+    // Their tables are larger than most texts: they are made once a thread.
+    static PACKING: RefCell<Option<Compressor<'static>>> = const { RefCell::new(None) };
+    static UNPACKING: RefCell<Option<Decompressor<'static>>> = const { RefCell::new(None) };
+}
+
+fn compress(text: &[u8]) -> io::Result<Vec<u8>> {
+    PACKING.with_borrow_mut(|kept| match kept {
+        Some(packing) => packing.compress(text),
+        None => {
+            let mut packing = Compressor::with_prepared_dictionary(&TO_PACK)?;
+            packing.set_parameter(CParameter::ChecksumFlag(true))?;
+            kept.insert(packing).compress(text)
+        }
+    })
+}
+
+fn decompress(frame: &[u8], length: usize) -> io::Result<Vec<u8>> {
+    UNPACKING.with_borrow_mut(|kept| match kept {
+        Some(unpacking) => unpacking.decompress(frame, length),
+        None => kept.insert(Decompressor::with_prepared_dictionary(&TO_UNPACK)?).decompress(frame, length),
+    })
+}
 
 /// A text as it is stored.
 pub(super) fn pack(text: &str) -> Result<String, Error> {
     if !text.starts_with('{') || text.len() > LONGEST {
         return Ok(text.to_string());
     }
-    let mut packing = Compressor::with_prepared_dictionary(&PACKING).map_err(Error::internal)?;
-    packing.set_parameter(CParameter::ChecksumFlag(true)).map_err(Error::internal)?;
-    let frame = packing.compress(text.as_bytes()).map_err(Error::internal)?;
+    let frame = compress(text.as_bytes()).map_err(Error::internal)?;
     let packed = spell(frame.get(MAGIC.len()..).unwrap_or_default());
     Ok(if packed.len() < text.len() { packed } else { text.to_string() })
 }
@@ -62,8 +86,7 @@ pub(super) fn unpack(stored: &str) -> Result<Arc<str>, Error> {
     let length = get_frame_content_size(&frame).ok().flatten().and_then(|length| usize::try_from(length).ok());
     let length = length.filter(|length| *length <= LONGEST);
     let length = length.ok_or_else(|| Error::internal("a packed version of no length"))?;
-    let mut unpacking = Decompressor::with_prepared_dictionary(&UNPACKING).map_err(Error::internal)?;
-    let text = unpacking.decompress(&frame, length).map_err(Error::internal)?;
+    let text = decompress(&frame, length).map_err(Error::internal)?;
     String::from_utf8(text).map(Arc::from).map_err(Error::internal)
 }
 
