@@ -49,9 +49,7 @@ impl App {
     pub async fn let_go(&self, claimed: &[Claimed]) -> Result<(), Error> {
         // One by one: whoever locks several rows must do so in everybody's order.
         for one in claimed {
-            let mut tx = self.store().begin().await?;
-            tx.let_go(one, self.now()).await?;
-            tx.commit().await?;
+            self.give_back(one, self.now()).await?;
         }
         Ok(())
     }
@@ -61,9 +59,7 @@ impl App {
     pub async fn unrecorded(&self, claimed: &Claimed) -> Result<(), Error> {
         let pause = self.config().delivery.backoff.first().copied().unwrap_or(SHORTEST_PAUSE);
         let at = self.now().plus(self.jittered(claimed, pause));
-        let mut tx = self.store().begin().await?;
-        tx.let_go(claimed, at).await?;
-        tx.commit().await
+        self.give_back(claimed, at).await
     }
 
     /// A try failed. It is tried again after the configured pause, or the one the partner asked for, until the pauses
@@ -107,6 +103,11 @@ impl App {
         let before = usize::try_from(claimed.attempts - 2).ok();
         let pause = before.and_then(|index| self.config().delivery.backoff.get(index));
         let at = pause.map_or(till, |pause| till.max(self.now().plus(self.jittered(claimed, *pause))));
+        self.give_back(claimed, at).await
+    }
+
+    /// Nothing was made of it: it is due again then.
+    async fn give_back(&self, claimed: &Claimed, at: Timestamp) -> Result<(), Error> {
         let mut tx = self.store().begin().await?;
         tx.let_go(claimed, at).await?;
         tx.commit().await
