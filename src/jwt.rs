@@ -34,8 +34,26 @@ pub const ALGORITHMS: &[&str] = &["ES384", "RS384", "RS256"];
 pub struct KeySet(Vec<Value>);
 
 impl KeySet {
-    /// Reads a JWK Set; the fault names what is wrong and shows nothing of it.
+    /// Reads a partner's JWK Set; the fault names what is wrong and shows nothing of it.
     pub fn parse(text: &str) -> Result<KeySet, &'static str> {
+        let set = KeySet::read(text)?;
+        if !set.0.iter().any(is_usable) {
+            return Err("must have a key with a kid and n and e (RSA), or crv P-384, x and y (EC)");
+        }
+        Ok(set)
+    }
+
+    /// Reads an identity provider's, which may sign with other keys.
+    pub fn of_provider(text: &str) -> Result<KeySet, &'static str> {
+        let set = KeySet::read(text)?;
+        let fits = |key: &Value| PROVIDERS.iter().any(|(_, _, kty, curve)| is_of(key, kty, *curve));
+        if !set.0.iter().any(fits) {
+            return Err("must have an RSA key, or an EC key on P-256 or P-384");
+        }
+        Ok(set)
+    }
+
+    fn read(text: &str) -> Result<KeySet, &'static str> {
         let value: Value = serde_json::from_str(text).map_err(|_| "must be a JWK Set as JSON")?;
         let Some(keys) = value.get("keys").and_then(Value::as_array) else {
             return Err("must be a JWK Set: an object with keys");
@@ -45,9 +63,6 @@ impl KeySet {
         }
         if keys.iter().any(|key| PRIVATE.iter().any(|member| key.get(member).is_some())) {
             return Err("must hold public keys only; this one shows a private key, which is lost with it");
-        }
-        if !keys.iter().any(is_usable) {
-            return Err("must have a key with a kid and n and e (RSA), or crv P-384, x and y (EC)");
         }
         Ok(KeySet(keys.clone()))
     }
@@ -104,6 +119,11 @@ impl Claims {
             Some(Value::Array(list)) => list.iter().any(|one| one == text),
             _ => false,
         }
+    }
+
+    /// Whether a claim is an object that holds an object by this name.
+    pub fn holds(&self, name: &str, member: &str) -> bool {
+        self.0.get(name).and_then(|object| object.get(member)).is_some_and(Value::is_object)
     }
 
     /// Whether this is the one audience.
@@ -175,18 +195,26 @@ const PROVIDERS: [(Algorithm, &str, &str, Option<&str>); 4] = [
     (Algorithm::ES384, "ES384", "EC", Some("P-384")),
 ];
 
-/// An ID token of an identity provider, read and not yet verified.
+/// Whether a key is of this type, and on this curve.
+fn is_of(key: &Value, kty: &str, curve: Option<&str>) -> bool {
+    let is = |member: &str, wanted: &str| key.get(member).and_then(Value::as_str) == Some(wanted);
+    is("kty", kty) && curve.is_none_or(|curve| is("crv", curve))
+}
+
+/// An ID token or a logout token of an identity provider, read and not yet verified.
 #[derive(Debug)]
-pub struct IdToken<'t> {
+pub struct ProviderToken<'t> {
     token: &'t str,
     algorithm: Algorithm,
+    /// What it says it is.
+    pub typ: Option<String>,
     /// The id of the key it says it was signed with.
     pub kid: Option<String>,
 }
 
-impl<'t> IdToken<'t> {
+impl<'t> ProviderToken<'t> {
     /// Reads the header. The fault is for the log.
-    pub fn read(token: &'t str) -> Result<IdToken<'t>, &'static str> {
+    pub fn read(token: &'t str) -> Result<ProviderToken<'t>, &'static str> {
         let header = (token.len() <= LONGEST).then(|| jsonwebtoken::decode_header(token).ok()).flatten();
         let header = header.ok_or("it is no signed JWT")?;
         if header.crit.is_some() {
@@ -195,7 +223,7 @@ impl<'t> IdToken<'t> {
         if PROVIDERS.iter().all(|(known, ..)| *known != header.alg) {
             return Err("its alg is none of RS256, RS384, ES256, ES384");
         }
-        Ok(IdToken { token, algorithm: header.alg, kid: header.kid })
+        Ok(ProviderToken { token, algorithm: header.alg, typ: header.typ, kid: header.kid })
     }
 
     /// The claims, once the one key of the set that fits kid and alg is found to have signed them.
@@ -205,8 +233,7 @@ impl<'t> IdToken<'t> {
             let may_be = |member: &str, wanted: &str| key.get(member).is_none() || is(member, wanted);
             PROVIDERS.iter().any(|(algorithm, name, kty, curve)| {
                 *algorithm == self.algorithm
-                    && is("kty", kty)
-                    && curve.is_none_or(|curve| is("crv", curve))
+                    && is_of(key, kty, *curve)
                     && may_be("alg", name)
                     && may_be("use", "sig")
                     && self.kid.as_deref().is_none_or(|kid| is("kid", kid))

@@ -94,7 +94,7 @@ impl App {
         };
         let unread =
             |why: String| Refused::client(format!("the JWK Set at the registered address can't be read: {why}"));
-        self.read_key_set(slot, url, kid).await.map_err(unread)
+        self.read_key_set(slot, url, kid, KeySet::parse).await.map_err(unread)
     }
 
     /// The key set of an address, whose place this is.
@@ -103,6 +103,7 @@ impl App {
         slot: &Mutex<Option<Kept>>,
         url: &str,
         kid: &str,
+        parse: fn(&str) -> Result<KeySet, &'static str>,
     ) -> Result<KeySet, String> {
         let mut slot = slot.lock().await;
         let now = self.now();
@@ -112,7 +113,7 @@ impl App {
             return Ok(kept.set.clone());
         }
         let document = self.fetch(Wanted { url: url.to_string(), ..Wanted::default() }).await?;
-        let set = KeySet::parse(&document.text)?;
+        let set = parse(&document.text)?;
         *slot = Some(Kept { set: set.clone(), read_at: now, until: self.kept_till(&document) });
         Ok(set)
     }

@@ -98,6 +98,8 @@ pub enum Door {
     Introspect,
     /// `/auth/revoke`
     Revoke,
+    /// `/sign-out/back-channel`: for the identity provider.
+    BackChannelLogout,
     /// `/websocket`
     Websocket,
     /// A place below the FHIR base.
@@ -126,6 +128,7 @@ pub fn door(path: &str, prefix: &[String]) -> Door {
         ["sign-in", "provider"] => Door::People(Page::Provider),
         ["sign-in", "callback"] => Door::People(Page::Callback),
         ["sign-out"] => Door::People(Page::SignOut),
+        ["sign-out", "back-channel"] => Door::BackChannelLogout,
         ["health", "live"] => Door::Live,
         ["health", "ready"] => Door::Ready,
         ["metrics"] => Door::Metrics,
@@ -214,7 +217,7 @@ impl Door {
             Door::People(Page::SignIn) => vec!["GET", "HEAD", "POST"],
             Door::People(Page::SignOut) => vec!["POST"],
             Door::Websocket => vec!["GET"],
-            Door::Token | Door::Introspect | Door::Revoke | Door::Hook(_) => vec!["POST"],
+            Door::Token | Door::Introspect | Door::Revoke | Door::BackChannelLogout | Door::Hook(_) => vec!["POST"],
             Door::Fhir(place) => place.allowed(),
             Door::Nowhere | Door::Unknown => Vec::new(),
         }
@@ -226,7 +229,8 @@ impl Door {
             Door::Fhir(place) => *place != Place::Metadata,
             Door::Metrics | Door::Nowhere => true,
             Door::People(_) | Door::Live | Door::Ready | Door::SmartConfiguration | Door::Keys | Door::Hook(_) => false,
-            Door::Websocket | Door::Token | Door::Introspect | Door::Revoke | Door::Unknown => false,
+            Door::Websocket | Door::Token | Door::Introspect | Door::Revoke | Door::BackChannelLogout => false,
+            Door::Unknown => false,
         }
     }
 
@@ -254,6 +258,7 @@ impl Door {
             Door::Keys => "/auth/jwks".into(),
             Door::Introspect => "/auth/introspect".into(),
             Door::Revoke => "/auth/revoke".into(),
+            Door::BackChannelLogout => "/sign-out/back-channel".into(),
             Door::Fhir(place) => place.label(),
             Door::Nowhere | Door::Unknown => "unknown".into(),
         }

@@ -38,6 +38,7 @@ use axum::http::header::CACHE_CONTROL;
 use axum::http::{HeaderValue, Method};
 use axum::response::Response;
 
+use crate::app::people::Visit;
 use crate::app::{App, Context, Identity};
 use crate::error::{Error, Kind};
 use crate::fhir::query;
@@ -137,7 +138,11 @@ impl Gate {
             let allow: Vec<&str> = door.allowed().into_iter().filter(|offered| *offered != method.as_str()).collect();
             match &door {
                 // OAuth's clients read OAuth's errors.
-                Door::Token | Door::Introspect | Door::Revoke if error.kind == Kind::Throttled => oauth::later(&error),
+                Door::Token | Door::Introspect | Door::Revoke | Door::BackChannelLogout
+                    if error.kind == Kind::Throttled =>
+                {
+                    oauth::later(&error)
+                }
                 _ => respond::refusal(&error, &allow, token_shown),
             }
         });
@@ -194,6 +199,11 @@ impl Gate {
             Door::Token => {
                 self.allowances.spend_token(address)?;
                 oauth::token(&self.app, request).await
+            }
+            Door::BackChannelLogout => {
+                self.allowances.spend_token(address)?;
+                let visit = Visit { request: id.to_string(), address, cookie: None };
+                oauth::back_channel_logout(&self.app, request, &visit).await
             }
             Door::Introspect => oauth::introspect(&self.app, &self.allowances, request).await,
             Door::Revoke => oauth::revoke(&self.app, &self.allowances, request).await,

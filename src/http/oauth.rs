@@ -1,4 +1,5 @@
-//! The OAuth addresses: SMART discovery, token, introspection, revocation, and our own public keys.
+//! The OAuth addresses: SMART discovery, token, introspection, revocation, our own public keys, and the identity
+//! provider's back-channel logout.
 //!
 //! These speak OAuth's JSON, not FHIR's: errors are `{error, error_description}`. Nothing is cached on the way, and no
 //! parameter may come twice. Whether a token is given is [`crate::app`]'s to say.
@@ -11,6 +12,7 @@ use serde_json::{Value, json};
 
 use super::rates::Allowances;
 use super::{auth, extract, negotiate, query, respond};
+use crate::app::people::Visit;
 use crate::app::{App, Refused, TokenRequest};
 use crate::error::{Error, Kind};
 use crate::jwt;
@@ -103,6 +105,26 @@ pub(super) async fn revoke(app: &App, rates: &Allowances, request: Request) -> R
     Ok(secret(200, &json!({})))
 }
 
+/// `POST /sign-out/back-channel`: the identity provider ends sessions. What it is told of a refusal shows nothing of the
+/// token.
+pub(super) async fn back_channel_logout(app: &App, request: Request, visit: &Visit) -> Result<Response, Error> {
+    let form = match form(request).await? {
+        Ok(form) => form,
+        Err(refused) => return Ok(refusal(&refused)),
+    };
+    let token = form.into_iter().find(|(name, _)| name == "logout_token").map(|(_, token)| token);
+    let invalid = |description: String| refusal(&Refused { code: "invalid_request", description });
+    let Some(token) = token else { return Ok(invalid("logout_token is missing".into())) };
+    match app.back_channel_logout(&token, visit).await {
+        Ok(ended) => {
+            tracing::info!(ended, "the identity provider ended sessions");
+            Ok(secret(200, &json!({})))
+        }
+        Err(error) if error.kind == Kind::Malformed => Ok(invalid(error.text().to_string())),
+        Err(error) => Err(error),
+    }
+}
+
 /// Who asks, and about which token.
 async fn asked_with_token(
     app: &App,
@@ -151,7 +173,7 @@ pub(super) async fn form(request: Request) -> Result<Result<Vec<(String, String)
 
 fn refusal(refused: &Refused) -> Response {
     let status = if refused.code == "temporarily_unavailable" { 503 } else { 400 };
-    tracing::info!(error = refused.code, why = refused.description, "no token");
+    tracing::info!(error = refused.code, why = refused.description, "refused");
     secret(status, &json!({"error": refused.code, "error_description": refused.description}))
 }
 

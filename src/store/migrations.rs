@@ -28,6 +28,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("../../migrations/0020_sign_in.sql"),
     include_str!("../../migrations/0021_due.sql"),
     include_str!("../../migrations/0022_packed.sql"),
+    include_str!("../../migrations/0023_provider_sessions.sql"),
 ];
 
 /// Runs what has not been run. A second gateway waits for the first.

@@ -42,6 +42,8 @@ pub struct Session {
     pub role: String,
     /// Whose staff; else empty.
     pub partner: String,
+    /// SHA-256 of what the identity provider calls it; else empty.
+    pub sid: String,
     /// When it was last used, give or take a minute.
     pub seen_at: Timestamp,
     /// When it ends, used or not.
@@ -59,6 +61,21 @@ fn account(row: &Row) -> Result<Account, Error> {
         secret: row.text(4)?,
         step: row.int(5)?,
         recovery: row.text(6)?.split_whitespace().map(str::to_string).collect(),
+    })
+}
+
+const SESSION: &str = "hash, subject, name, role, partner, sid, seen_at, expires_at";
+
+fn session(row: &Row) -> Result<Session, Error> {
+    Ok(Session {
+        hash: row.text(0)?,
+        subject: row.text(1)?,
+        name: row.text(2)?,
+        role: row.text(3)?,
+        partner: row.text(4)?,
+        sid: row.text(5)?,
+        seen_at: row.time(6)?,
+        expires_at: row.time(7)?,
     })
 }
 
@@ -103,11 +120,11 @@ impl Tx {
     pub async fn add_session(&mut self, new: &Session) -> Result<(), Error> {
         let now = self.stamp();
         self.run("delete from session where expires_at <= $1", args![now]).await?;
-        let Session { hash, subject, name, role, partner, seen_at, expires_at } = new;
+        let Session { hash, subject, name, role, partner, sid, seen_at, expires_at } = new;
         self.run(
-            "insert into session (hash, subject, name, role, partner, started_at, seen_at, expires_at)
-             values ($1, $2, $3, $4, $5, $6, $7, $8)",
-            args![hash, subject, name, role, partner, now, *seen_at, *expires_at],
+            "insert into session (hash, subject, name, role, partner, sid, started_at, seen_at, expires_at)
+             values ($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+            args![hash, subject, name, role, partner, sid, now, *seen_at, *expires_at],
         )
         .await?;
         self.run(
@@ -121,17 +138,8 @@ impl Tx {
 
     /// The session of this hash.
     pub async fn session(&mut self, hash: &str) -> Result<Option<Session>, Error> {
-        let text = "select hash, subject, name, role, partner, seen_at, expires_at from session where hash = $1";
-        let Some(row) = self.one(text, args![hash]).await? else { return Ok(None) };
-        Ok(Some(Session {
-            hash: row.text(0)?,
-            subject: row.text(1)?,
-            name: row.text(2)?,
-            role: row.text(3)?,
-            partner: row.text(4)?,
-            seen_at: row.time(5)?,
-            expires_at: row.time(6)?,
-        }))
+        let text = format!("select {SESSION} from session where hash = $1");
+        self.one(text, args![hash]).await?.as_ref().map(session).transpose()
     }
 
     /// A session was used just now.
@@ -149,6 +157,19 @@ impl Tx {
     /// Ends all sessions of a person; how many there were.
     pub async fn end_sessions(&mut self, subject: &str) -> Result<u64, Error> {
         self.run("delete from session where subject = $1", args![subject]).await
+    }
+
+    /// Ends what the identity provider calls by this name; those sessions.
+    pub async fn end_sessions_called(&mut self, sid: &str) -> Result<Vec<Session>, Error> {
+        let text = format!("delete from session where sid = $1 returning {SESSION}");
+        self.all(text, args![sid]).await?.iter().map(session).collect()
+    }
+
+    /// Ends the sessions of a person: all, or those that the provider calls by this name or had no name for; those sessions.
+    pub async fn end_sessions_of(&mut self, subject: &str, sid: Option<&str>) -> Result<Vec<Session>, Error> {
+        let only = if sid.is_some() { "and sid in ($2, '')" } else { "and $2 = ''" };
+        let text = format!("delete from session where subject = $1 {only} returning {SESSION}");
+        self.all(text, args![subject, sid.unwrap_or_default()]).await?.iter().map(session).collect()
     }
 
     /// Ends those sessions of a person that are not of this role.

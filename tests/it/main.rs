@@ -7,6 +7,7 @@ mod acts;
 mod agreements;
 mod auditing;
 mod back;
+mod back_channel_logout;
 mod bridging;
 mod bundles;
 mod bursts;

@@ -31,21 +31,21 @@ use crate::on_both;
 use crate::people_pages::Seen;
 
 const SECRET: &str = "a secret: of ours%";
-const SESSION: &str = "__Host-loopgate";
+pub const SESSION: &str = "__Host-loopgate";
 const AWAY: &str = "__Host-loopgate-sign-in";
 
 fn base64(bytes: &[u8]) -> String {
     URL_SAFE_NO_PAD.encode(bytes)
 }
 
-struct Keys {
+pub struct Keys {
     p256: EcdsaKeyPair,
     p384: EcdsaKeyPair,
     rsa: RsaKeyPair,
 }
 
 impl Keys {
-    fn new() -> Keys {
+    pub fn new() -> Keys {
         Keys {
             p256: EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).unwrap(),
             p384: EcdsaKeyPair::generate(&ECDSA_P384_SHA384_FIXED_SIGNING).unwrap(),
@@ -67,8 +67,12 @@ impl Keys {
     }
 
     /// Signs by this alg, whatever it is.
-    fn sign(&self, alg: &str, kid: &str, claims: &Value) -> String {
-        let header = json!({"alg": alg, "kid": kid, "typ": "JWT"});
+    pub fn sign(&self, alg: &str, kid: &str, claims: &Value) -> String {
+        self.sign_as("JWT", alg, kid, claims)
+    }
+
+    pub fn sign_as(&self, typ: &str, alg: &str, kid: &str, claims: &Value) -> String {
+        let header = json!({"alg": alg, "kid": kid, "typ": typ});
         let text = format!("{}.{}", base64(header.to_string().as_bytes()), base64(claims.to_string().as_bytes()));
         let (random, bytes) = (SystemRandom::new(), text.as_bytes());
         let mut long = vec![0; self.rsa.public_modulus_len()];
@@ -94,9 +98,9 @@ struct Granted {
     token: String,
 }
 
-struct Provider {
-    issuer: String,
-    keys: Keys,
+pub struct Provider {
+    pub issuer: String,
+    pub keys: Keys,
     clock: Clock,
     codes: Mutex<HashMap<String, Granted>>,
     /// What the discovery document says otherwise.
@@ -181,13 +185,13 @@ impl Provider {
     }
 
     /// What an honest ID token says.
-    fn claims(&self, asked: &HashMap<String, String>, roles: &Value) -> Value {
+    pub fn claims(&self, asked: &HashMap<String, String>, roles: &Value) -> Value {
         let now = self.clock.now().seconds();
         json!({"iss": self.issuer, "aud": "loopgate", "sub": "u-17", "name": "Ana Ruiz", "roles": roles, "iat": now, "exp": now + 300, "nonce": asked["nonce"]})
     }
 
     /// The person says yes; the code that the browser takes back.
-    fn grants(&self, asked: &HashMap<String, String>, token: String) -> String {
+    pub fn grants(&self, asked: &HashMap<String, String>, token: String) -> String {
         let code = loopgate::id::new();
         self.codes.lock().unwrap().insert(code.clone(), Granted { challenge: asked["code_challenge"].clone(), token });
         code
@@ -195,13 +199,13 @@ impl Provider {
 }
 
 /// A gateway whose people sign in there.
-struct House {
-    place: Place,
-    provider: Arc<Provider>,
-    gateway: Gateway,
+pub struct House {
+    pub place: Place,
+    pub provider: Arc<Provider>,
+    pub gateway: Gateway,
 }
 
-fn settings(place: &Place, issuer: &str, roles: &str) -> String {
+pub fn settings(place: &Place, issuer: &str, roles: &str) -> String {
     format!(
         "[server]\npublic_url = \"https://hub.test\"\n[gateway]\norganization = {{ id = \"hub\", name = \"Hub\" }}\n[store]\nurl = \"{}\"\n\
          [delivery]\npartner_addresses = \"allow_private_for_tests_only\"\n\
@@ -211,10 +215,10 @@ fn settings(place: &Place, issuer: &str, roles: &str) -> String {
     )
 }
 
-const ROLES: &str = "{ value = \"hub-admins\", role = \"administrator\" }, { value = \"hub-desk\", role = \"coordinator\" }, { value = \"kitchen\", role = \"staff\", partner = \"kitchen\" }";
+pub const ROLES: &str = "{ value = \"hub-admins\", role = \"administrator\" }, { value = \"hub-desk\", role = \"coordinator\" }, { value = \"kitchen\", role = \"staff\", partner = \"kitchen\" }";
 
 impl House {
-    async fn new(place: Place) -> House {
+    pub async fn new(place: Place) -> House {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let provider = Provider::start(place.clock.clone()).await;
         let gateway = open(&place, &settings(&place, &provider.issuer, ROLES)).await;
@@ -226,7 +230,7 @@ impl House {
     }
 
     /// The browser goes to the provider: what it is asked there, and its cookie.
-    async fn begins(&self, return_to: &str) -> (HashMap<String, String>, String) {
+    pub async fn begins(&self, return_to: &str) -> (HashMap<String, String>, String) {
         let seen = self.get(&format!("/sign-in/provider?return_to={return_to}"), "").await;
         assert_eq!(seen.status, 303, "{}", seen.text);
         let (address, asked) = seen.header("location").split_once('?').unwrap();
@@ -238,25 +242,25 @@ impl House {
     }
 
     /// It comes back.
-    async fn returns(&self, code: &str, state: &str, cookie: &str) -> Seen {
+    pub async fn returns(&self, code: &str, state: &str, cookie: &str) -> Seen {
         let iss = loopgate::fhir::query::link("", [("iss", self.provider.issuer.as_str())]);
         self.get(&format!("/sign-in/callback{iss}&code={code}&state={state}"), &format!("{AWAY}={cookie}")).await
     }
 
     /// The whole way, with these roles there.
-    async fn signs_in(&self, roles: &Value) -> Seen {
+    pub async fn signs_in(&self, roles: &Value) -> Seen {
         let (asked, cookie) = self.begins("/").await;
         let token = self.provider.keys.sign("RS256", "rsa", &self.provider.claims(&asked, roles));
         let code = self.provider.grants(&asked, token);
         self.returns(&code, &asked["state"], &cookie).await
     }
 
-    async fn role(&self, cookie: &str) -> Option<PersonRole> {
+    pub async fn role(&self, cookie: &str) -> Option<PersonRole> {
         self.gateway.app.session(cookie).await.unwrap().map(|session| session.person.role)
     }
 }
 
-async fn open(place: &Place, settings: &str) -> Gateway {
+pub async fn open(place: &Place, settings: &str) -> Gateway {
     let config = Config::parse(settings, std::path::Path::new(".")).unwrap();
     let network = Arc::new(Network::new(&config).unwrap());
     Gateway::open_with(config, place.clock.clone(), network).await.unwrap()

@@ -114,7 +114,7 @@ impl App {
             return Ok(None);
         }
         App::forgive(&mut tx, counted).await?;
-        let cookie = self.open_session(&mut tx, &person, visit).await?;
+        let cookie = self.open_session(&mut tx, &person, "", visit).await?;
         tx.commit().await?;
         Ok(Some(cookie))
     }

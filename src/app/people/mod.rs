@@ -7,6 +7,7 @@
 //! the door's. <https://cheatsheetseries.owasp.org/cheatsheets/Session_Management_Cheat_Sheet.html>
 
 pub mod accounts;
+mod back_channel_logout;
 mod lockout;
 mod password;
 mod provider;
@@ -106,8 +107,9 @@ impl App {
         tx.commit().await
     }
 
-    /// Gives a person a session, in place of the one whose cookie was shown; what its cookie holds.
-    async fn open_session(&self, tx: &mut Tx, person: &Person, visit: &Visit) -> Result<String, Error> {
+    /// Gives a person a session, in place of the one whose cookie was shown; what its cookie holds. `sid` is the
+    /// SHA-256 of what the provider calls it, or empty.
+    async fn open_session(&self, tx: &mut Tx, person: &Person, sid: &str, visit: &Visit) -> Result<String, Error> {
         if let Some(before) = &visit.cookie {
             tx.end_session(&sha256(before)).await?;
         }
@@ -119,6 +121,7 @@ impl App {
             name: person.name.clone(),
             role: role.to_string(),
             partner: partner.to_string(),
+            sid: sid.to_string(),
             seen_at: now,
             expires_at: now.plus(self.config().people.session_lifetime),
         })

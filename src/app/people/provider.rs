@@ -19,14 +19,14 @@ use crate::config::Provider;
 use crate::error::{Error, Kind};
 use crate::fhir::query;
 use crate::id;
-use crate::jwt::{Claims, IdToken};
+use crate::jwt::{Claims, KeySet, ProviderToken};
 use crate::time::Timestamp;
 
 /// How long a person may take at the provider, and most sign-ins that are under way.
 const PATIENCE: Duration = Duration::from_secs(600);
 const MOST: i64 = 10_000;
 /// How much clocks may differ, in seconds.
-const SKEW: i64 = 60;
+pub(super) const SKEW: i64 = 60;
 /// Longest name of a person, in characters, and longest `sub`, in bytes.
 const LONGEST_NAME: usize = 200;
 const LONGEST_SUBJECT: usize = 255;
@@ -78,6 +78,11 @@ pub struct Arrived {
 
 fn refused(text: &str) -> Error {
     Error::new(Kind::Forbidden, text)
+}
+
+/// A name that the provider gave, as ours.
+pub(super) fn of_provider(provider: &Provider, name: &str) -> String {
+    format!("{}|{name}", provider.issuer)
 }
 
 /// The provider is at fault, or whoever stands in its place: the log says how.
@@ -156,7 +161,7 @@ impl App {
         Some(format!("{end}{mark}{}", asked.trim_start_matches('?')))
     }
 
-    fn provider(&self) -> Result<&Provider, Error> {
+    pub(super) fn provider(&self) -> Result<&Provider, Error> {
         let provider = self.config().people.provider.as_ref();
         provider.ok_or_else(|| Error::new(Kind::NotFound, "No identity provider is configured here."))
     }
@@ -203,48 +208,53 @@ impl App {
         let answer: Value =
             serde_json::from_str(&answer.text).map_err(|_| unfit("its token endpoint answers no JSON"))?;
         let token = answer.get("id_token").and_then(Value::as_str).ok_or_else(|| unfit("there is no ID token"))?;
-        let read = IdToken::read(token).map_err(unfit)?;
-        let kid = read.kid.as_deref().unwrap_or("");
-        let keys = self.read_key_set(&self.tokens().key_sets.provider, &known.keys, kid).await;
-        let keys = keys.map_err(|why| unfit(&format!("its keys: {why}")))?;
+        let read = ProviderToken::read(token).map_err(unfit)?;
+        let keys = self.provider_keys(&known, &read).await.map_err(|why| unfit(&format!("its keys: {why}")))?;
         let claims = read.verify(&keys).map_err(unfit)?;
-        self.check_claims(provider, &claims, &derived("nonce", cookie)).map_err(unfit)?;
-        Ok(claims)
+        self.check_claims(provider, &claims).map_err(unfit)?;
+        let shown = claims.text("nonce").unwrap_or("");
+        verify_slices_are_equal(shown.as_bytes(), derived("nonce", cookie).as_bytes())
+            .map_err(|_| unfit("its nonce is another one"))?;
+        match claims.text("sub") {
+            Some(sub) if !sub.is_empty() && sub.len() <= LONGEST_SUBJECT => Ok(claims),
+            _ => Err(unfit("the ID token names nobody")),
+        }
     }
 
-    /// OpenID Connect Core §3.1.3.7.
-    fn check_claims(&self, provider: &Provider, claims: &Claims, nonce: &str) -> Result<(), &'static str> {
+    /// The provider's keys, among them the one that signed this if it is one of them.
+    pub(super) async fn provider_keys(&self, known: &Known, read: &ProviderToken<'_>) -> Result<KeySet, String> {
+        let kid = read.kid.as_deref().unwrap_or("");
+        self.read_key_set(&self.tokens().key_sets.provider, &known.keys, kid, KeySet::of_provider).await
+    }
+
+    /// What an ID token and a logout token have in common (OpenID Connect Core §3.1.3.7).
+    pub(super) fn check_claims(&self, provider: &Provider, claims: &Claims) -> Result<(), &'static str> {
         let now = self.now().seconds();
         if claims.text("iss") != Some(&provider.issuer) {
-            return Err("the ID token's iss is another one");
+            return Err("its iss is another one");
         }
         if !claims.is_for(&provider.client_id) {
-            return Err("the ID token is not for us alone");
+            return Err("it is not for us alone");
         }
         if claims.has("azp") && claims.text("azp") != Some(&provider.client_id) {
-            return Err("the ID token was given to somebody else");
+            return Err("it was given to somebody else");
         }
         if claims.seconds("exp").is_none_or(|exp| exp <= now - SKEW) {
-            return Err("the ID token has expired, or never does");
+            return Err("it has expired, or never does");
         }
         if claims.seconds("iat").is_none_or(|iat| iat > now + SKEW) {
-            return Err("the ID token is of the future, or of no time");
+            return Err("it is of the future, or of no time");
         }
         if claims.has("nbf") && claims.seconds("nbf").is_none_or(|nbf| nbf > now + SKEW) {
-            return Err("the ID token is not good yet");
+            return Err("it is not good yet");
         }
-        let shown = claims.text("nonce").unwrap_or("");
-        verify_slices_are_equal(shown.as_bytes(), nonce.as_bytes())
-            .map_err(|_| "the ID token's nonce is another one")?;
-        match claims.text("sub") {
-            Some(sub) if !sub.is_empty() && sub.len() <= LONGEST_SUBJECT => Ok(()),
-            _ => Err("the ID token names nobody"),
-        }
+        Ok(())
     }
 
     /// Gives somebody whom the provider knows a session, in the first role that the configuration has for this person.
     async fn let_in(&self, provider: &Provider, claims: &Claims, visit: &Visit) -> Result<String, Error> {
-        let subject = format!("{}|{}", provider.issuer, claims.text("sub").unwrap_or(""));
+        let subject = of_provider(provider, claims.text("sub").unwrap_or(""));
+        let sid = claims.text("sid").map(|sid| sha256(&of_provider(provider, sid))).unwrap_or_default();
         let role = provider.roles.iter().find(|(value, _)| claims.names(&provider.roles_claim, value));
         let name = ["name", "preferred_username", "email", "sub"].iter().find_map(|claim| claims.text(claim));
         let name: String = name.unwrap_or("").chars().take(LONGEST_NAME).collect();
@@ -254,7 +264,7 @@ impl App {
         let (word, partner) = person.as_ref().map_or(("", ""), |person| person.role.words());
         tx.end_sessions_of_other_roles(&subject, word, partner).await?;
         let opened = match &person {
-            Some(person) => Some(self.open_session(&mut tx, person, visit).await?),
+            Some(person) => Some(self.open_session(&mut tx, person, &sid, visit).await?),
             None => {
                 tx.audit(&[self.visited("login", 4, String::new(), Some(subject), visit)]).await?;
                 None
@@ -267,7 +277,7 @@ impl App {
     }
 
     /// What the provider's discovery document says, read again when it has aged.
-    async fn provider_says(&self, provider: &Provider) -> Result<Known, Error> {
+    pub(super) async fn provider_says(&self, provider: &Provider) -> Result<Known, Error> {
         let mut slot = self.tokens().provider.lock().await;
         if let Some(known) = slot.as_ref().filter(|known| self.now() < known.until) {
             return Ok(known.clone());
