@@ -53,9 +53,9 @@ pub(super) fn visible_as(name: &str, viewer: &Viewer, directory: bool, args: &mu
     granted(name, viewer, directory, " and g.ended is null", args)
 }
 
-/// As [`visible`], but what was visible once will do.
+/// As [`visible`], but of a `resource_version v` what was visible once will do: what was made before the grant ended.
 pub(super) fn once_visible(viewer: &Viewer, directory: bool, args: &mut Vec<Arg>) -> String {
-    granted("r", viewer, directory, "", args)
+    granted("r", viewer, directory, " and (g.ended is null or v.updated < g.ended)", args)
 }
 
 fn granted(name: &str, viewer: &Viewer, directory: bool, when: &str, args: &mut Vec<Arg>) -> String {

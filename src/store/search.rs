@@ -9,13 +9,14 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::error::Error;
-use crate::fhir::search::{Cursor, Filter, Order, Query, Sort, Test};
+use crate::fhir::search::{Cursor, Filter, Order, Query, Sort, Test, satisfies};
 use crate::fhir::search_index::rows;
 use crate::fhir::{Key, Resource, ResourceType};
 use crate::store::grants::{marks, once_visible};
 use crate::store::packed::unpack;
 use crate::store::resources::indexable;
 use crate::store::{Arg, Store, Stored, Tx, Viewer};
+use crate::time::Timestamp;
 pub(super) use condition::{About, Text, every};
 use condition::{condition, listed};
 pub(super) use plan::SHORT;
@@ -271,21 +272,24 @@ impl Tx {
     async fn edge(&mut self, query: &Query, viewer: &Viewer) -> Result<Option<Edge>, Error> {
         let (Some(cursor), None) = (&query.cursor, time_order(query)) else { return Ok(None) };
         let mut args = args![query.kind.name(), &cursor.id, cursor.key];
-        // Nobody learns by an id of his own making how what he may not see compares with what he may.
+        // Nobody learns by an id of his own making how what he may not see compares with what he may: an entry was visible
+        // to him, and satisfied what he asked and what his scopes ask.
         let seen = once_visible(viewer, query.kind.is_directory(), &mut args);
         let sql = format!(
             "select r.created, v.updated, v.content from resource r join resource_version v on v.type = r.type
              and v.id = r.id where r.type = $1 and r.id = $2 and v.version = $3 and v.content <> ''{seen}"
         );
         let row = self.one(sql, args).await?;
-        let row = row.ok_or_else(|| Error::malformed("The parameter _page is not one of our links.").code("value"))?;
+        let foreign = || Error::malformed("The parameter _page is not one of our links.").code("value");
+        let row = row.ok_or_else(foreign)?;
         let resource = Resource::stored(&unpack(row.str(2)?)?)?;
-        Ok(Some(Edge {
-            created: row.int(0)?,
-            updated: row.int(1)?,
-            rows: rows(&resource, &query.own),
-            id: cursor.id.clone(),
-        }))
+        let (created, updated, rows) = (row.int(0)?, row.int(1)?, rows(&resource, &query.own));
+        let fits =
+            |filter: &Filter| !filter.is_of_one_resource() || satisfies(filter, &cursor.id, Timestamp(updated), &rows);
+        if !query.filters.iter().all(fits) {
+            return Err(foreign());
+        }
+        Ok(Some(Edge { created, updated, rows, id: cursor.id.clone() }))
     }
 
     /// The current contents of these resources, as far as the viewer may see them and as they satisfy what `within` asks

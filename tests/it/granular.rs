@@ -341,3 +341,18 @@ async fn categories_are_granted_by_themselves() {
         }
     }
 }
+
+// a link of one's own making does not tell how what is left out sorts.
+on_both!(a_made_up_page_tells_nothing_of_what_is_left_out, async |place: Place| {
+    let county = with(place, &[holder("women", &["system/Patient.rs?gender=female"])]).await;
+    let mut ids = Vec::new();
+    for (name, gender, born) in [("ada", "female", "1950"), ("bob", "male", "1970"), ("zoe", "female", "1990")] {
+        let mut one = person(name, gender);
+        one["birthDate"] = json!(born);
+        ids.push(county.post("root", "Patient", &one).await.id());
+    }
+    let page = async |id: &str| county.get("women", &format!("Patient?_sort=birthdate&_page=1.{id}")).await;
+    assert_eq!(names(&page(&ids[0]).await), ["zoe"], "what was seen is a place");
+    let (hidden, nobody) = (page(&ids[1]).await, page("nobody").await);
+    assert_eq!((hidden.status, &hidden.body["issue"]), (400, &nobody.body["issue"]));
+});

@@ -9,7 +9,7 @@ use serde_json::json;
 
 use crate::databases::Place;
 use crate::on_both;
-use crate::store::{insert, resource, task, task_key};
+use crate::store::{OWN, insert, resource, task, task_key};
 use crate::store_search::{find, person, query};
 
 fn grantee(partner: &str) -> Viewer {
@@ -103,6 +103,33 @@ on_both!(ended_grants_hide_and_new_ones_show_again, async |place: Place| {
     tx.end_grants("pantry", "t1", Some(Reason::Context)).await.unwrap();
     tx.commit().await.unwrap();
     assert_eq!(seen("pantry").await, [""; 0], "a party that ended does not come back as one");
+});
+
+// what was seen is a place in a list, and what became of it afterwards is not.
+on_both!(a_page_goes_on_from_what_was_seen_alone, async |place: Place| {
+    let store = place.store().await;
+    let patient = |id: &str| Key::new(ResourceType::PATIENT, id);
+    for (id, born) in [("a", "1950"), ("b", "1960"), ("c", "1990")] {
+        insert(&store, id, person(None, Some(born))).await;
+    }
+    grant(&store, "pantry", &[patient("a"), patient("b"), patient("c")], Reason::Party).await;
+    let from = async |id: &str, version: i64| {
+        let cursor = Some(Cursor { key: version, id: id.into() });
+        let by_birth = vec![Sort { by: Order::Date("birthdate"), descending: false }];
+        let asked = Query { sort: by_birth, cursor, ..query(ResourceType::PATIENT) };
+        let found = store.read().await.unwrap().search(&asked, &grantee("pantry")).await;
+        found.map(|page| page.hits.iter().map(|hit| hit.key.id.clone()).collect::<Vec<_>>()).ok()
+    };
+    let mut tx = store.begin().await.unwrap();
+    tx.end_grants("pantry", "t1", None).await.unwrap();
+    tx.commit().await.unwrap();
+    grant(&store, "pantry", &[patient("a"), patient("c")], Reason::Context).await;
+    let mut tx = store.begin().await.unwrap();
+    let current = tx.resource_for_update(&patient("b")).await.unwrap().unwrap();
+    tx.update_resource(&current, person(None, Some("1940")), "clinic", OWN).await.unwrap();
+    tx.commit().await.unwrap();
+    assert_eq!(from("b", 1).await, Some(vec!["c".to_string()]), "it stood there when it was seen");
+    assert_eq!((from("b", 2).await, from("nobody", 1).await), (None, None));
 });
 
 on_both!(who_lost_a_claim_is_known, async |place: Place| {
