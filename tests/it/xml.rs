@@ -270,7 +270,7 @@ async fn everything_at_hand_comes_back_from_xml() {
         "code": {"text": " two  blanks ", "_text": {"extension": [{"url": "http://e/x", "valueString": "line\nline"}]}},
         "_issued": {"extension": [{"url": "http://hl7.org/fhir/StructureDefinition/data-absent-reason", "valueCode": "unknown"}]},
         "valueQuantity": {"value": 0.010000000000000000000000001, "_value": {"id": "v"}}, "component": [{"code": {"text": "x"}, "valueQuantity": {"value": -1.50e-7}}],
-        "contained": [{"resourceType": "Patient", "id": "p", "name": [{"given": [null, "B", null], "_given": [{"id": "g"}, null, {"extension": [{"url": "u", "valueBoolean": false}]}]}]}],
+        "contained": [{"resourceType": "Patient", "id": "p", "name": [{"given": [null, "B", null], "_given": [{"id": "g"}, null, {"extension": [{"url": "http://example.org/u", "valueBoolean": false}]}]}]}],
         "subject": {"reference": "#p"}}"##;
     comes_back("the hard one", &loopgate::fhir::json::parse(hard.as_bytes(), Bounds::default()).unwrap());
 }

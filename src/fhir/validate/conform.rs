@@ -28,6 +28,13 @@ pub(super) struct Occurrence<'a> {
     pub index: Option<usize>,
 }
 
+impl Occurrence<'_> {
+    /// Whether a profile that names this type means it. A choice's key names its type: a markdown is no string there.
+    pub(super) fn is_of(&self, code: &str) -> bool {
+        if self.def.form == Form::Primitive { self.def.name == code } else { self.def.is(code) }
+    }
+}
+
 /// The check of one resource against one profile.
 pub(super) struct Conform<'a> {
     pub profiles: &'a Profiles,
@@ -117,7 +124,7 @@ impl<'a> Conform<'a> {
     }
 
     fn types(&mut self, node: &Node, occurrence: Occurrence<'_>, place: &Place<'_>) {
-        let mut fitting = node.types.iter().filter(|type_| occurrence.def.is(&type_.code)).peekable();
+        let mut fitting = node.types.iter().filter(|type_| occurrence.is_of(&type_.code)).peekable();
         if fitting.peek().is_none() {
             let names: Vec<&str> = node.types.iter().map(|type_| type_.code.as_str()).collect();
             return self.fault("value", place, &format!("this is of the type {}", names.join(" or ")));

@@ -6,7 +6,7 @@
 use crate::fhir::xhtml;
 
 const XHTML: &str = "http://www.w3.org/1999/xhtml";
-/// Chapters 7 to 11 and 15 of HTML 4 but for forms, and `a`, `img` and `style` attributes.
+/// Chapters 7 to 11 (but for 9.4) and 15 of HTML 4, and `a` and `img` with their maps.
 const ELEMENTS: &[&str] = &[
     "a",
     "abbr",
@@ -23,7 +23,6 @@ const ELEMENTS: &[&str] = &[
     "col",
     "colgroup",
     "dd",
-    "del",
     "dfn",
     "div",
     "dl",
@@ -38,7 +37,6 @@ const ELEMENTS: &[&str] = &[
     "hr",
     "i",
     "img",
-    "ins",
     "kbd",
     "li",
     "map",
@@ -68,6 +66,67 @@ const ELEMENTS: &[&str] = &[
     "font",
     "strike",
     "s",
+];
+/// What those chapters give these elements, and what XHTML adds.
+const ATTRIBUTES: &[&str] = &[
+    "abbr",
+    "accesskey",
+    "align",
+    "alt",
+    "axis",
+    "bgcolor",
+    "border",
+    "cellpadding",
+    "cellspacing",
+    "char",
+    "charoff",
+    "charset",
+    "cite",
+    "class",
+    "clear",
+    "color",
+    "colspan",
+    "compact",
+    "coords",
+    "dir",
+    "face",
+    "frame",
+    "headers",
+    "height",
+    "href",
+    "hreflang",
+    "hspace",
+    "id",
+    "ismap",
+    "lang",
+    "longdesc",
+    "name",
+    "nohref",
+    "noshade",
+    "nowrap",
+    "rel",
+    "rev",
+    "rowspan",
+    "rules",
+    "scope",
+    "shape",
+    "size",
+    "span",
+    "src",
+    "start",
+    "style",
+    "summary",
+    "tabindex",
+    "title",
+    "type",
+    "usemap",
+    "valign",
+    "value",
+    "vspace",
+    "width",
+    "xml:lang",
+    "xml:space",
+    "xmlns",
 ];
 /// Deepest nesting of narrative elements.
 const DEEPEST: usize = 200;
@@ -119,12 +178,8 @@ pub(in crate::fhir) fn fault(text: &str) -> Option<&'static str> {
         if !ELEMENTS.contains(&name) {
             return Some("A narrative holds the formatting elements of XHTML alone (txt-1).");
         }
-        match attributes_fault(attributes) {
-            Some(fault) => return Some(fault),
-            None if first && !attributes.contains(XHTML) => {
-                return Some("The div of a narrative names the namespace http://www.w3.org/1999/xhtml.");
-            }
-            None => {}
+        if let Some(fault) = attributes_fault(attributes, first) {
+            return Some(fault);
         }
         first = false;
         readable |= name == "img";
@@ -141,6 +196,7 @@ pub(in crate::fhir) fn fault(text: &str) -> Option<&'static str> {
     (!readable).then_some("A narrative has something to read (txt-2).")
 }
 
+const NAMESPACE: &str = "The div of a narrative names the namespace http://www.w3.org/1999/xhtml, and no other.";
 const UNBALANCED: &str = "A narrative is well-formed XHTML: one div, every element closed.";
 
 /// The `>` that ends this tag, outside quotes.
@@ -158,13 +214,14 @@ fn end_of_tag(text: &str) -> Option<usize> {
     None
 }
 
-fn attributes_fault(mut text: &str) -> Option<&'static str> {
+/// What is wrong with the attributes of an element; the first one names the namespace.
+fn attributes_fault(mut text: &str, first: bool) -> Option<&'static str> {
     let mut seen: Vec<&str> = Vec::new();
     loop {
         let apart = text.starts_with(char::is_whitespace);
         text = text.trim_start();
         if text.is_empty() {
-            return None;
+            return (first && !seen.contains(&"xmlns")).then_some(NAMESPACE);
         }
         if !apart {
             return Some(UNBALANCED);
@@ -183,10 +240,16 @@ fn attributes_fault(mut text: &str) -> Option<&'static str> {
         if name.len() >= 2 && name.get(..2).is_some_and(|start| start.eq_ignore_ascii_case("on")) {
             return Some("A narrative holds nothing that acts: no event attributes (txt-1).");
         }
+        if !ATTRIBUTES.contains(&name) {
+            return Some("A narrative holds the attributes of formatting alone (txt-1).");
+        }
+        if name == "xmlns" && value != XHTML {
+            return Some(NAMESPACE);
+        }
         if !entities_known(value) {
             return Some("An & in a narrative begins an entity; alone it is written &amp;.");
         }
-        let address = ["href", "src", "background", "cite", "longdesc", "usemap"].contains(&name);
+        let address = ["href", "src", "cite", "longdesc", "usemap"].contains(&name);
         if address && acts(value) {
             return Some("A narrative holds nothing that acts: no script addresses (txt-1).");
         }
@@ -229,6 +292,8 @@ mod tests {
             "<img src=\"#pic\" alt=\"a\"/>",
             "<a href=\"https://e/x?a=1&amp;b=2\">x</a><!-- a -->",
             "<a href=\"Patient/1#a:b\">x</a>",
+            "<table summary='s' border='1'><tr><th scope='row' nowrap='nowrap' xml:lang='en'>a</th></tr></table>",
+            "<p xmlns='http://www.w3.org/1999/xhtml' style='color: red'>a</p>",
             "&nbsp;&#160;&#xa0;é &alpha; &hearts; &apos;",
         ] {
             assert_eq!(fault(&div(inside)), None, "{inside}");
@@ -262,6 +327,12 @@ mod tests {
             &div("<p class='a' class='b'>a</p>"),
             &div("<p class='a'title='b'>a</p>"),
             &div("<p class=x>a</p>"),
+            &div("<p data-x='1'>a</p>"),
+            &div("<p formaction='/x'>a</p>"),
+            &div("<a ping='https://e' href='https://e'>a</a>"),
+            &div("<p xmlns='https://e'>a</p>"),
+            &div("<ins>a</ins>"),
+            &format!("<div title='{XHTML}'>a</div>"),
             &format!("<!DOCTYPE x>{}", div("x")),
             &format!("{}x", div("x")),
             &format!("{0}{0}", div("x")),

@@ -27,6 +27,12 @@ impl<'p> Place<'p> {
     pub(crate) fn at(&'p self, name: &'p str) -> Self {
         Place { parent: Some(self), step: Step::Name(name) }
     }
+    /// Whether this stands in something of this name, as one in another of the same name does.
+    pub(crate) fn is_within(&self, name: &str) -> bool {
+        let named = |place: &Place<'_>| matches!(place.step, Step::Name(own) if own == name);
+        let mut above = std::iter::successors(Some(self), |place| place.parent);
+        above.by_ref().any(named) && above.find(|place| matches!(place.step, Step::Name(_))).is_some_and(named)
+    }
     /// One of several there.
     pub(crate) fn nth(&'p self, index: Option<usize>) -> Self {
         Place { parent: Some(self), step: index.map_or(Step::Same, Step::Index) }

@@ -213,6 +213,9 @@ impl Walk<'_> {
         {
             return self.rule("invariant", spot.place, fault);
         }
+        if element.name == "id" && element.xml_attribute && text.contains(char::is_whitespace) {
+            return self.rule("value", spot.place, "The id of an element has no spaces.");
+        }
         let bound = required(element).and_then(|binding| definitions::codes(binding.value_set));
         if let Some(codes) = bound.filter(|codes| !codes.contains(None, text)) {
             self.rule("code-invalid", spot.place, one_of(codes));
@@ -341,7 +344,12 @@ impl Walk<'_> {
         if any(spot.map, "value") == has(spot.map, "extension") {
             self.rule("invariant", spot.place, "An extension has either a value or extensions (ext-1).");
         }
-        let known = text(spot.map, "url").and_then(|url| self.profiles.get(url));
+        let url = text(spot.map, "url");
+        // A part of an extension has a name; what stands in a resource has the URL of its definition.
+        if url.is_some_and(|url| !url.contains(':')) && !spot.place.is_within("extension") {
+            self.rule("value", &spot.place.at("url"), "An extension has the absolute URL of its definition.");
+        }
+        let known = url.and_then(|url| self.profiles.get(url));
         if let (Some(profile), Some(def)) =
             (known.filter(|known| known.type_name == "Extension"), definitions::of("Extension"))
         {
