@@ -1,7 +1,7 @@
 //! Which slice each of a list's items belongs to, and what each slice asks.
 //!
 //! Slices are told apart by value or pattern, by existence, by type, and by profile as far as a reference's text tells.
-//! An item that can't be told apart here belongs to no slice, and no slice is missed because of it.
+//! An item that can't be told apart here belongs to no slice, and no slice is missed because of it; that is said.
 //! <https://hl7.org/fhir/R4/profiling.html#slicing>
 
 use serde_json::{Map, Value};
@@ -27,21 +27,13 @@ impl Conform<'_> {
             None => return,
         };
         let mut counts = vec![0_usize; node.slices.len()];
-        let mut unsure = false;
+        // Whether an item of no other slice may be of this one.
+        let mut unsure = vec![false; node.slices.len()];
         let mut last = 0;
         for item in found {
-            let mut own = None;
-            for (number, (_, slice)) in node.slices.iter().enumerate() {
-                match self.belongs(slice, *item, slicing) {
-                    Some(true) => {
-                        own = Some(number);
-                        break;
-                    }
-                    Some(false) => {}
-                    None => unsure = true,
-                }
-            }
+            let each: Vec<Belongs> = node.slices.iter().map(|(_, slice)| self.belongs(slice, *item, slicing)).collect();
             let place = place.nth(item.index);
+            let own = each.iter().position(|belongs| *belongs == Some(true));
             match own.and_then(|number| Some((number, node.slices.get(number)?))) {
                 Some((number, (_, slice))) => {
                     if let Some(count) = counts.get_mut(number) {
@@ -53,18 +45,24 @@ impl Conform<'_> {
                     last = number;
                     self.occurrence(slice, *item, &place);
                 }
-                None if slicing.closed && !unsure => {
+                None if each.contains(&None) => {
+                    for (unsure, belongs) in unsure.iter_mut().zip(each) {
+                        *unsure |= belongs.is_none();
+                    }
+                }
+                None if slicing.closed => {
                     self.fault("structure", &place, "this belongs to none of the slices that may be here");
                 }
                 None => {}
             }
         }
-        for ((name, slice), count) in node.slices.iter().zip(counts) {
-            let missing = u64::try_from(count).is_ok_and(|count| count < slice.min);
-            if missing && unsure {
-                let text = format!("not checked: whether the slice {name} is here can't be told");
+        for (((name, slice), count), unsure) in node.slices.iter().zip(counts).zip(unsure) {
+            if unsure {
+                let text = format!("not checked: what is of the slice {name} can't be told");
                 self.finding(Severity::Information, "informational", place, &text);
-            } else {
+            }
+            let missing = u64::try_from(count).is_ok_and(|count| count < slice.min);
+            if !(missing && unsure) {
                 self.count(slice, count, place, name);
             }
         }
@@ -94,7 +92,8 @@ impl Conform<'_> {
             // A pattern of what it stands in tells, too.
             Kind::Value => match (at.node.filter(|node| says(node)), at.pattern.as_slice()) {
                 (Some(node), _) => any(at.items.iter().map(|item| self.meets(node, *item))),
-                (None, []) => None,
+                // A slice that only asks for something there.
+                (None, []) => at.node.filter(|node| node.min > 0).map(|_| !at.items.is_empty()),
                 (None, wanted) => {
                     let held = |wanted: &&Value| {
                         at.items.iter().any(|item| matches(wanted, item.value.unwrap_or(&Value::Null)))
@@ -109,7 +108,7 @@ impl Conform<'_> {
             },
             Kind::Type => {
                 let node = at.node?;
-                let fits = |item: &Occurrence<'_>| node.types.iter().any(|type_| item.def.is(&type_.code));
+                let fits = |item: &Occurrence<'_>| node.types.iter().any(|type_| item.is_of(&type_.code));
                 if node.types.is_empty() { None } else { Some(at.items.iter().any(fits)) }
             }
             Kind::Profile => None,
