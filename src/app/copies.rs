@@ -175,7 +175,7 @@ impl App {
             Err(error) => return Err(error),
         }
         self.done(tx, claimed).await?;
-        self.hasten(&partner.id).await
+        self.hasten(&partner.id, &request).await
     }
 
     /// Records a delivery as done and commits.

@@ -11,6 +11,7 @@ use std::time::Duration;
 use super::App;
 use crate::config::Role;
 use crate::error::Error;
+use crate::fhir::Key;
 use crate::store::{Delivery, Kind as Owed, Tx};
 use crate::time::Timestamp;
 
@@ -35,21 +36,23 @@ enum Open {
 impl App {
     /// The pause before this partner's next round, as things stand.
     pub(super) async fn pause(&self, tx: &mut Tx, id: &str) -> Result<Duration, Error> {
-        let Some(partner) = self.partner(id) else { return Ok(IDLE) };
-        let every = partner.fhir.as_ref().map_or(IDLE, |fhir| fhir.poll_every);
-        let is_source = partner.roles.contains(&Role::Source);
-        let subscribed = tx.subscribed(id).await?;
-        let pushed = !subscribed.is_empty() && subscribed.iter().all(|one| one.state == "active");
-        let (many, urgent) = tx.open_at(id).await?;
-        let open = match (many, urgent) {
-            (_, 1..) if !pushed => Open::Urgent,
+        let open = match tx.open_at(id).await? {
+            (_, 1..) => Open::Urgent,
             (1.., _) => Open::Something,
             _ => Open::Nothing,
         };
+        self.pause_while(tx, id, open).await
+    }
+
+    /// The pause while this is open at a partner.
+    async fn pause_while(&self, tx: &mut Tx, id: &str, open: Open) -> Result<Duration, Error> {
+        let Some(partner) = self.partner(id) else { return Ok(IDLE) };
+        let every = partner.fhir.as_ref().map_or(IDLE, |fhir| fhir.poll_every);
+        let is_source = partner.roles.contains(&Role::Source);
         let pause = match open {
-            Open::Urgent => every.min(URGENT),
+            Open::Urgent if !is_pushed(tx, id).await? => every.min(URGENT),
             Open::Nothing if !is_source => every.max(IDLE),
-            Open::Something | Open::Nothing => every,
+            Open::Urgent | Open::Something | Open::Nothing => every,
         };
         Ok(spread(id, pause, self.config().delivery.jitter))
     }
@@ -57,19 +60,26 @@ impl App {
     /// When this partner's next round comes, counted from now.
     pub(super) async fn next_round(&self, tx: &mut Tx, id: &str) -> Result<Timestamp, Error> {
         let pause = self.pause(tx, id).await?;
-        let next = self.now().plus(pause);
-        Ok(if pause < TICK * 20 { next } else { whole(next) })
+        Ok(self.after(pause))
     }
 
-    /// Something has become open at this partner: its next round comes no later than that wants. In a transaction of its
-    /// own: a round holds its own row first and owes what it found after, and whoever owes the round does it the other
-    /// way about. Were this lost, the round would come at its old time.
-    pub(super) async fn hasten(&self, partner: &str) -> Result<(), Error> {
+    /// When a round comes after this pause from now.
+    fn after(&self, pause: Duration) -> Timestamp {
+        let next = self.now().plus(pause);
+        if pause < TICK * 20 { next } else { whole(next) }
+    }
+
+    /// A referral with this request has become open at this partner: its next round comes no later than that wants;
+    /// what else is open there had its say before. In a transaction of its own: a round holds its own row first and owes
+    /// what it found after, and whoever owes the round does it the other way about. Were this lost, the round would come
+    /// at its old time.
+    pub(super) async fn hasten(&self, partner: &str, request: &Key) -> Result<(), Error> {
         if self.partner(partner).is_none_or(|partner| partner.fhir.is_none()) {
             return Ok(());
         }
         let mut tx = self.store().begin().await?;
-        let due_at = self.next_round(&mut tx, partner).await?;
+        let open = if is_urgent(&mut tx, request).await? { Open::Urgent } else { Open::Something };
+        let due_at = self.after(self.pause_while(&mut tx, partner, open).await?);
         if tx.due_of(Owed::Poll, partner).await?.is_some_and(|due| due <= due_at) {
             return Ok(());
         }
@@ -78,6 +88,18 @@ impl App {
         tx.enqueue(&Delivery { kind: Owed::Poll, subject, partner, lane, due_at }).await?;
         self.commit(tx).await
     }
+}
+
+/// Whether this partner's server tells us of everything by itself.
+async fn is_pushed(tx: &mut Tx, id: &str) -> Result<bool, Error> {
+    let subscribed = tx.subscribed(id).await?;
+    Ok(!subscribed.is_empty() && subscribed.iter().all(|one| one.state == "active"))
+}
+
+/// Whether this request is more than routine.
+async fn is_urgent(tx: &mut Tx, request: &Key) -> Result<bool, Error> {
+    let Some(stored) = tx.resource(request).await? else { return Ok(false) };
+    Ok(matches!(tx.parsed(&stored)?.text_at("priority"), Some("urgent" | "asap" | "stat")))
 }
 
 /// This time, or the next tick.

@@ -133,7 +133,7 @@ impl App {
             self.owe(&mut tx, Owed::Deliver, &relay.task, &partner).await?;
         }
         self.done(tx, claimed).await?;
-        self.hasten(&partner).await
+        self.hasten(&partner, &Key::new(ResourceType::SERVICE_REQUEST, &relay.request)).await
     }
 
     /// The target's server has it as called off; or never had it.

@@ -159,8 +159,8 @@ impl Tx {
         }
         // What is outstanding is none of theirs.
         let text = format!(
-            "select {COLUMNS}, r.type, r.id, (select min(g.partner) from resource_grant g where g.type = r.type
-             and g.id = r.id and g.partner = any($3::text[]) and g.ended is null)
+            "select {COLUMNS}, r.type, r.id, (select min(g.partner) from unnest($3::text[]) as one (partner)
+             join resource_grant g on g.partner = one.partner and g.type = r.type and g.id = r.id and g.ended is null)
              from unnest($1::text[], $2::text[]) as asked (type, id)
              join resource r on r.type = asked.type and r.id = asked.id
              join resource_version v on v.type = r.type and v.id = r.id and v.version = r.version"

@@ -42,6 +42,12 @@ const LONGEST: Duration = Duration::from_secs(5);
 /// for the commit itself and for clocks that differ.
 const LAG: Duration = Duration::from_secs(10);
 
+/// What every connection to PostgreSQL is told. A gateway that hangs, or whose network does, must not keep its row locks for
+/// ever. And plans stay with a connection: one that was made while a table was nearly empty must not read it whole, or
+/// into a hash, when it has grown. Everything asked here is an index walk.
+const SESSION: &str = "set idle_in_transaction_session_timeout = '10s';
+    set enable_seqscan = off; set enable_hashjoin = off; set enable_mergejoin = off; set jit = off";
+
 /// How a row is locked: alone, or together with others. Either may have to wait.
 const LOCKS: [&str; 2] = [" for update", " for share"];
 
@@ -73,12 +79,8 @@ impl Store {
                 .acquire_timeout(PATIENCE)
                 // Asking whether it lives is a round trip of its own; what finds it dead fails, and the next one is new.
                 .test_before_acquire(false)
-                // A gateway that hangs, or whose network does, must not keep its row locks for ever.
                 .after_connect(|connection, _| {
-                    Box::pin(async move {
-                        let text = "set idle_in_transaction_session_timeout = '10s'";
-                        sqlx::raw_sql(text).execute(connection).await.map(|_| ())
-                    })
+                    Box::pin(async move { sqlx::raw_sql(SESSION).execute(connection).await.map(|_| ()) })
                 });
             Database::Postgres(pool.connect_with(options).await.map_err(Error::unavailable)?)
         };
