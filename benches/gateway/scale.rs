@@ -209,7 +209,7 @@ async fn copy(path: &str, count: usize) -> i64 {
             .iter()
             .map(|row| row.get(0))
             .collect();
-    // What versions say is packed: a copy says the id that it is a copy of, which nobody here looks at.
+    // A copy's id may be that of what it is made from. What versions say is packed: a copy says the id that it is a copy of, which nobody here looks at.
     sqlx::raw_sql("begin immediate").execute(&mut db).await.unwrap();
     let mut rows = 0;
     for table in TABLES {
@@ -247,7 +247,7 @@ async fn copy(path: &str, count: usize) -> i64 {
         let sql = format!(
             "with recursive n(n) as (select 1 union all select n + 1 from n where n < {count}),
              t as materialized (select * from {table} t where {})
-             insert into {table} ({}) select {} from n cross join t",
+             insert or ignore into {table} ({}) select {} from n cross join t",
             any.join(" or "),
             names.join(", "),
             changed.join(", ")
