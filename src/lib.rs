@@ -2,7 +2,7 @@
 //!
 //! Doors (`http` in, `delivery` out), one room (`app`), one drawer (`store`), and a library without doors (`fhir`,
 //! `referral`, `directory`). Calls only go right; nothing is sent while something is being decided. README.md tells
-//! the architecture and a referral's way through it; `tests/architecture.rs` holds the arrows.
+//! the architecture and a referral's way through it; `tests/architecture` holds the arrows.
 
 pub mod app;
 pub mod check;

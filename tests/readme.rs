@@ -38,11 +38,15 @@ fn the_readmes_example_is_a_good_configuration() {
 #[test]
 fn the_tests_that_security_names_are_there() {
     let security = include_str!("../SECURITY.md");
-    let named = security.split('`').skip(1).step_by(2).filter_map(|quoted| quoted.split_once("::"));
+    let named = security.split('`').skip(1).step_by(2).filter_map(|quoted| quoted.rsplit_once("::"));
     let mut count = 0;
     for (module, test) in named {
         // Beside the code, by its path; else a module of the integration tests.
-        let file = if module.ends_with(".rs") { module.to_string() } else { format!("tests/it/{module}.rs") };
+        let file = if module.ends_with(".rs") {
+            module.to_string()
+        } else {
+            format!("tests/it/{}.rs", module.replace("::", "/"))
+        };
         let path = format!("{}/{file}", env!("CARGO_MANIFEST_DIR"));
         let source = std::fs::read_to_string(&path).unwrap_or_default();
         let there = source.contains(&format!("fn {test}(")) || source.contains(&format!("on_both!({test},"));
