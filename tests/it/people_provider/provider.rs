@@ -80,7 +80,7 @@ impl Keys {
 }
 
 /// A person at the provider who said yes: what was asked, and the ID token to come.
-struct Granted {
+pub struct Granted {
     challenge: String,
     token: String,
 }
