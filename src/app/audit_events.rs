@@ -105,7 +105,7 @@ impl App {
             let full_url = format!("{}/AuditEvent/{id}", self.own());
             Hit { full_url, content: content.into(), mode: "match" }
         };
-        let next = next.map(|id| Cursor { key: 0, id });
+        let next = next.map(|id| Cursor { key: 0, id, moment: None });
         Ok(Found { hits: found.into_iter().map(hit).collect(), total, next, horizon })
     }
 

@@ -51,7 +51,8 @@ impl App {
         }
         let more = found.len() > query.count;
         found.truncate(query.count);
-        let next = found.last().filter(|_| more).map(|(_, id, _)| Cursor { key: 0, id: (*id).to_string() });
+        let next =
+            found.last().filter(|_| more).map(|(_, id, _)| Cursor { key: 0, id: (*id).to_string(), moment: None });
         let hit = |(_, id, resource): &(Vec<String>, &str, &Resource)| Hit {
             full_url: format!("{}/{}/{id}", self.own(), resource.kind()),
             content: resource.to_text().into(),

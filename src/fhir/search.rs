@@ -29,6 +29,8 @@ const MAX_VALUES: usize = 500;
 pub const MAX_CHAIN: usize = 3;
 /// Most keys of `_sort`.
 const MAX_KEYS: usize = 4;
+/// Most changes under way at the moment of a first page.
+pub const MAX_OPEN: usize = 64;
 /// Most `_include`s and `_revinclude`s.
 const MAX_INCLUDES: usize = 50;
 
@@ -287,6 +289,23 @@ pub struct Include {
     pub reverse: bool,
 }
 
+/// When the first page of a search was read. In an order that changes, all its pages show what stood then, as it stood
+/// then: so nothing moves from page to page.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Moment {
+    /// What was stamped up to here stood then, in microseconds,
+    pub at: i64,
+    /// but for these stamps: what they stand on was under way.
+    pub open: Vec<i64>,
+}
+
+impl Moment {
+    /// What was stamped up to here stood then, without exception.
+    pub fn floor(&self) -> i64 {
+        self.open.iter().min().map_or(self.at, |first| self.at.min(first - 1))
+    }
+}
+
 /// Where the next page begins; made of an unchanging or time key and an id, never of health data.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cursor {
@@ -294,17 +313,35 @@ pub struct Cursor {
     pub key: i64,
     /// The id of the last entry.
     pub id: String,
+    /// Of an order that changes.
+    pub moment: Option<Moment>,
 }
 
 impl Cursor {
-    /// The opaque form in a link.
+    /// The opaque form in a link: `key.id`, or `key~moment~open.id`, numbers in hexadecimal, those that are open as their
+    /// distance from the moment.
     pub fn to_text(&self) -> String {
-        format!("{:x}.{}", self.key, self.id)
+        let moment = self.moment.as_ref().map(|moment| {
+            let open: Vec<String> = moment.open.iter().map(|stamp| format!("~{:x}", moment.at - stamp)).collect();
+            format!("~{:x}{}", moment.at, open.concat())
+        });
+        format!("{:x}{}.{}", self.key, moment.unwrap_or_default(), self.id)
     }
     fn read(text: &str, is_id: impl Fn(&str) -> bool) -> Option<Self> {
-        let (key, id) = text.split_once('.')?;
-        let key = i64::from_str_radix(key, 16).ok()?;
-        is_id(id).then(|| Cursor { key, id: id.to_string() })
+        let (numbers, id) = text.split_once('.')?;
+        let mut numbers = numbers.split('~').map(|number| i64::from_str_radix(number, 16).ok());
+        let (key, at) = (numbers.next()??, numbers.next());
+        let open: Option<Vec<i64>> = numbers.take(MAX_OPEN + 1).collect();
+        let open = open.filter(|open| open.len() <= MAX_OPEN)?;
+        let moment = at.map(|at| {
+            let at = at?;
+            Some(Moment { at, open: open.iter().map(|before| at.saturating_sub(*before)).collect() })
+        });
+        let moment = match moment {
+            Some(read) => Some(read?),
+            None => None,
+        };
+        is_id(id).then(|| Cursor { key, id: id.to_string(), moment })
     }
 }
 
@@ -332,6 +369,14 @@ pub struct Query {
 }
 
 impl Query {
+    /// Whether its order is one in which resources move when they change: any but creation's and the ids'.
+    pub fn is_ordered_by_change(&self) -> bool {
+        self.sort.iter().any(|sort| match sort.by {
+            Order::Created | Order::Id => false,
+            Order::Updated | Order::Date(_) | Order::Value(_) => true,
+        })
+    }
+
     /// The same, asked now: what is approximately a date lies no further from it than a tenth of its distance from now,
     /// as R4 recommends. <https://hl7.org/fhir/R4/search.html#prefix>
     #[must_use]

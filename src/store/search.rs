@@ -3,22 +3,21 @@
 
 mod condition;
 mod include;
+mod order;
 mod plan;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use crate::error::Error;
-use crate::fhir::search::{Cursor, Filter, Order, Query, Sort, Test, satisfies};
-use crate::fhir::search_index::rows;
-use crate::fhir::{Key, Resource, ResourceType};
-use crate::store::grants::{marks, once_visible};
-use crate::store::packed::unpack;
+use crate::fhir::search::{Cursor, Filter, Moment, Order, Query, Test};
+use crate::fhir::{Key, ResourceType};
+use crate::store::grants::marks;
 use crate::store::resources::indexable;
 use crate::store::{Arg, Store, Stored, Tx, Viewer};
-use crate::time::Timestamp;
 pub(super) use condition::{About, Text, every};
 use condition::{condition, listed};
+use order::{Place, beyond, key_of, word};
 pub(super) use plan::SHORT;
 use plan::{Walk, short, since, time_order, walk};
 
@@ -65,14 +64,8 @@ struct Asked<'a> {
     filters: Vec<Filter>,
     since: Option<i64>,
     about: About<'a>,
-}
-
-/// Where a page of any order but time begins: for each key the last entry's, then its id.
-struct Edge {
-    created: i64,
-    updated: i64,
-    rows: Vec<crate::fhir::search_index::Row>,
-    id: String,
+    /// When the first page was read, in an order that changes.
+    moment: Option<Moment>,
 }
 
 impl Store {
@@ -93,8 +86,9 @@ impl Tx {
     /// that orders them.
     pub async fn search_all(&mut self, queries: &[&Query], viewer: &Viewer) -> Result<Page, Error> {
         let (mut found, mut total) = (Vec::new(), 0);
+        let moment = self.moment_of(queries).await?;
         for query in queries {
-            let asked = self.asked(query, viewer).await?;
+            let asked = Asked { moment: moment.clone(), ..self.asked(query, viewer).await? };
             let way = self.way(&asked).await?;
             if query.total {
                 let (sql, args) = asked.count(&way);
@@ -118,14 +112,16 @@ impl Tx {
         }
         let more = found.len() > first.count;
         found.truncate(first.count);
-        let next = found.last().filter(|_| more).map(|(key, _, at)| Cursor { key: *at, id: key.id.clone() });
+        let next = found.last().filter(|_| more);
+        let next = next.map(|(key, _, at)| Cursor { key: *at, id: key.id.clone(), moment });
         let hits = self.versions(found.into_iter().map(|(key, version, _)| (key, version)).collect()).await?;
         Ok(Page { hits, next, total: first.total.then_some(total) })
     }
 
     /// How the database goes about a search's page, in its own words: an index, or all of a table.
     pub async fn explained(&mut self, query: &Query, viewer: &Viewer) -> Result<String, Error> {
-        let asked = self.asked(query, viewer).await?;
+        let moment = self.moment_of(&[query]).await?;
+        let asked = Asked { moment, ..self.asked(query, viewer).await? };
         let way = self.way(&asked).await?;
         let (sql, args) = self.page_of(&asked, &way).await?;
         let (word, column) = self.explain();
@@ -140,17 +136,19 @@ impl Tx {
             filters.push(self.resolved(filter, query.kind, viewer).await?);
         }
         let about = About { kind: query.kind, viewer, depth: 0 };
-        Ok(Asked { query, filters, since: since(query), about })
+        Ok(Asked { query, filters, since: since(query), about, moment: None })
     }
 
     async fn page_of(&mut self, asked: &Asked<'_>, way: &Way) -> Result<(String, Vec<Arg>), Error> {
-        Ok(match (way, time_order(asked.query)) {
-            (Way::Along(walk), Some((order, descending))) => asked.along(walk, order, descending),
-            _ => {
-                let edge = self.edge(asked.query, asked.about.viewer).await?;
-                asked.page(way, edge.as_ref())
-            }
-        })
+        let place = self.place(asked.query, asked.about.viewer).await?;
+        let moved = self.moved(asked, way, place.as_ref()).await?;
+        let mut text = Text::new();
+        let page = match (way, time_order(asked.query)) {
+            (Way::Along(walk), Some((order, descending))) => asked.along(walk, order, descending, &mut text),
+            _ => asked.page(way, place.as_ref(), &mut text),
+        };
+        let page = if moved.is_empty() { page } else { asked.with_moved(&page, &moved, place.as_ref(), &mut text) };
+        Ok((page, text.args))
     }
 
     /// Which way the page is read.
@@ -267,31 +265,6 @@ impl Tx {
         rows.iter().map(|row| row.text(0)).collect::<Result<_, _>>().map(Some)
     }
 
-    /// The last entry of the page before, as it was then: its keys are those of that version, so that no link carries one
-    /// and nothing moves when it changes or goes.
-    async fn edge(&mut self, query: &Query, viewer: &Viewer) -> Result<Option<Edge>, Error> {
-        let (Some(cursor), None) = (&query.cursor, time_order(query)) else { return Ok(None) };
-        let mut args = args![query.kind.name(), &cursor.id, cursor.key];
-        // Nobody learns by an id of his own making how what he may not see compares with what he may: an entry was visible
-        // to him, and satisfied what he asked and what his scopes ask.
-        let seen = once_visible(viewer, query.kind.is_directory(), &mut args);
-        let sql = format!(
-            "select r.created, v.updated, v.content from resource r join resource_version v on v.type = r.type
-             and v.id = r.id where r.type = $1 and r.id = $2 and v.version = $3 and v.content <> ''{seen}"
-        );
-        let row = self.one(sql, args).await?;
-        let foreign = || Error::malformed("The parameter _page is not one of our links.").code("value");
-        let row = row.ok_or_else(foreign)?;
-        let resource = Resource::stored(&unpack(row.str(2)?)?)?;
-        let (created, updated, rows) = (row.int(0)?, row.int(1)?, rows(&resource, &query.own));
-        let fits =
-            |filter: &Filter| !filter.is_of_one_resource() || satisfies(filter, &cursor.id, Timestamp(updated), &rows);
-        if !query.filters.iter().all(fits) {
-            return Err(foreign());
-        }
-        Ok(Some(Edge { created, updated, rows, id: cursor.id.clone() }))
-    }
-
     /// The current contents of these resources, as far as the viewer may see them and as they satisfy what `within` asks
     /// of their type; none where it answers none.
     pub async fn contents(
@@ -331,7 +304,7 @@ impl Asked<'_> {
             // Of any status: more than are asked for, told by index rows alone.
             Some(walk) => {
                 let any = Walk { statuses: Vec::new(), ..walk.clone() };
-                format!("select 1 from search_index l where {}", self.walked(&any, true, &mut text))
+                format!("select 1 from search_index l where {}", self.walked(&any, self.since, &mut text))
             }
             None => {
                 let (kind, since) = (text.arg(self.about.kind.name()), text.arg(self.since.unwrap_or(i64::MIN)));
@@ -345,7 +318,7 @@ impl Asked<'_> {
     fn made(&self, walk: Option<&Walk>, since: i64) -> (String, Vec<Arg>) {
         let mut text = Text::new();
         let (from, at) = match walk {
-            Some(walk) => (format!("search_index l where {}", self.walked(walk, false, &mut text)), "l.created"),
+            Some(walk) => (format!("search_index l where {}", self.walked(walk, None, &mut text)), "l.created"),
             None => (format!("resource l where l.type = {}", text.arg(self.about.kind.name())), "l.created"),
         };
         let mut sql = format!("select 1 from {from} and {at} > {}", text.arg(since));
@@ -374,13 +347,12 @@ impl Asked<'_> {
         )
     }
 
-    /// The index rows of a walk, as one list.
-    fn walked(&self, walk: &Walk, recent: bool, text: &mut Text) -> String {
+    /// The index rows of a walk, as one list; only of what changed since a time, where there is one.
+    fn walked(&self, walk: &Walk, since: Option<i64>, text: &mut Text) -> String {
         let (kind, parameter) = (text.arg(self.about.kind.name()), text.arg(walk.parameter));
         let values: Vec<&str> = walk.values.iter().map(|value| indexable(value)).collect();
         let values = text.any_of(&values);
         let mut sql = format!("l.type = {kind} and l.parameter = {parameter} and l.value in ({values})");
-        let since = self.since.filter(|_| recent);
         if !walk.statuses.is_empty() {
             let statuses: Vec<&str> = walk.statuses.iter().map(|status| indexable(status)).collect();
             let statuses = text.any_of(&statuses);
@@ -417,7 +389,7 @@ impl Asked<'_> {
                 format!("{} and {}", self.conditions(&[*index], text), list.unwrap_or_else(|| "1 = 1".into()))
             }
             Way::Listed(walk, recent) => {
-                let list = self.walked(walk, *recent, text);
+                let list = self.walked(walk, self.since.filter(|_| *recent), text);
                 let rest = self.conditions(&walk.answers, text);
                 format!("{rest} and r.id in (select l.id from search_index l where {list})")
             }
@@ -441,12 +413,25 @@ impl Asked<'_> {
         text.arg(i64::try_from(self.query.count + 1).unwrap_or(i64::MAX))
     }
 
+    /// ` and …`: what has not changed since the moment of the first page; all else is placed by what stood then.
+    fn unmoved(&self, column: &str, text: &mut Text) -> String {
+        let Some(moment) = &self.moment else { return String::new() };
+        let mut sql = String::new();
+        // Behind a newer one all are older: a second bound would only draw the planner away from the first.
+        if self.query.cursor.is_none() || !matches!(time_order(self.query), Some((_, true))) {
+            sql = format!(" and {column} <= {}", text.arg(moment.at));
+        }
+        if !moment.open.is_empty() {
+            sql.push_str(&format!(" and {column} not in ({})", text.any_of(&moment.open)));
+        }
+        sql
+    }
+
     /// The page along a walk; several walks are read as far as the page needs, and merged.
-    fn along(&self, walk: &Walk, order: Order, descending: bool) -> (String, Vec<Arg>) {
-        let mut text = Text::new();
+    fn along(&self, walk: &Walk, order: Order, descending: bool, text: &mut Text) -> String {
         let (way, compare) = if descending { ("desc", "<") } else { ("asc", ">") };
         let key = if order == Order::Created { "l.created" } else { "l.updated" };
-        let limit = self.limit(&mut text);
+        let limit = self.limit(text);
         let any = [String::new()];
         let statuses = if walk.statuses.is_empty() { &any[..] } else { &walk.statuses };
         let mut walks: Vec<String> = Vec::new();
@@ -467,6 +452,7 @@ impl Asked<'_> {
                 }
                 if order == Order::Updated {
                     sql.push_str(" and l.found = 1");
+                    sql.push_str(&self.unmoved("l.updated", text));
                 }
                 if let Some(since) = self.since {
                     sql.push_str(&format!(" and l.updated > {}", text.arg(since)));
@@ -475,7 +461,7 @@ impl Asked<'_> {
                     let (at, id) = (text.arg(cursor.key), text.arg(&cursor.id));
                     sql.push_str(&format!(" and ({key}, l.id) {compare} ({at}, {id})"));
                 }
-                let rest = self.conditions(&walk.answers, &mut text);
+                let rest = self.conditions(&walk.answers, text);
                 // A cross join is taken in this order by SQLite.
                 walks.push(format!(
                     "select l.id as id, r.version as version, {key} as at from search_index l cross join resource r
@@ -483,7 +469,7 @@ impl Asked<'_> {
                 ));
             }
         }
-        let walks = match walks.as_slice() {
+        match walks.as_slice() {
             [one] => one.clone(),
             many => {
                 let each = many
@@ -492,100 +478,47 @@ impl Asked<'_> {
                     .map(|(index, one)| format!("select id, version, at from ({one}) as w{index}"));
                 format!("{} order by at {way}, id {way} limit {limit}", each.collect::<Vec<_>>().join(" union "))
             }
-        };
-        (walks, text.args)
+        }
     }
 
-    /// The page of any other way: order, edge and limit around its conditions.
-    fn page(&self, way: &Way, edge: Option<&Edge>) -> (String, Vec<Arg>) {
-        let mut text = Text::new();
-        let mut all = self.all(way, &mut text);
+    /// The page of any other way: order, place and limit around its conditions. Each row: id, version, and the keys of the
+    /// order; of any order but a time, the version once more before them.
+    fn page(&self, way: &Way, place: Option<&Place>, text: &mut Text) -> String {
+        let mut all = self.all(way, text);
         // Of a short list, none is looked for along the order of all: `+ 0` keeps the planner from trying.
         let sorted = match way {
             Way::Short(_) | Way::Listed(..) | Way::Granted | Way::Recent => " + 0",
             Way::Along(_) | Way::Whole => "",
         };
-        let keys: Vec<(String, bool)> =
-            self.query.sort.iter().map(|one| (key_of(one, sorted, &mut text), one.descending)).collect();
+        all.push_str(&self.unmoved(&format!("r.updated{sorted}"), text));
+        let keys: Vec<String> = self.query.sort.iter().map(|one| key_of(one, sorted, text)).collect();
         let last = self.query.sort.last().is_some_and(|one| one.descending);
-        let (shown, compare) = match (time_order(self.query), keys.first()) {
-            (Some((_, descending)), Some((key, _))) => {
+        let columns = match (time_order(self.query), keys.as_slice()) {
+            (Some((_, descending)), [key]) => {
                 if let Some(cursor) = &self.query.cursor {
                     let (at, id) = (text.arg(cursor.key), text.arg(&cursor.id));
                     let compare = if descending { "<" } else { ">" };
                     all.push_str(&format!(" and ({key}, r.id) {compare} ({at}, {id})"));
                 }
-                (key.clone(), String::new())
+                format!("{key} as at")
             }
             _ => {
-                let edge = edge.map(|edge| beyond(&self.query.sort, &keys, edge, &mut text)).unwrap_or_default();
-                ("r.version".to_string(), edge)
-            }
-        };
-        let way_of = |descending: bool| if descending { "desc" } else { "asc" };
-        let order: Vec<String> =
-            keys.iter().map(|(key, descending)| format!("{key} {}", way_of(*descending))).collect();
-        let limit = self.limit(&mut text);
-        let sql = format!(
-            "select r.id, r.version, {shown} from resource r where {all}{compare} order by {}, r.id {} limit {limit}",
-            order.join(", "),
-            way_of(last)
-        );
-        (sql, text.args)
-    }
-}
-
-/// A key of the order as SQL: of several values the first of that way; none at all comes before all others.
-fn key_of(sort: &Sort, sorted: &str, text: &mut Text) -> String {
-    let first = if sort.descending { "max" } else { "min" };
-    let of = |column: &str, name: &'static str, none: Arg, text: &mut Text| {
-        let (name, none) = (text.arg(name), text.arg(none));
-        format!(
-            "coalesce((select {first}(o.{column}) from search_index o where o.type = r.type and o.id = r.id
-             and o.parameter = {name}), {none})"
-        )
-    };
-    match sort.by {
-        Order::Created => format!("r.created{sorted}"),
-        Order::Updated => format!("r.updated{sorted}"),
-        Order::Id => "r.id".to_string(),
-        Order::Date(name) => of("low", name, Arg::Int(i64::MIN), text),
-        Order::Value(name) => of("value", name, Arg::from(""), text),
-    }
-}
-
-/// ` and (…)`: behind the last entry of the page before, key by key.
-fn beyond(sort: &[Sort], keys: &[(String, bool)], edge: &Edge, text: &mut Text) -> String {
-    let mut equal = String::new();
-    let mut ways: Vec<String> = Vec::new();
-    for (one, (key, descending)) in sort.iter().zip(keys) {
-        let mine = |name: &'static str| edge.rows.iter().filter(move |row| row.parameter == name);
-        let first = if one.descending { "max" } else { "min" };
-        let at = match one.by {
-            Order::Created => text.arg(edge.created),
-            Order::Updated => text.arg(edge.updated),
-            Order::Id => text.arg(&edge.id),
-            Order::Date(name) => {
-                let lows = mine(name).map(|row| row.low);
-                let low = if one.descending { lows.max() } else { lows.min() };
-                text.arg(low.unwrap_or(i64::MIN))
-            }
-            // Which text comes first is the database's to say.
-            Order::Value(name) => {
-                let values: Vec<String> =
-                    mine(name).map(|row| format!("({})", text.arg(indexable(&row.value)))).collect();
-                match values.is_empty() {
-                    true => text.arg(""),
-                    false => format!("(select {first}(column1) from (values {}) as edge)", values.join(", ")),
+                if let Some(place) = place {
+                    all.push_str(&beyond(&self.query.sort, &keys, "r.id", place, text));
                 }
+                let named: Vec<String> =
+                    keys.iter().enumerate().map(|(index, key)| format!(", {key} as key{index}")).collect();
+                format!("r.version as at{}", named.concat())
             }
         };
-        let compare = if *descending { "<" } else { ">" };
-        ways.push(format!("({equal}{key} {compare} {at})"));
-        equal.push_str(&format!("{key} = {at} and "));
+        let order: Vec<String> =
+            self.query.sort.iter().zip(&keys).map(|(one, key)| format!("{key} {}", word(one.descending))).collect();
+        let limit = self.limit(text);
+        format!(
+            "select r.id as id, r.version as version, {columns} from resource r where {all}
+             order by {}, r.id {} limit {limit}",
+            order.join(", "),
+            word(last)
+        )
     }
-    let compare = if sort.last().is_some_and(|one| one.descending) { "<" } else { ">" };
-    let id = text.arg(&edge.id);
-    ways.push(format!("({equal}r.id {compare} {id})"));
-    format!(" and ({})", ways.join(" or "))
 }

@@ -15,6 +15,7 @@ use sqlx::{AssertSqlSafe, PgPool, Postgres};
 
 use crate::error::Error;
 use crate::fhir::Key;
+use crate::fhir::search::{MAX_OPEN, Moment};
 use crate::store::Stored;
 use crate::store::later::{Later, Shape, Values};
 use crate::store::marks::Marks;
@@ -168,6 +169,7 @@ impl Store {
             versions,
             met_versions: Vec::new(),
             aside: None,
+            stamps: self.stamps.clone(),
         }
     }
 
@@ -242,6 +244,7 @@ pub struct Tx {
     pub(super) met_versions: Vec<Arc<Stored>>,
     /// Of a look: where it goes on when it takes long.
     aside: Option<Arc<Readers>>,
+    stamps: Arc<std::sync::Mutex<Stamps>>,
 }
 
 impl std::fmt::Debug for Tx {
@@ -296,6 +299,25 @@ impl Tx {
     /// Whether this is PostgreSQL.
     pub(super) fn is_postgres(&self) -> bool {
         matches!(self.connection, Connected::Postgres(_) | Connected::PostgresReader(_))
+    }
+
+    /// What stands now, told by its stamps: nothing more is going to. `newest` is the newest stamp that is visible, which
+    /// may be another gateway's.
+    pub(super) fn moment(&self, newest: i64) -> Moment {
+        let mut stamps = locked(&self.stamps);
+        let at = self.clock.now().0.max(stamps.last).max(newest);
+        stamps.promised = stamps.promised.max(at);
+        let mine = self.stamped.as_ref().map(|stamped| stamped.stamp);
+        let open = stamps.open.iter().copied().filter(|stamp| Some(*stamp) != mine);
+        match &self.connection {
+            // Whoever writes sees all that was stamped before; a look may go on as a reader, and then does not.
+            Connected::Writer(_) if self.aside.is_none() => Moment { at, open: Vec::new() },
+            // They become visible in their order.
+            Connected::Writer(_) | Connected::Reader(_) => {
+                Moment { at: open.min().map_or(at, |first| at.min(first - 1)), open: Vec::new() }
+            }
+            Connected::Postgres(_) | Connected::PostgresReader(_) => Moment { at, open: open.take(MAX_OPEN).collect() },
+        }
     }
 
     /// The time of this transaction: what it writes carries it. Stamps of one gateway always rise.

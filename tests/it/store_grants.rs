@@ -114,7 +114,7 @@ on_both!(a_page_goes_on_from_what_was_seen_alone, async |place: Place| {
     }
     grant(&store, "pantry", &[patient("a"), patient("b"), patient("c")], Reason::Party).await;
     let from = async |id: &str, version: i64| {
-        let cursor = Some(Cursor { key: version, id: id.into() });
+        let cursor = Some(Cursor { key: version, id: id.into(), moment: None });
         let by_birth = vec![Sort { by: Order::Date("birthdate"), descending: false }];
         let asked = Query { sort: by_birth, cursor, ..query(ResourceType::PATIENT) };
         let found = store.read().await.unwrap().search(&asked, &grantee("pantry")).await;
@@ -162,7 +162,7 @@ on_both!(a_made_up_cursor_tells_nothing_about_what_is_hidden, async |place: Plac
         for descending in [true, false] {
             let sort = vec![Sort { by: Order::Value("family"), descending }];
             let mut asked = Query { sort, ..query(ResourceType::PATIENT) };
-            asked.cursor = Some(Cursor { key: 1, id: id.into() });
+            asked.cursor = Some(Cursor { key: 1, id: id.into(), moment: None });
             let page = store.read().await.unwrap().search(&asked, &grantee("pantry")).await;
             answers.insert(page.map(|page| page.hits.len()).map_err(|error| format!("{:?}", error.kind)));
         }

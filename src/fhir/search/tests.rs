@@ -494,8 +494,15 @@ fn order_page_and_includes_are_read() {
         [(Order::Value("status"), false), (Order::Date("authored-on"), true), (Order::Id, false)]
     );
     assert_eq!(sorted.used, [("_sort".to_string(), "status,-authored-on,_id".to_string())]);
-    let cursor = Cursor { key: 5, id: "abc".into() };
-    assert_eq!(ask(&format!("_page={}", cursor.to_text()), false).unwrap().cursor, Some(cursor));
+    let moment = Moment { at: 900, open: vec![890, 899] };
+    for moment in [None, Some(Moment { open: Vec::new(), ..moment.clone() }), Some(moment)] {
+        let cursor = Cursor { key: 5, id: "a.b-c".into(), moment };
+        assert_eq!(ask(&format!("_page={}", cursor.to_text()), false).unwrap().cursor, Some(cursor));
+    }
+    let many = format!("5~384{}.abc", "~1".repeat(MAX_OPEN + 1));
+    for bad in ["5", "5~.abc", "5~x.abc", "5~384~.abc", "~5.abc", many.as_str()] {
+        assert!(ask(&format!("_page={bad}"), false).is_err(), "{bad}");
+    }
 }
 
 /// [`Prefix::holds`] once more, by looking at every instant there is.

@@ -57,7 +57,7 @@ impl Search {
         };
         let place = once(pairs, "_page")?.map(|text| {
             let cursor = Cursor::read(text, |id| Key::parse(id).is_some_and(|key| key.to_string() == id));
-            cursor.and_then(|cursor| Some((Key::parse(&cursor.id)?, cursor.key)))
+            cursor.and_then(|cursor| Some((Key::parse(&cursor.id)?, cursor)))
         });
         let place = place.map(|place| place.ok_or_else(|| bad("_page", "is not one of our links."))).transpose()?;
         let apart = |name: &str| name == "_type" || name == "_page";
@@ -93,7 +93,7 @@ impl Search {
         for kind in kinds {
             let mut query = parse(kind, &conditions, own, true)?;
             query.filters.extend(patient.map(|patient| compartment::within(kind, patient)));
-            query.cursor = place.as_ref().map(|(last, at)| seen_from(last, *at, &query));
+            query.cursor = place.as_ref().map(|(last, cursor)| seen_from(last, cursor, &query));
             (query.includes, query.used) = (includes.clone(), used.clone());
             queries.push(query);
         }
@@ -150,15 +150,16 @@ fn chosen(offered: &[ResourceType], names: &str) -> Result<Vec<ResourceType>, Er
 
 /// The place of an entry among the resources of another query's type: those of one time stand in the order of their
 /// types' names.
-fn seen_from(last: &Key, at: i64, query: &Query) -> Cursor {
+fn seen_from(last: &Key, cursor: &Cursor, query: &Query) -> Cursor {
+    let (at, moment) = (cursor.key, cursor.moment.clone());
     let descending = query.sort.last().is_some_and(|sort| sort.descending);
     // No id is empty: it stands before all others of its time.
-    let edge = |beyond: bool| Cursor { key: if beyond { at.saturating_add(1) } else { at }, id: String::new() };
-    match query.kind.name().cmp(last.kind.name()) {
-        Ordering::Equal => Cursor { key: at, id: last.id.clone() },
+    let (key, id) = match query.kind.name().cmp(last.kind.name()) {
+        Ordering::Equal => (at, last.id.clone()),
         // All of that time were shown.
-        Ordering::Less => edge(!descending),
+        Ordering::Less => (if descending { at } else { at.saturating_add(1) }, String::new()),
         // None of that time was.
-        Ordering::Greater => edge(descending),
-    }
+        Ordering::Greater => (if descending { at.saturating_add(1) } else { at }, String::new()),
+    };
+    Cursor { key, id, moment }
 }
