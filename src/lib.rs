@@ -6,6 +6,7 @@
 
 pub mod app;
 pub mod check;
+pub mod command_line;
 pub mod config;
 pub mod delivery;
 pub mod demo;

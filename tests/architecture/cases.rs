@@ -150,7 +150,7 @@ fn the_checker_leaves_good_code_alone() {
         ),
         ("src/delivery/client.rs", "use reqwest::StatusCode;\nasync fn f() { g().await }"),
         ("src/gateway.rs", "use crate::{http, console, delivery, store::Store};\nuse axum::Router;"),
-        ("src/main.rs", "use clap::Parser;\nuse loopgate::gateway;"),
+        ("src/command_line.rs", "use clap::Parser;\nuse crate::gateway;"),
         ("src/config.rs", "use std::env;\nlet toml = toml::from_str(text);"),
         ("src/time.rs", "let t = jiff::Timestamp::now();"),
         ("src/id.rs", "let id = uuid::Uuid::now_v7();"),
