@@ -9,13 +9,17 @@
 //!
 //! Specification: <https://hl7.org/fhir/R4/http.html>, <https://hl7.org/fhir/R4/search.html>
 
+mod bundle;
 mod search;
+mod store;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use search::{PARAMETERS, is_parameter, last_updated, parameters};
+pub use store::Backup;
+use store::{Store, text, version};
 
 /// The types it takes over HTTP; Subscription only where it is offered.
 const TYPES: &str = "CarePlan CareTeam Communication Condition Consent Coverage Device DocumentReference Encounter \
@@ -64,25 +68,6 @@ pub struct FhirServer {
     subscriptions: bool,
     ignored: Vec<String>,
     page_size: usize,
-}
-
-/// Resources in order of creation, each with its versions, oldest first. A transaction that fails gets its clone back.
-#[derive(Debug, Clone, Default)]
-struct Store {
-    resources: Vec<Stored>,
-    positions: BTreeMap<(String, String), usize>,
-    last_id: usize,
-}
-
-/// A copy of what a server stored at some time.
-#[derive(Debug, Clone)]
-pub struct Backup(Store);
-
-#[derive(Debug, Clone)]
-struct Stored {
-    type_: String,
-    id: String,
-    versions: Vec<Value>,
 }
 
 struct Answer {
@@ -198,11 +183,7 @@ impl FhirServer {
 
     /// A local act: a resource is deleted, and reading it answers 410.
     pub fn erase(&mut self, type_: &str, id: &str) {
-        if let Some(position) = self.store.positions.get(&(type_.to_owned(), id.to_owned()))
-            && let Some(stored) = self.store.resources.get_mut(*position)
-        {
-            stored.versions.clear();
-        }
+        self.store.erase(type_, id);
     }
 
     /// A resource's versions, oldest first.
@@ -347,71 +328,6 @@ impl FhirServer {
         Ok(answer)
     }
 
-    fn bundle(&mut self, bundle: &Value) -> Result<Answer, Answer> {
-        right_type(bundle, "Bundle")?;
-        let entries = bundle["entry"].as_array().map_or(&[][..], Vec::as_slice);
-        match text(bundle, "type") {
-            "batch" if self.batch => {
-                let answers = entries.iter().map(|entry| {
-                    let (headers, method, local) = self.call(entry);
-                    let body = entry.get("resource").cloned();
-                    self.interaction(method, &local, &headers, body).unwrap_or_else(|refused| refused)
-                });
-                Ok(ok(response_bundle("batch-response", answers.collect())))
-            }
-            "transaction" => {
-                let before = self.store.clone();
-                self.transaction(entries).inspect_err(|_| self.store = before)
-            }
-            _ => Err(refusal(405, "not-supported", "this server does not offer that kind of Bundle")),
-        }
-    }
-
-    /// POST before PUT before GET. POST entries get their ids first, so that references to them can be rewritten.
-    fn transaction(&mut self, entries: &[Value]) -> Result<Answer, Answer> {
-        let mut addresses = BTreeMap::new();
-        let mut calls = Vec::new();
-        for (index, entry) in entries.iter().enumerate() {
-            let (headers, method, local) = self.call(entry);
-            let local = local.split("/_history/").next().unwrap_or(&local).trim_matches('/').to_owned();
-            let mut resource = entry.get("resource").cloned().unwrap_or_default();
-            let (order, method, local) = match method {
-                "POST" => {
-                    right_type(&resource, &local)?;
-                    let existing = self.existing(&local, header(&headers, "If-None-Exist"))?;
-                    let method = if existing.is_some() { "GET" } else { "PUT" };
-                    let id = existing.unwrap_or_else(|| self.store.next_id(&local));
-                    resource["id"] = json!(id);
-                    (0, method, format!("{local}/{id}"))
-                }
-                "PUT" => (1, method, local),
-                _ => (2, method, local),
-            };
-            if order < 2 && text(entry, "fullUrl").starts_with("urn:uuid:") {
-                addresses.insert(text(entry, "fullUrl").to_owned(), local.clone());
-            }
-            calls.push((order, index, method, local, headers, resource));
-        }
-        calls.sort_by_key(|call| (call.0, call.1));
-        let mut answers = Vec::new();
-        for (_, index, method, local, headers, mut resource) in calls {
-            rewrite(&mut resource, &addresses);
-            answers.push((index, self.interaction(method, &local, &headers, Some(resource))?));
-        }
-        answers.sort_by_key(|(index, _)| *index);
-        Ok(ok(response_bundle("transaction-response", answers.into_iter().map(|(_, answer)| answer).collect())))
-    }
-
-    /// An entry's request: its headers, its method, and its address below the base.
-    fn call<'a>(&self, entry: &'a Value) -> (Vec<(String, String)>, &'a str, String) {
-        let request = &entry["request"];
-        let conditions = [("ifMatch", "If-Match"), ("ifNoneExist", "If-None-Exist")].into_iter();
-        let given =
-            conditions.filter_map(|(element, name)| Some((name.to_owned(), request[element].as_str()?.to_owned())));
-        let url = text(request, "url");
-        (given.collect(), text(request, "method"), self.below_base(url).unwrap_or(url).to_owned())
-    }
-
     /// What follows the base in an absolute URL, a path that begins with the base's path, or a relative address.
     fn below_base<'a>(&self, target: &'a str) -> Option<&'a str> {
         let path = self.base.splitn(4, '/').nth(3).unwrap_or_default();
@@ -470,46 +386,6 @@ impl FhirServer {
     }
 }
 
-impl Store {
-    fn find(&self, type_: &str, id: &str) -> Option<&Stored> {
-        self.resources.get(*self.positions.get(&(type_.to_owned(), id.to_owned()))?)
-    }
-
-    fn next_id(&mut self, type_: &str) -> String {
-        loop {
-            self.last_id += 1;
-            let id = self.last_id.to_string();
-            if self.find(type_, &id).is_none() {
-                return id;
-            }
-        }
-    }
-
-    fn add(&mut self, type_: &str, id: &str, resource: Value, now: &str) {
-        let position = *self.positions.entry((type_.to_owned(), id.to_owned())).or_insert_with(|| {
-            self.resources.push(Stored { type_: type_.to_owned(), id: id.to_owned(), versions: Vec::new() });
-            self.resources.len() - 1
-        });
-        let Some(stored) = self.resources.get_mut(position) else { return };
-        let mut given = match resource {
-            Value::Object(elements) => elements,
-            _ => Map::new(),
-        };
-        let mut meta = match given.shift_remove("meta") {
-            Some(Value::Object(meta)) => meta,
-            _ => Map::new(),
-        };
-        meta.insert("versionId".to_owned(), json!((stored.versions.len() + 1).to_string()));
-        meta.insert("lastUpdated".to_owned(), json!(now));
-        let mut version = Map::new();
-        version.insert("resourceType".to_owned(), json!(type_));
-        version.insert("id".to_owned(), json!(id));
-        version.insert("meta".to_owned(), Value::Object(meta));
-        version.extend(given.into_iter().filter(|(name, _)| name != "resourceType" && name != "id"));
-        stored.versions.push(Value::Object(version));
-    }
-}
-
 fn ok(body: Value) -> Answer {
     Answer { status: 200, headers: Vec::new(), body: Some(body) }
 }
@@ -519,47 +395,9 @@ fn refusal(status: u16, code: &str, diagnostics: &str) -> Answer {
     Answer { status, headers: Vec::new(), body: Some(json!({ "resourceType": "OperationOutcome", "issue": issue })) }
 }
 
-fn response_bundle(type_: &str, answers: Vec<Answer>) -> Value {
-    let entry = answers.into_iter().map(|Answer { status, headers, body }| {
-        let mut response = json!({ "status": status.to_string() });
-        for (name, element) in [("Location", "location"), ("ETag", "etag")] {
-            if let Some(value) = header(&headers, name) {
-                response[element] = json!(value);
-            }
-        }
-        if status < 400 {
-            return json!({ "resource": body, "response": response });
-        }
-        response["outcome"] = json!(body);
-        json!({ "response": response })
-    });
-    json!({ "resourceType": "Bundle", "type": type_, "entry": entry.collect::<Vec<_>>() })
-}
-
 fn right_type(resource: &Value, type_: &str) -> Result<(), Answer> {
     let right = text(resource, "resourceType") == type_;
     if right { Ok(()) } else { Err(refusal(400, "structure", "the body is not the resource this address takes")) }
-}
-
-fn rewrite(value: &mut Value, addresses: &BTreeMap<String, String>) {
-    match value {
-        Value::String(text) => {
-            if let Some(address) = addresses.get(text) {
-                address.clone_into(text);
-            }
-        }
-        Value::Array(items) => items.iter_mut().for_each(|item| rewrite(item, addresses)),
-        Value::Object(elements) => elements.values_mut().for_each(|element| rewrite(element, addresses)),
-        _ => {}
-    }
-}
-
-fn text<'a>(value: &'a Value, element: &str) -> &'a str {
-    value.get(element).and_then(Value::as_str).unwrap_or_default()
-}
-
-fn version(resource: &Value) -> &str {
-    text(&resource["meta"], "versionId")
 }
 
 fn header<'a>(headers: &'a Headers, wanted: &str) -> Option<&'a str> {

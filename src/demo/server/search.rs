@@ -6,7 +6,8 @@ use std::cmp::Reverse;
 
 use serde_json::{Value, json};
 
-use super::{Answer, FhirServer, Stored, ok, refusal, text};
+use super::store::Stored;
+use super::{Answer, FhirServer, ok, refusal, text};
 use crate::fhir::query;
 use crate::time::{Timestamp, span_of};
 
