@@ -14,45 +14,25 @@ use crate::store::Tx;
 
 impl App {
     /// Updates the one resource that the criteria describe, or creates it when there is none.
-    pub async fn update_where(
+    pub(super) async fn update_where(
         &self,
+        tx: &mut Tx,
         context: &Context,
-        kind: ResourceType,
-        criteria: &Criteria,
+        (kind, criteria): (ResourceType, &Criteria),
         mut resource: Resource,
         precondition: &Precondition,
     ) -> Result<Answer, Error> {
-        let warnings = self.check(&resource)?;
-        let mut tx = self.store().begin().await?;
         tx.take_turns(&self.turns(&resource, Some(criteria))).await?;
-        let answer = match self.place_of(&mut tx, context, kind, criteria, &resource).await? {
+        match self.place_of(tx, context, kind, criteria, &resource).await? {
             Some(key) => {
                 resource.set("id", key.id.as_str().into());
-                self.update_in(&mut tx, context, &key, resource, precondition).await?
+                self.update_in(tx, context, &key, resource, precondition).await
             }
             None => {
                 precondition.check(None)?;
-                self.create_in(&mut tx, context, resource, None).await?
+                self.create_in(tx, context, resource, None).await
             }
-        };
-        self.commit(tx).await?;
-        Ok(Answer { warnings, ..answer })
-    }
-
-    /// Deletes the one resource that the criteria describe; none is as good as deleted.
-    pub async fn delete_where(
-        &self,
-        context: &Context,
-        kind: ResourceType,
-        criteria: &Criteria,
-        precondition: &Precondition,
-    ) -> Result<(), Error> {
-        let mut tx = self.store().begin().await?;
-        match self.one_match(&mut tx, context, (kind, 'd'), criteria).await? {
-            Some(stored) => self.delete_in(&mut tx, context, &stored.key, precondition).await?,
-            None => precondition.check(None)?,
         }
-        self.commit(tx).await
     }
 
     /// Where a conditional update goes: to the one match, or to the id in the body when there is none; `None`: it is a

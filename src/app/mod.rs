@@ -16,6 +16,7 @@ mod deliveries;
 mod events;
 mod following;
 mod intake;
+mod interactions;
 mod key_sets;
 mod loop_status;
 mod notifications;
@@ -66,6 +67,7 @@ use crate::time::{Clock, Timestamp};
 pub use crate::store::{Busy, Claimed, Kind as Owed, Outcome, Position, Stored, Viewer, When};
 pub use copies::{Copy, Missing};
 pub use following::{Standing, SubscribePlan};
+pub use interactions::{Ask, Made, Target};
 pub use key_sets::{Document, Fetch, Wanted};
 pub use notifications::{NotifyPlan, Said};
 pub use polls::PollPlan;
@@ -80,7 +82,7 @@ pub use subscription_operations::Range;
 pub use targets::{CollectPlan, DeliverPlan, Reported};
 use tokens::Tokens;
 pub use tokens::{Active, Identity, Issued, Refused, TokenRequest};
-pub use transaction::{Ask, Made, Step, Target};
+pub use transaction::Step;
 pub use visits::Visit;
 
 /// Who asks, and under which request id.

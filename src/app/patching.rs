@@ -5,70 +5,40 @@
 //! at, so that no `test` operation tells what stands there. A PATCH never creates.
 //! <https://hl7.org/fhir/R4/http.html#patch>
 
-use super::{Answer, App, Context};
+use super::{Answer, App, Context, Target};
 use crate::error::{Error, Kind};
 use crate::fhir::json::Bounds;
 use crate::fhir::patch::Patch;
 use crate::fhir::precondition::Precondition;
-use crate::fhir::query::Criteria;
 use crate::fhir::validate::Finding;
 use crate::fhir::{Key, Resource, ResourceType};
 use crate::store::Tx;
 
 impl App {
-    /// Changes a resource.
-    pub async fn patch(
+    /// Changes a resource: one with this key, or the one that the criteria describe.
+    pub(super) async fn patch(
         &self,
         context: &Context,
-        key: &Key,
+        target: Target,
         patch: &Patch,
         precondition: &Precondition,
     ) -> Result<Answer, Error> {
         let mut tx = self.store().begin().await?;
-        let answer = self.patch_in(&mut tx, context, key, patch, precondition).await?;
-        self.commit(tx).await?;
-        Ok(answer)
-    }
-
-    /// Changes the one resource that the criteria describe.
-    pub async fn patch_where(
-        &self,
-        context: &Context,
-        kind: ResourceType,
-        criteria: &Criteria,
-        patch: &Patch,
-        precondition: &Precondition,
-    ) -> Result<Answer, Error> {
-        let mut tx = self.store().begin().await?;
-        let key = self.patched_match(&mut tx, context, kind, criteria).await?;
-        let answer = self.patch_in(&mut tx, context, &key, patch, precondition).await?;
-        self.commit(tx).await?;
-        Ok(answer)
-    }
-
-    async fn patch_in(
-        &self,
-        tx: &mut Tx,
-        context: &Context,
-        key: &Key,
-        patch: &Patch,
-        precondition: &Precondition,
-    ) -> Result<Answer, Error> {
-        let resource = self.patched(tx, context, key, patch, precondition).await?;
+        let key = self.patched_key(&mut tx, context, target).await?;
+        let resource = self.patched(&mut tx, context, &key, patch, precondition).await?;
         let warnings = self.check_patched(&resource)?;
-        let answer = self.update_in(tx, context, key, resource, precondition).await?;
+        let answer = self.update_in(&mut tx, context, &key, resource, precondition).await?;
+        self.commit(tx).await?;
         Ok(Answer { warnings, ..answer })
     }
 
-    /// The resource that a conditional patch is about; 404 when there is none.
-    pub(super) async fn patched_match(
-        &self,
-        tx: &mut Tx,
-        context: &Context,
-        kind: ResourceType,
-        criteria: &Criteria,
-    ) -> Result<Key, Error> {
-        let found = self.one_match(tx, context, (kind, 'u'), criteria).await?;
+    /// Which resource a patch is about; 404 when a condition finds none.
+    pub(super) async fn patched_key(&self, tx: &mut Tx, context: &Context, target: Target) -> Result<Key, Error> {
+        let (kind, criteria) = match target {
+            Target::Key(key) => return Ok(key),
+            Target::Criteria(kind, criteria) => (kind, criteria),
+        };
+        let found = self.one_match(tx, context, (kind, 'u'), &criteria).await?;
         found.map(|stored| stored.key).ok_or_else(|| {
             Error::new(Kind::NotFound, format!("This search finds no {kind} that you may see; a PATCH creates none."))
         })

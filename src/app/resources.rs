@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::reading::access;
-use super::{App, Context, Stored};
+use super::{App, Context, Stored, Target};
 use crate::config::Role;
 use crate::error::{Error, Kind};
 use crate::fhir::precondition::Precondition;
@@ -34,7 +34,7 @@ impl Answer {
 impl App {
     /// Creates a resource. The same one sent twice (`If-None-Exist`, or design D8 for referrals) is answered with the
     /// first.
-    pub async fn create(
+    pub(super) async fn create(
         &self,
         context: &Context,
         resource: Resource,
@@ -116,16 +116,21 @@ impl App {
     }
 
     /// Replaces a resource, if what the client demands of the stored one holds.
-    pub async fn update(
+    pub(super) async fn update(
         &self,
         context: &Context,
-        key: &Key,
+        target: Target,
         resource: Resource,
         precondition: &Precondition,
     ) -> Result<Answer, Error> {
         let warnings = self.check(&resource)?;
         let mut tx = self.store().begin().await?;
-        let answer = self.update_in(&mut tx, context, key, resource, precondition).await?;
+        let answer = match target {
+            Target::Key(key) => self.update_in(&mut tx, context, &key, resource, precondition).await?,
+            Target::Criteria(kind, criteria) => {
+                self.update_where(&mut tx, context, (kind, &criteria), resource, precondition).await?
+            }
+        };
         self.commit(tx).await?;
         Ok(Answer { warnings, ..answer })
     }
@@ -226,11 +231,34 @@ impl App {
         Ok(Answer::new(written.stored, true))
     }
 
-    /// Deletes a resource that nothing rests on.
-    pub async fn delete(&self, context: &Context, key: &Key, precondition: &Precondition) -> Result<(), Error> {
+    /// Deletes a resource that nothing rests on; none is as good as deleted.
+    pub(super) async fn delete(
+        &self,
+        context: &Context,
+        target: Target,
+        precondition: &Precondition,
+    ) -> Result<(), Error> {
         let mut tx = self.store().begin().await?;
-        self.delete_in(&mut tx, context, key, precondition).await?;
+        match self.deleted_key(&mut tx, context, target).await? {
+            Some(key) => self.delete_in(&mut tx, context, &key, precondition).await?,
+            None => precondition.check(None)?,
+        }
         self.commit(tx).await
+    }
+
+    /// Which resource a delete is about.
+    pub(super) async fn deleted_key(
+        &self,
+        tx: &mut Tx,
+        context: &Context,
+        target: Target,
+    ) -> Result<Option<Key>, Error> {
+        match target {
+            Target::Key(key) => Ok(Some(key)),
+            Target::Criteria(kind, criteria) => {
+                Ok(self.one_match(tx, context, (kind, 'd'), &criteria).await?.map(|stored| stored.key))
+            }
+        }
     }
 
     pub(super) async fn delete_in(

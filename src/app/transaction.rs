@@ -6,47 +6,17 @@
 //! themselves. <https://hl7.org/fhir/R4/http.html#trules>
 
 use std::collections::{BTreeSet, HashMap};
-use std::sync::Arc;
 
 use super::reading::shown;
-use super::{Answer, App, Context, Found, Stored};
+use super::{App, Ask, Context, Made, Target};
 use crate::error::{Error, Kind};
 use crate::fhir::bundle::inside;
 use crate::fhir::links::{self, Places};
 use crate::fhir::patch::Patch;
 use crate::fhir::precondition::Precondition;
 use crate::fhir::query::Criteria;
-use crate::fhir::search::Search;
 use crate::fhir::{Key, Resource, ResourceType, published, reference};
 use crate::store::Tx;
-
-/// What an interaction is about.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Target {
-    /// `T/id`
-    Key(Key),
-    /// `T?criteria`
-    Criteria(ResourceType, Criteria),
-}
-
-/// An interaction that can stand alone or in a transaction.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Ask {
-    /// create, perhaps conditional
-    Create(Resource, Option<Criteria>),
-    /// update, perhaps conditional
-    Update(Target, Resource, Precondition),
-    /// patch, perhaps conditional
-    Patch(Target, Patch, Precondition),
-    /// delete, perhaps conditional
-    Delete(Target, Precondition),
-    /// read
-    Read(Key),
-    /// vread
-    Version(Key, i64),
-    /// search-type, search-system, a search of a compartment
-    Search(Box<Search>),
-}
 
 /// One entry of a transaction.
 #[derive(Debug, Clone)]
@@ -57,179 +27,78 @@ pub struct Step {
     pub ask: Ask,
 }
 
-/// What an interaction made.
-#[derive(Debug, Clone)]
-pub enum Made {
-    /// What is stored now.
-    Written(Answer),
-    /// It is gone.
-    Deleted,
-    /// What was read.
-    Read(Arc<Stored>),
-    /// What was found, and by which search.
-    Found(Found, Box<Search>),
-}
-
 /// What a partner saw: how, and which versions.
 type Seen = Vec<(&'static str, Vec<(Key, i64)>)>;
 
 /// A create or update that waits for what it refers to.
 struct Waiting {
     index: usize,
+    full_url: Option<String>,
     key: Key,
     creates: bool,
     resource: Resource,
     precondition: Precondition,
 }
 
-impl App {
-    /// Does one thing, in a transaction of its own.
-    pub async fn perform(&self, context: &Context, ask: Ask) -> Result<Made, Error> {
-        Ok(match ask {
-            Ask::Create(resource, criteria) => Made::Written(self.create(context, resource, criteria.as_ref()).await?),
-            Ask::Update(Target::Key(key), resource, demand) => {
-                Made::Written(self.update(context, &key, resource, &demand).await?)
-            }
-            Ask::Update(Target::Criteria(kind, criteria), resource, demand) => {
-                Made::Written(self.update_where(context, kind, &criteria, resource, &demand).await?)
-            }
-            Ask::Patch(Target::Key(key), patch, demand) => {
-                Made::Written(self.patch(context, &key, &patch, &demand).await?)
-            }
-            Ask::Patch(Target::Criteria(kind, criteria), patch, demand) => {
-                Made::Written(self.patch_where(context, kind, &criteria, &patch, &demand).await?)
-            }
-            Ask::Delete(Target::Key(key), demand) => {
-                self.delete(context, &key, &demand).await?;
-                Made::Deleted
-            }
-            Ask::Delete(Target::Criteria(kind, criteria), demand) => {
-                self.delete_where(context, kind, &criteria, &demand).await?;
-                Made::Deleted
-            }
-            Ask::Read(key) => Made::Read(self.read(context, &key).await?),
-            Ask::Version(key, version) => Made::Read(self.vread(context, &key, version).await?),
-            Ask::Search(search) => Made::Found(self.search(context, &search).await?, search),
-        })
-    }
+/// A patch that waits for what it changes.
+struct Patching {
+    index: usize,
+    full_url: Option<String>,
+    key: Key,
+    patch: Patch,
+    precondition: Precondition,
+}
 
+impl App {
     /// Does all of it or nothing. The answers stand in the order of the steps.
     pub async fn transaction(&self, context: &Context, steps: Vec<Step>) -> Result<Vec<Made>, Error> {
         if steps.iter().all(|step| step.ask.is_read()) {
             return self.look_at_all(context, steps).await;
         }
         check_urls(&steps)?;
-        let mut made: Vec<Option<Made>> = steps.iter().map(|_| None).collect();
-        let mut seen = Seen::new();
-        let mut tx = self.store().begin().await?;
-        let conditions = steps.iter().filter_map(|step| match &step.ask {
-            Ask::Create(resource, criteria) => Some(self.turns(resource, criteria.as_ref())),
-            Ask::Update(Target::Criteria(_, criteria), resource, _) => Some(self.turns(resource, Some(criteria))),
-            _ => None,
-        });
-        let turns: Vec<String> = conditions.flatten().collect();
-        tx.take_turns(&turns).await?;
-        let sent = steps.iter().filter_map(|step| match &step.ask {
-            Ask::Create(resource, _) | Ask::Update(_, resource, _) => Some(resource),
-            Ask::Patch(..) | Ask::Delete(..) | Ask::Read(_) | Ask::Version(..) | Ask::Search(_) => None,
-        });
-        let sent: Vec<&Resource> = sent.collect();
-        self.look_ahead(&mut tx, context, &sent).await?;
-        for step in &steps {
-            if let Ask::Update(Target::Key(key), ..)
-            | Ask::Patch(Target::Key(key), ..)
-            | Ask::Delete(Target::Key(key), _) = &step.ask
-            {
-                self.hold_referrals(&mut tx, key).await?;
-            }
-        }
-
-        let mut reads = Vec::new();
-        let mut rest = Vec::new();
-        let mut patches = Vec::new();
-        let mut written: Vec<Key> = Vec::new();
-        for (index, step) in steps.into_iter().enumerate() {
-            match step.ask {
+        let mut course = Course {
+            app: self,
+            context,
+            tx: self.store().begin().await?,
+            made: steps.iter().map(|_| None).collect(),
+            written: Vec::new(),
+            places: Places::new(self.own()),
+            seen: Seen::new(),
+        };
+        course.lock(&steps).await?;
+        let (mut writes, mut patches, mut reads) = (Vec::new(), Vec::new(), Vec::new());
+        for (index, Step { full_url, ask }) in steps.into_iter().enumerate() {
+            match ask {
                 Ask::Delete(target, precondition) => {
-                    let deleted = self.delete_step(&mut tx, context, target, &precondition, &mut written).await;
-                    deleted.map_err(|error| inside(error, index))?;
-                    put(&mut made, index, Made::Deleted);
+                    let deleted = course.delete(target, &precondition).await;
+                    course.put(index, deleted.map(|()| Made::Deleted))?;
                 }
-                Ask::Create(..) | Ask::Update(..) => rest.push((index, step)),
-                Ask::Patch(target, patch, precondition) => {
-                    patches.push((index, step.full_url, target, patch, precondition))
-                }
-                Ask::Read(_) | Ask::Version(..) | Ask::Search(_) => reads.push((index, step.ask)),
+                Ask::Create(..) | Ask::Update(..) => writes.push((index, full_url, ask)),
+                Ask::Patch(target, patch, precondition) => patches.push((index, full_url, target, patch, precondition)),
+                Ask::Read(_) | Ask::Version(..) | Ask::Search(_) => reads.push((index, ask)),
             }
         }
         // Creates before updates; a sort keeps the order of equals.
-        rest.sort_by_key(|(_, step)| matches!(step.ask, Ask::Update(..)));
-        let mut places = Places::new(self.own());
-        let mut waiting = Vec::new();
-        for (index, step) in rest {
-            let Step { full_url, ask } = step;
-            let placed = self.place_step(&mut tx, context, index, ask, &mut written).await;
-            let (key, placed) = match placed.map_err(|error| inside(error, index))? {
-                Placed::There(answer) => {
-                    let key = answer.stored.key.clone();
-                    put(&mut made, index, Made::Written(answer));
-                    (key, None)
-                }
-                Placed::Waits(one) => (one.key.clone(), Some(one)),
-            };
-            if let Some(url) = &full_url {
-                places.put(url, key);
-            }
-            waiting.extend(placed.map(|one| (one, full_url)));
+        writes.sort_by_key(|(_, _, ask)| matches!(ask, Ask::Update(..)));
+        let mut waiting = Vec::with_capacity(writes.len());
+        for (index, full_url, ask) in writes {
+            waiting.extend(course.place(index, full_url, ask).await.map_err(|error| inside(error, index))?);
         }
-        let mut patched = Vec::with_capacity(patches.len());
+        let mut patching = Vec::with_capacity(patches.len());
         for (index, full_url, target, patch, precondition) in patches {
-            let key = self.patch_step(&mut tx, context, target, &mut written).await;
-            let key = key.map_err(|error| inside(error, index))?;
-            if let Some(url) = &full_url {
-                places.put(url, key.clone());
-            }
-            patched.push((index, full_url, key, patch, precondition));
+            let key = course.patched_key(target, full_url.as_deref()).await.map_err(|error| inside(error, index))?;
+            patching.push(Patching { index, full_url, key, patch, precondition });
         }
-        let mut ready = Vec::with_capacity(waiting.len());
-        for (mut one, full_url) in waiting {
-            places.rewrite(&mut one.resource, full_url.as_deref()).map_err(|error| inside(error, one.index))?;
-            ready.push(one);
-        }
-        let order = order(&ready);
-        let mut ready: Vec<Option<Waiting>> = ready.into_iter().map(Some).collect();
-        for at in order {
-            let Some(one) = ready.get_mut(at).and_then(Option::take) else { continue };
-            let index = one.index;
-            let answer = self.write_step_of(&mut tx, context, one).await.map_err(|error| inside(error, index))?;
-            put(&mut made, index, Made::Written(answer));
-        }
+        course.write(waiting).await?;
         // Patches change what is stored by then.
-        for (index, full_url, key, patch, precondition) in patched {
-            let answer = async {
-                let mut resource = self.patched(&mut tx, context, &key, &patch, &precondition).await?;
-                places.rewrite(&mut resource, full_url.as_deref())?;
-                self.check_patched(&resource)?;
-                self.write_step_of(&mut tx, context, Waiting { index, key, creates: false, resource, precondition })
-                    .await
-            };
-            let answer = answer.await.map_err(|error| inside(error, index))?;
-            put(&mut made, index, Made::Written(answer));
+        for one in patching {
+            course.patch(one).await?;
         }
         for (index, ask) in reads {
-            let found = self.look_up(&mut tx, context, ask, &mut seen).await.map_err(|error| inside(error, index))?;
-            put(&mut made, index, found);
+            let found = self.look_up(&mut course.tx, context, ask, &mut course.seen).await;
+            course.put(index, found)?;
         }
-        for one in made.iter_mut().flatten() {
-            self.refresh(&mut tx, one).await?;
-        }
-        let accesses: Vec<_> = seen.iter().map(|(action, list)| shown(context, action, list)).collect();
-        tx.audit(&accesses).await?;
-        self.commit(tx).await?;
-        for (_, list) in &seen {
-            self.known_to_source(context, list).await?;
-        }
-        Ok(made.into_iter().flatten().collect())
+        course.end().await
     }
 
     /// Nothing but reads: no writer has to wait for them.
@@ -276,68 +145,88 @@ impl App {
             }
         }
     }
+}
 
-    async fn delete_step(
-        &self,
-        tx: &mut Tx,
-        context: &Context,
-        target: Target,
-        precondition: &Precondition,
-        written: &mut Vec<Key>,
-    ) -> Result<(), Error> {
-        let key = match target {
-            Target::Key(key) => Some(key),
-            Target::Criteria(kind, criteria) => {
-                self.one_match(tx, context, (kind, 'd'), &criteria).await?.map(|stored| stored.key)
+/// A transaction under way.
+struct Course<'a> {
+    app: &'a App,
+    context: &'a Context,
+    tx: Tx,
+    made: Vec<Option<Made>>,
+    /// What is written, or will be.
+    written: Vec<Key>,
+    /// Where the entries stand.
+    places: Places,
+    seen: Seen,
+}
+
+impl Course<'_> {
+    /// Takes all locks, in the order in which everybody does.
+    async fn lock(&mut self, steps: &[Step]) -> Result<(), Error> {
+        let conditions = steps.iter().filter_map(|step| match &step.ask {
+            Ask::Create(resource, criteria) => Some(self.app.turns(resource, criteria.as_ref())),
+            Ask::Update(Target::Criteria(_, criteria), resource, _) => Some(self.app.turns(resource, Some(criteria))),
+            _ => None,
+        });
+        let turns: Vec<String> = conditions.flatten().collect();
+        self.tx.take_turns(&turns).await?;
+        let sent = steps.iter().filter_map(|step| match &step.ask {
+            Ask::Create(resource, _) | Ask::Update(_, resource, _) => Some(resource),
+            Ask::Patch(..) | Ask::Delete(..) | Ask::Read(_) | Ask::Version(..) | Ask::Search(_) => None,
+        });
+        let sent: Vec<&Resource> = sent.collect();
+        self.app.look_ahead(&mut self.tx, self.context, &sent).await?;
+        for step in steps {
+            if let Ask::Update(Target::Key(key), ..)
+            | Ask::Patch(Target::Key(key), ..)
+            | Ask::Delete(Target::Key(key), _) = &step.ask
+            {
+                self.app.hold_referrals(&mut self.tx, key).await?;
             }
-        };
+        }
+        Ok(())
+    }
+
+    /// What became of an entry.
+    fn put(&mut self, index: usize, one: Result<Made, Error>) -> Result<(), Error> {
+        let one = one.map_err(|error| inside(error, index))?;
+        if let Some(place) = self.made.get_mut(index) {
+            *place = Some(one);
+        }
+        Ok(())
+    }
+
+    async fn delete(&mut self, target: Target, precondition: &Precondition) -> Result<(), Error> {
+        let key = self.app.deleted_key(&mut self.tx, self.context, target).await?;
         let Some(key) = key else { return precondition.check(None) };
-        once(written, &key)?;
-        self.delete_in(tx, context, &key, precondition).await
+        once(&mut self.written, &key)?;
+        self.app.delete_in(&mut self.tx, self.context, &key, precondition).await
     }
 
-    /// Which resource a patch is about.
-    async fn patch_step(
-        &self,
-        tx: &mut Tx,
-        context: &Context,
-        target: Target,
-        written: &mut Vec<Key>,
-    ) -> Result<Key, Error> {
-        let key = match target {
-            Target::Key(key) => key,
-            Target::Criteria(kind, criteria) => self.patched_match(tx, context, kind, &criteria).await?,
-        };
-        once(written, &key)?;
-        Ok(key)
-    }
-
-    /// Finds out where a create or update will stand.
-    async fn place_step(
-        &self,
-        tx: &mut Tx,
-        context: &Context,
-        index: usize,
-        ask: Ask,
-        written: &mut Vec<Key>,
-    ) -> Result<Placed, Error> {
+    /// Finds out where a create or update will stand; `None`: it is there already, and stays as it is.
+    async fn place(&mut self, index: usize, full_url: Option<String>, ask: Ask) -> Result<Option<Waiting>, Error> {
+        let (app, context, tx) = (self.app, self.context, &mut self.tx);
         let (resource, key, precondition) = match ask {
             Ask::Create(resource, criteria) => {
-                let there = match self.existing(tx, context, &resource, criteria.as_ref()).await? {
+                let there = match app.existing(tx, context, &resource, criteria.as_ref()).await? {
                     Some(answer) => Some(answer),
-                    None => self.sent_before(tx, context, &resource).await?,
+                    None => app.sent_before(tx, context, &resource).await?,
                 };
                 if let Some(answer) = there {
-                    self.check_left(context, 'c', &answer.stored)?;
+                    app.check_left(context, 'c', &answer.stored)?;
                     // What was sent again is checked all the same: a faulty entry spoils the whole.
-                    self.check(&resource)?;
-                    return Ok(Placed::There(answer));
+                    app.check(&resource)?;
+                    if let Some(url) = &full_url {
+                        self.places.put(url, answer.stored.key.clone());
+                    }
+                    self.put(index, Ok(Made::Written(answer)))?;
+                    return Ok(None);
                 }
                 (resource, None, Precondition::Nothing)
             }
             Ask::Update(Target::Key(key), resource, precondition) => (resource, Some(key), precondition),
             Ask::Update(Target::Criteria(kind, criteria), mut resource, precondition) => {
-                let key = self.place_of(tx, context, kind, &criteria, &resource).await?;
+                let key = app.place_of(tx, context, kind, &criteria, &resource).await?;
                 match &key {
                     Some(key) => resource.set("id", key.id.as_str().into()),
                     None => precondition.check(None)?,
@@ -350,67 +239,103 @@ impl App {
         };
         let creates = key.is_none();
         let key = key.unwrap_or_else(|| Key::new(resource.kind(), crate::id::new()));
-        once(written, &key)?;
-        tx.promise(&key);
-        Ok(Placed::Waits(Waiting { index, key, creates, resource, precondition }))
+        once(&mut self.written, &key)?;
+        self.tx.promise(&key);
+        if let Some(url) = &full_url {
+            self.places.put(url, key.clone());
+        }
+        Ok(Some(Waiting { index, full_url, key, creates, resource, precondition }))
     }
 
-    async fn write_step_of(&self, tx: &mut Tx, context: &Context, mut one: Waiting) -> Result<Answer, Error> {
-        for (text, kind, criteria) in links::conditional(&one.resource) {
-            let place = |error: Error| error.at(reference::path_of(&one.resource, &text));
+    /// Which resource a patch is about.
+    async fn patched_key(&mut self, target: Target, full_url: Option<&str>) -> Result<Key, Error> {
+        let key = self.app.patched_key(&mut self.tx, self.context, target).await?;
+        once(&mut self.written, &key)?;
+        if let Some(url) = full_url {
+            self.places.put(url, key.clone());
+        }
+        Ok(key)
+    }
+
+    /// Writes what has its place.
+    async fn write(&mut self, mut waiting: Vec<Waiting>) -> Result<(), Error> {
+        for one in &mut waiting {
+            let rewritten = self.places.rewrite(&mut one.resource, one.full_url.as_deref());
+            rewritten.map_err(|error| inside(error, one.index))?;
+        }
+        let order = order(&waiting);
+        let mut waiting: Vec<Option<Waiting>> = waiting.into_iter().map(Some).collect();
+        for at in order {
+            let Some(one) = waiting.get_mut(at).and_then(Option::take) else { continue };
+            let index = one.index;
+            let made = self.write_one(&one.key, one.creates, one.resource, &one.precondition).await;
+            self.put(index, made)?;
+        }
+        Ok(())
+    }
+
+    async fn patch(&mut self, one: Patching) -> Result<(), Error> {
+        let made = async {
+            let patched = self.app.patched(&mut self.tx, self.context, &one.key, &one.patch, &one.precondition);
+            let mut resource = patched.await?;
+            self.places.rewrite(&mut resource, one.full_url.as_deref())?;
+            self.app.check_patched(&resource)?;
+            self.write_one(&one.key, false, resource, &one.precondition).await
+        };
+        let made = made.await;
+        self.put(one.index, made)
+    }
+
+    async fn write_one(
+        &mut self,
+        key: &Key,
+        creates: bool,
+        mut resource: Resource,
+        precondition: &Precondition,
+    ) -> Result<Made, Error> {
+        let (app, context, tx) = (self.app, self.context, &mut self.tx);
+        for (text, kind, criteria) in links::conditional(&resource) {
+            let place = |error: Error| error.at(reference::path_of(&resource, &text));
             let criteria = Criteria::read(&criteria).map_err(place)?;
-            let Some(found) = self.one_match(tx, context, (kind, 's'), &criteria).await.map_err(place)? else {
+            let Some(found) = app.one_match(tx, context, (kind, 's'), &criteria).await.map_err(place)? else {
                 let error = Error::new(Kind::Invalid, "This conditional reference finds nothing that you may see.");
                 return Err(place(error.code("not-found")));
             };
             let found = found.key.to_string();
-            reference::rewrite(&mut one.resource, &mut |known| (known == text).then(|| found.clone()));
+            reference::rewrite(&mut resource, &mut |known| (known == text).then(|| found.clone()));
         }
-        self.check(&one.resource)?;
-        if one.creates {
-            return self.create_as(tx, context, one.resource, &one.key.id).await;
-        }
-        self.update_in(tx, context, &one.key, one.resource, &one.precondition).await
+        app.check(&resource)?;
+        Ok(Made::Written(if creates {
+            app.create_as(tx, context, resource, &key.id).await?
+        } else {
+            app.update_in(tx, context, key, resource, precondition).await?
+        }))
     }
 
-    /// A later entry may have moved what an earlier one wrote.
-    async fn refresh(&self, tx: &mut Tx, made: &mut Made) -> Result<(), Error> {
-        if let Made::Written(answer) = made
-            && let Some(now) = tx.resource(&answer.stored.key).await?
-            && now.version != answer.stored.version
-        {
-            answer.stored = now;
+    /// Commits, with what was seen on record.
+    async fn end(mut self) -> Result<Vec<Made>, Error> {
+        for made in self.made.iter_mut().flatten() {
+            // A later entry may have moved what an earlier one wrote.
+            if let Made::Written(answer) = made
+                && let Some(now) = self.tx.resource(&answer.stored.key).await?
+                && now.version != answer.stored.version
+            {
+                answer.stored = now;
+            }
         }
-        Ok(())
+        let accesses: Vec<_> = self.seen.iter().map(|(action, list)| shown(self.context, action, list)).collect();
+        self.tx.audit(&accesses).await?;
+        self.app.commit(self.tx).await?;
+        for (_, list) in &self.seen {
+            self.app.known_to_source(self.context, list).await?;
+        }
+        Ok(self.made.into_iter().flatten().collect())
     }
 }
 
 /// Reading the record goes on record at once, which a transaction can't.
 fn audit_apart() -> Error {
     Error::malformed("AuditEvents are read by themselves or in a batch, not in a transaction.").code("not-supported")
-}
-
-/// Where a create or update stands.
-enum Placed {
-    /// It is there already, and stays as it is.
-    There(Answer),
-    /// It will be written.
-    Waits(Waiting),
-}
-
-impl Ask {
-    fn is_read(&self) -> bool {
-        match self {
-            Ask::Read(_) | Ask::Version(..) | Ask::Search(_) => true,
-            Ask::Create(..) | Ask::Update(..) | Ask::Patch(..) | Ask::Delete(..) => false,
-        }
-    }
-}
-
-fn put(made: &mut [Option<Made>], index: usize, one: Made) {
-    if let Some(place) = made.get_mut(index) {
-        *place = Some(one);
-    }
 }
 
 /// One resource is written once in a transaction.
@@ -480,7 +405,7 @@ mod tests {
     fn waits(id: &str, value: Value) -> Waiting {
         let resource = Resource::from_value(value).unwrap();
         let key = Key::new(resource.kind(), id);
-        Waiting { index: 0, key, creates: true, resource, precondition: Precondition::Nothing }
+        Waiting { index: 0, full_url: None, key, creates: true, resource, precondition: Precondition::Nothing }
     }
 
     //
