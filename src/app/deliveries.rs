@@ -9,7 +9,7 @@ use super::{App, Busy, Claimed};
 use crate::error::Error;
 use crate::fhir::views::{STATUS_REASON, concept};
 use crate::fhir::{Key, ResourceType};
-use crate::store::{Kind as Owed, Outcome, Referral, Relay, Tx};
+use crate::store::{Attempt, Kind as Owed, Outcome, Referral, Relay, Tx};
 use crate::time::Timestamp;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
@@ -18,6 +18,11 @@ use std::time::Duration;
 const SHORTEST_PAUSE: Duration = Duration::from_secs(1);
 
 impl App {
+    /// The tries of one delivery, oldest first: when, how it ended, why.
+    pub async fn attempts(&self, kind: Owed, subject: &str) -> Result<Vec<Attempt>, Error> {
+        self.store().read().await?.attempts(kind, subject).await
+    }
+
     /// Claims deliveries that are due now, where there is room for them. Rounds that have ended are recorded beside; where
     /// that fails they are asked once more, and keep nothing else from being sent.
     pub async fn claim(&self, most: usize, busy: &Busy) -> Result<Vec<Claimed>, Error> {

@@ -1,5 +1,4 @@
-//! `$loop-status`: how far a referral is, whose turn it is, until when, and each step with its evidence. And the numbers
-//! an operator watches.
+//! `$loop-status`: how far a referral is, whose turn it is, until when, and each step with its evidence.
 
 use serde_json::{Value, json};
 
@@ -79,36 +78,5 @@ impl App {
             ]}));
         }
         Ok(json!({"resourceType": "Parameters", "parameter": parameters}))
-    }
-
-    /// The gateway's numbers, as Prometheus text.
-    pub async fn metrics(&self) -> Result<String, Error> {
-        let mut tx = self.store().read().await?;
-        let (all, ended, informed) = tx.referral_counts().await?;
-        let mut out = String::from("# TYPE loopgate_referrals gauge\n");
-        for (state, count) in
-            [("open", all - ended), ("ended_source_not_informed", ended - informed), ("closed", informed)]
-        {
-            out.push_str(&format!("loopgate_referrals{{state=\"{state}\"}} {count}\n"));
-        }
-        out.push_str("# TYPE loopgate_deliveries gauge\n");
-        for (kind, state, count) in tx.delivery_counts().await? {
-            out.push_str(&format!("loopgate_deliveries{{kind=\"{kind}\",state=\"{state}\"}} {count}\n"));
-        }
-        out.push_str("# TYPE loopgate_following gauge\n");
-        for one in tx.all_subscribed().await? {
-            let (partner, side, state) = (one.partner, one.side, one.state);
-            out.push_str(&format!("loopgate_following{{partner=\"{partner}\",side=\"{side}\",state=\"{state}\"}} 1\n"));
-        }
-        let conflicts = tx.conflicts(None).await?.len();
-        out.push_str(&format!("# TYPE loopgate_conflicts gauge\nloopgate_conflicts {conflicts}\n"));
-        out.push_str(&self.peer_metrics(&mut tx).await?);
-        out.push_str(&self.notification_metrics(&mut tx).await?);
-        Ok(out)
-    }
-
-    /// The tries of one delivery, oldest first: when, how it ended, why.
-    pub async fn attempts(&self, kind: super::Owed, subject: &str) -> Result<Vec<crate::store::Attempt>, Error> {
-        self.store().read().await?.attempts(kind, subject).await
     }
 }

@@ -19,6 +19,7 @@ mod intake;
 mod interactions;
 mod key_sets;
 mod loop_status;
+mod metrics;
 mod notifications;
 mod pace;
 mod patching;

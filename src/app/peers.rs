@@ -139,7 +139,7 @@ impl Known {
         Known { batch: false, push, source, target, copies, outcomes: false, findings: Vec::new() }
     }
 
-    fn of(peer: &Peer) -> Known {
+    pub(super) fn of(peer: &Peer) -> Known {
         let way = |code: &str| Way::ALL.into_iter().find(|way| way.code() == code).unwrap_or(Way::Plain);
         let findings: Value = serde_json::from_str(&peer.findings).unwrap_or_default();
         let finding = |one: &Value| {
@@ -326,21 +326,6 @@ impl App {
         self.check_scope(context, ResourceType::ORGANIZATION, 'u')?;
         let partner = self.partner_for(context, id)?;
         self.poll_now(&partner.id).await
-    }
-
-    /// The numbers of what is known.
-    pub(super) async fn peer_metrics(&self, tx: &mut Tx) -> Result<String, Error> {
-        let mut out = String::from("# TYPE loopgate_partner gauge\n");
-        let mut missing = String::from("# TYPE loopgate_partner_missing gauge\n");
-        for peer in tx.peers().await? {
-            let known = Known::of(&peer);
-            let (partner, push, batch) = (&peer.partner, known.push.code(), known.batch);
-            out.push_str(&format!("loopgate_partner{{partner=\"{partner}\",push=\"{push}\",batch=\"{batch}\"}} 1\n"));
-            let count = known.findings.iter().filter(|finding| finding.verdict == Verdict::Missing).count();
-            missing.push_str(&format!("loopgate_partner_missing{{partner=\"{partner}\"}} {count}\n"));
-        }
-        out.push_str(&missing);
-        Ok(out)
     }
 
     /// Whether a partner's server is to be asked for a Subscription; none while that is not known.

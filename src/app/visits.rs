@@ -121,8 +121,8 @@ impl Visit {
 /// Tries of this gateway since it started.
 #[derive(Debug, Default)]
 pub(super) struct Counts {
-    taken: AtomicU64,
-    failed: AtomicU64,
+    pub(super) taken: AtomicU64,
+    pub(super) failed: AtomicU64,
     /// Subscriptions that are in error for it.
     pub(super) given_up: AtomicU64,
 }
@@ -226,29 +226,5 @@ impl App {
         let rest = self.config().delivery.backoff.iter().max().map_or(REST, |longest| REST.min(*longest));
         tx.lane_failed(&plan.lane, self.now().plus(rest)).await?;
         tx.commit().await
-    }
-
-    /// Notifications in numbers, as Prometheus text.
-    pub(super) async fn notification_metrics(&self, tx: &mut Tx) -> Result<String, Error> {
-        let mut out = String::from("# TYPE loopgate_subscriptions gauge\n");
-        let counts = tx.subscription_counts().await?;
-        for (status, count, ..) in &counts {
-            out.push_str(&format!("loopgate_subscriptions{{status=\"{status}\"}} {count}\n"));
-        }
-        out.push_str("# TYPE loopgate_events_waiting gauge\n# TYPE loopgate_events_waiting_seconds gauge\n");
-        for (status, _, waiting, since) in &counts {
-            let seconds = since.map_or(0, |since| self.now().since(since).as_secs());
-            out.push_str(&format!("loopgate_events_waiting{{status=\"{status}\"}} {waiting}\n"));
-            out.push_str(&format!("loopgate_events_waiting_seconds{{status=\"{status}\"}} {seconds}\n"));
-        }
-        out.push_str("# TYPE loopgate_sockets gauge\n");
-        out.push_str(&format!("loopgate_sockets {}\n", self.0.sockets.open()));
-        out.push_str("# TYPE loopgate_notification_attempts_total counter\n");
-        let Counts { taken, failed, given_up } = &self.0.counts;
-        for (outcome, count) in [("taken", taken), ("failed", failed), ("given_up", given_up)] {
-            let count = count.load(Relaxed);
-            out.push_str(&format!("loopgate_notification_attempts_total{{outcome=\"{outcome}\"}} {count}\n"));
-        }
-        Ok(out)
     }
 }
