@@ -66,18 +66,36 @@ impl App {
             task.set("status", json!("draft"));
         }
         let written = self.insert_as(tx, task, &id, self.gateway(), "POST").await?;
+        let relay = self.keep_relay(tx, referral, target, &id, request).await?;
+        match referral.fetched {
+            true => self.finish_relay(tx, referral, relay).await?,
+            false => tx.grant(self.gateway(), std::slice::from_ref(&written.stored.key), &id, Reason::Author).await?,
+        }
+        self.must(tx, &written.stored.key).await
+    }
+
+    /// Keeps what has to be known of a Task of ours.
+    async fn keep_relay(
+        &self,
+        tx: &mut Tx,
+        referral: &Referral,
+        target: Option<Target>,
+        task: &str,
+        request: String,
+    ) -> Result<Relay, Error> {
         let channel = match &target {
             None => "open",
             Some(target) => match self.partner(&target.partner).and_then(|partner| partner.channel) {
                 Some(Channel::Fhir) => "fhir",
-                _ => "light",
+                Some(Channel::Light | Channel::Mapped | Channel::Email) | None => "light",
             },
         };
+        let (partner, service) = target.map_or((None, None), |target| (Some(target.partner), target.service));
         let relay = Relay {
-            task: id.clone(),
+            task: task.to_string(),
             referral: referral.task.clone(),
-            partner: target.as_ref().map(|target| target.partner.clone()),
-            service: target.and_then(|target| target.service),
+            partner,
+            service,
             channel: channel.to_string(),
             request,
             remote: None,
@@ -86,11 +104,7 @@ impl App {
             created: tx.stamp(),
         };
         tx.insert_relay(&relay).await?;
-        match referral.fetched {
-            true => self.finish_relay(tx, referral, relay).await?,
-            false => tx.grant(self.gateway(), std::slice::from_ref(&written.stored.key), &id, Reason::Author).await?,
-        }
-        self.must(tx, &written.stored.key).await
+        Ok(relay)
     }
 
     /// Gives a relayed Task its ServiceRequest and its target the grants, and owes the delivery.
@@ -327,14 +341,9 @@ impl App {
         mut task: Resource,
     ) -> Result<Answer, Error> {
         self.localise(tx, &mut task, Some(&context.partner)).await?;
-        let parent = Task(&task).part_of().find_map(|text| self.local(text));
-        let parent =
-            parent.ok_or_else(|| Error::invalid("Task.partOf[0]", "partOf names the source's Task on this server."))?;
-        let Some(referral) = tx.referral(&parent.id).await? else {
-            return Err(
-                Error::invalid("Task.partOf[0]", "partOf names the source's Task on this server.").code("not-found")
-            );
-        };
+        let no_parent = || Error::invalid("Task.partOf[0]", "partOf names the source's Task on this server.");
+        let parent = Task(&task).part_of().find_map(|text| self.local(text)).ok_or_else(no_parent)?;
+        let referral = tx.referral(&parent.id).await?.ok_or_else(|| no_parent().code("not-found"))?;
         let owner = Task(&task).owner().unwrap_or("").to_string();
         let target = self.target_named(tx, &owner).await?.ok_or_else(|| {
             Error::invalid(
@@ -362,8 +371,8 @@ impl App {
             )
             .code("not-found"));
         };
-        // Public clients make both from a copy of the source's, old meta inside: what is ours has no origin elsewhere.
         let mut body = Resource::clone(&*tx.parsed(&request)?);
+        // Public clients make both from a copy of the source's, old meta inside: what is ours has no origin elsewhere.
         forget_source(&mut body);
         body.set("intent", json!("filler-order"));
         if let Some(original) = &referral.request {
@@ -385,20 +394,7 @@ impl App {
         task.set("owner", json!({"reference": format!("Organization/{}", target.partner)}));
         task.set("authoredOn", json!(tx.stamp().to_string()));
         let written = self.insert_as(tx, task, &id, self.gateway(), "POST").await?;
-        let channel = self.partner(&target.partner).and_then(|partner| partner.channel);
-        let relay = Relay {
-            task: id.clone(),
-            referral: referral.task.clone(),
-            partner: Some(target.partner),
-            service: target.service,
-            channel: if channel == Some(Channel::Fhir) { "fhir" } else { "light" }.to_string(),
-            request: focus.id,
-            remote: None,
-            withdrawn: false,
-            reached: None,
-            created: tx.stamp(),
-        };
-        tx.insert_relay(&relay).await?;
+        let relay = self.keep_relay(tx, &referral, Some(target), &id, focus.id).await?;
         self.finish_relay(tx, &referral, relay).await?;
         self.accept_source(tx, referral).await?;
         let stored = self.must(tx, &written.stored.key).await?;

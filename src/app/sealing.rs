@@ -73,6 +73,11 @@ pub(super) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
+/// A text's SHA-256 in hexadecimal: what is kept of a secret that has to be known again.
+pub(super) fn sha256(text: &str) -> String {
+    hex(digest(&SHA256, text.as_bytes()).as_ref())
+}
+
 fn bytes(text: &str) -> Option<Vec<u8>> {
     let pair = |index| u8::from_str_radix(text.get(index..index + 2)?, 16).ok();
     (0..text.len()).step_by(2).map(pair).collect()

@@ -11,7 +11,7 @@ use aws_lc_rs::digest::{self, SHA256};
 use aws_lc_rs::hmac;
 
 use super::App;
-use super::sealing::hex;
+use super::sealing::{hex, sha256};
 use crate::config::Config;
 use crate::error::{Error, Kind};
 use crate::id;
@@ -33,7 +33,7 @@ impl Sealer {
     fn new(config: &Config) -> Sealer {
         Sealer(config.audit.key.as_ref().map(|key| {
             let key = key.expose().to_ascii_lowercase();
-            let name = hex(digest::digest(&SHA256, key.as_bytes()).as_ref()).chars().take(8).collect();
+            let name = sha256(&key).chars().take(8).collect();
             (name, hmac::Key::new(hmac::HMAC_SHA256, key.as_bytes()))
         }))
     }

@@ -10,11 +10,11 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use aws_lc_rs::digest::{SHA256, digest};
 use serde_json::{Value, json};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch};
 
 use super::notifications::standing;
+use super::sealing::sha256;
 use super::{App, Context};
 use crate::error::{Error, Kind};
 use crate::fhir::ResourceType;
@@ -148,7 +148,7 @@ impl App {
         let subscriptions = own.into_iter().map(|one| one.id).collect();
         let binding = Binding { partner: context.partner.id.clone(), subscriptions, till: self.now().plus(LIFETIME) };
         let token = crate::id::secret();
-        tx.add_binding_token(&hash(&token), &binding).await?;
+        tx.add_binding_token(&sha256(&token), &binding).await?;
         tx.commit().await?;
         let mut parameters = vec![
             json!({"name": "token", "valueString": token}),
@@ -174,7 +174,7 @@ impl App {
     /// go out before anything else is written.
     pub async fn bind(&self, socket: &mut Socket, token: &str) -> Result<Vec<String>, Error> {
         let mut tx = self.store().begin().await?;
-        let Some(binding) = tx.use_binding_token(&hash(token)).await? else {
+        let Some(binding) = tx.use_binding_token(&sha256(token)).await? else {
             return Err(Error::forbidden("This token binds nothing, or not any more; ask for a new one."));
         };
         self.bind_all(tx, socket, binding).await
@@ -308,8 +308,4 @@ pub(super) fn unbound(channel: Channel) -> Option<String> {
         Channel::Websocket => Some(String::new()),
         Channel::RestHook | Channel::Email | Channel::Sms => None,
     }
-}
-
-fn hash(token: &str) -> String {
-    digest(&SHA256, token.as_bytes()).as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -17,9 +17,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use aws_lc_rs::digest::{SHA256, digest};
-
-use super::sealing::hex;
+use super::sealing::sha256;
 use super::{App, Identity};
 use crate::config::{Partner, PersonRole, Role};
 use crate::error::Error;
@@ -67,11 +65,6 @@ pub struct Session {
     pub identity: Identity,
     /// What a form of this session must carry.
     pub form_token: String,
-}
-
-/// SHA-256 in hexadecimal.
-fn sha256(text: &str) -> String {
-    hex(digest(&SHA256, text.as_bytes()).as_ref())
 }
 
 impl App {
