@@ -63,13 +63,6 @@ impl<'v> CapabilityStatement<'v> {
         self.resources(kind).flat_map(|one| list(one, "interaction")).any(|one| is(one, "code", interaction))
     }
 
-    /// Whether a type offers this search parameter.
-    pub fn searches(self, kind: &str, parameter: &str) -> bool {
-        let of_type = self.resources(kind).flat_map(|one| list(one, "searchParam"));
-        let of_all = self.rests().flat_map(|rest| list(rest, "searchParam"));
-        of_type.chain(of_all).any(|one| is(one, "name", parameter))
-    }
-
     /// Whether a type's conditional create can be relied on.
     pub fn conditional_create(self, kind: &str) -> bool {
         self.resources(kind).any(|one| one.get("conditionalCreate") == Some(&Value::Bool(true)))
@@ -128,9 +121,6 @@ mod tests {
         let read = CapabilityStatement(&statement);
         assert_eq!((read.fhir_version(), read.writes_json(), read.takes_batch()), (Some("4.0.1"), true, false));
         assert!(read.offers("Task", "create") && !read.offers("Task", "update") && !read.offers("Goal", "read"));
-        assert!(
-            read.searches("Task", "owner") && read.searches("Task", "_lastUpdated") && !read.searches("Task", "code")
-        );
         assert!(read.conditional_create("Task") && read.heeds_if_match("Task") && !read.heeds_if_match("Procedure"));
         assert_eq!(read.push(), Push::Unsaid);
         assert_eq!(CapabilityStatement(&Value::Null).push(), Push::None);

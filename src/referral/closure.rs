@@ -1,7 +1,7 @@
 //! When the loop is closed, at which level, and whose turn it is until then. Pure.
 //!
-//! Levels L0…L5 are those of the status sheet (LP rows): sent, decided, terminal, served, closed, verified. The loop is
-//! closed only when the source's Task is terminal with a reason or an outcome **and** there is evidence that the source
+//! Levels L0…L4 are those of the status sheet (LP rows): sent, decided, terminal, served, closed. The loop is closed only
+//! when the source's Task is terminal with a reason or an outcome **and** there is evidence that the source
 //! has it (design §3, D12b).
 
 use std::time::Duration;
@@ -22,12 +22,10 @@ pub enum Level {
     L3,
     /// Ended, and the source has the information.
     L4,
-    /// The client confirmed that the need is met.
-    L5,
 }
 
 impl Level {
-    /// `L0` … `L5`
+    /// `L0` … `L4`
     pub fn code(self) -> &'static str {
         match self {
             Level::L0 => "L0",
@@ -35,7 +33,6 @@ impl Level {
             Level::L2 => "L2",
             Level::L3 => "L3",
             Level::L4 => "L4",
-            Level::L5 => "L5",
         }
     }
 }

@@ -150,11 +150,6 @@ impl Expression {
         Ok(Expression { text: text.to_string(), tree: parse::parse(text)? })
     }
 
-    /// As it was written.
-    pub fn text(&self) -> &str {
-        &self.text
-    }
-
     /// The collection it gives for this focus, which is also `%context`.
     pub fn evaluate<'a>(&'a self, context: &Context<'a>, focus: Item<'a>) -> Result<Vec<Item<'a>>, Fault> {
         evaluate::Evaluator::new(context, &focus).run(&self.tree, focus.clone())

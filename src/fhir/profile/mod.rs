@@ -100,10 +100,6 @@ impl Profiles {
     pub fn terminology(&self) -> &Terminology {
         &self.0.terminology
     }
-    /// All of them.
-    pub fn all(&self) -> impl Iterator<Item = &Profile> {
-        self.0.by_url.values()
-    }
 
     /// The profiles that a resource must meet, and the claims that are not known here.
     pub fn of<'a>(&'a self, resource: &'a Map<String, Value>) -> (Vec<Duty<'a>>, Vec<&'a str>) {
