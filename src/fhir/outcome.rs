@@ -3,23 +3,12 @@
 use serde_json::{Value, json};
 
 use super::validate::Finding;
-use crate::error::{Error, Kind};
+use crate::error::{Error, Issue, Kind};
 
 /// The OperationOutcome of an error: its public issues, never its cause.
 pub fn of(error: &Error) -> Value {
     let severity = if error.kind == Kind::Internal { "fatal" } else { "error" };
-    let issues: Vec<Value> = error
-        .issues
-        .iter()
-        .map(|issue| {
-            let mut out = json!({"severity": severity, "code": issue.code, "diagnostics": issue.text});
-            if let Some(expression) = &issue.expression {
-                out["expression"] = json!([expression]);
-            }
-            out
-        })
-        .collect();
-    json!({"resourceType": "OperationOutcome", "issue": issues})
+    with(error.issues.iter().map(|issue| told(severity, issue)))
 }
 
 /// The OperationOutcome of a validation: everything that was found, the gravest first; all is well if nothing was.
@@ -29,23 +18,24 @@ pub fn of_findings(findings: &[Finding], fine_text: &str) -> Value {
     }
     let mut sorted: Vec<&Finding> = findings.iter().collect();
     sorted.sort_by_key(|finding| finding.severity);
-    let issues: Vec<Value> = sorted
-        .into_iter()
-        .map(|Finding { severity, issue, .. }| {
-            let mut out = json!({"severity": severity.code(), "code": issue.code, "diagnostics": issue.text});
-            if let Some(expression) = &issue.expression {
-                out["expression"] = json!([expression]);
-            }
-            out
-        })
-        .collect();
-    json!({"resourceType": "OperationOutcome", "issue": issues})
+    with(sorted.into_iter().map(|finding| told(finding.severity.code(), &finding.issue)))
 }
 
 /// An OperationOutcome that says all is well.
 pub fn fine(text: &str) -> Value {
-    json!({"resourceType": "OperationOutcome",
-        "issue": [{"severity": "information", "code": "informational", "diagnostics": text}]})
+    with([json!({"severity": "information", "code": "informational", "diagnostics": text})])
+}
+
+fn with(issues: impl IntoIterator<Item = Value>) -> Value {
+    json!({"resourceType": "OperationOutcome", "issue": issues.into_iter().collect::<Vec<_>>()})
+}
+
+fn told(severity: &str, issue: &Issue) -> Value {
+    let mut out = json!({"severity": severity, "code": issue.code, "diagnostics": issue.text});
+    if let Some(expression) = &issue.expression {
+        out["expression"] = json!([expression]);
+    }
+    out
 }
 
 #[cfg(test)]
