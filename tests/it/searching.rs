@@ -345,7 +345,7 @@ on_both!(pages_in_an_order_that_changes_show_what_stood_at_the_first, async |pla
         let mut open = None;
         if below(2) == 0 {
             let mut tx = store.begin().await.unwrap();
-            let key = Key::new(kind("Task"), &format!("t{}", first + below(number - first)));
+            let key = Key::new(kind("Task"), format!("t{}", first + below(number - first)));
             if let Some(current) = tx.resource_for_update(&key).await.unwrap().filter(|current| !current.deleted) {
                 let written = tx.update_resource(&current, made_up(&mut below), "clinic", OWN).await.unwrap();
                 open = Some((tx, written));
@@ -369,7 +369,7 @@ on_both!(pages_in_an_order_that_changes_show_what_stood_at_the_first, async |pla
                     continue;
                 }
                 let mut tx = store.begin().await.unwrap();
-                let key = Key::new(kind("Task"), &format!("t{}", first + below(number - first)));
+                let key = Key::new(kind("Task"), format!("t{}", first + below(number - first)));
                 let current = tx.resource_for_update(&key).await.unwrap().unwrap();
                 if below(5) == 0 && !current.deleted {
                     tx.delete_resource(&current, "clinic").await.unwrap();
