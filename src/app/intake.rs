@@ -52,6 +52,7 @@ impl App {
         if let Some(existing) = self.same_referral(tx, &context.partner.id, &task).await? {
             return Ok(Answer::new(existing, false));
         }
+        decide::check_new(&task)?;
         let source = if context.is(Role::Source) { context.partner.id.clone() } else { self.gateway().to_string() };
         let written = self.take_in(tx, &source, &self.viewer(context), task, None).await?;
         let stored = self.must(tx, &written.stored.key).await?;

@@ -88,6 +88,28 @@ pub fn update(stored: &Resource, sent: &Resource, standing: Standing, basis: Bas
     Ok(Event::Changed { task, from, to: wished })
 }
 
+/// What a new referral may say of itself: what its author decides, or that it has ended, which is on record and asked of
+/// nobody (G-031). That somebody has agreed to it, works on it or has paused is the word of the one who is asked (G-061),
+/// and who says it in their place is not silently taken to have asked.
+pub fn check_new(task: &Resource) -> Result<(), Error> {
+    let status = status_of(task);
+    match status {
+        Status::Accepted | Status::InProgress | Status::OnHold => Err(Error::refused(
+            "Task.status",
+            format!(
+                "A new Task can't be {status}: only the one who is asked (Task.owner) can set that (G-061). Send it as requested, or as draft."
+            ),
+        )),
+        Status::Draft
+        | Status::Requested
+        | Status::Rejected
+        | Status::Cancelled
+        | Status::Failed
+        | Status::Completed
+        | Status::EnteredInError => Ok(()),
+    }
+}
+
 fn check_step(from: Status, to: Status, standing: Standing) -> Result<(), Error> {
     if !from.may_become(to) {
         let next: Vec<&str> = Status::ALL.into_iter().filter(|next| from.may_become(*next)).map(Status::code).collect();

@@ -60,6 +60,44 @@ async fn what_has_ended_when_it_comes_is_asked_of_nobody() {
     assert_eq!(county.relayed(&open).await.len(), 1);
 }
 
+// G-060, G-061: that somebody has agreed to it, works on it or has paused is not for the one who asks to say; neither does
+// the gateway take it for asked. A repeat of what was taken as requested is still that referral.
+#[tokio::test]
+async fn a_new_task_does_not_say_what_only_its_owner_may() {
+    let county = TestGateway::county().await.settled().await;
+    let before = county.world.asked();
+    for status in ["accepted", "ready", "in-progress", "on-hold"] {
+        for owner in [None, Some("Organization/hub"), Some("Organization/pantry")] {
+            let mut sent = county.referral("sr1", "food-insecurity", owner);
+            sent["status"] = json!(status);
+            let transaction = json!({"resourceType": "Bundle", "type": "transaction", "entry": [
+                {"fullUrl": "urn:uuid:6a1f7c1e-5b0e-4c8e-9b55-0d6a3f1f2a01", "resource": sent, "request": {"method": "POST", "url": "Task"}}]});
+            for answer in [
+                county.post("clinic", "Task", &sent).await,
+                county.post("desk", "Task", &sent).await,
+                county.post("clinic", "", &transaction).await,
+            ] {
+                assert_eq!(answer.status, 422, "{status}: {}", answer.body);
+                assert!(answer.expression().ends_with("status"), "{}", answer.body);
+                assert!(
+                    answer.body["issue"][0]["diagnostics"].as_str().unwrap().contains("requested"),
+                    "{}",
+                    answer.body
+                );
+            }
+        }
+    }
+    county.deliver_due().await;
+    assert_eq!(county.world.asked(), before, "nothing is fetched, and nobody is asked");
+    assert!(county.get("root", "Task").await.entries().is_empty());
+    let task = county.refers("sr1", "food-insecurity").await;
+    county.deliver_due().await;
+    let mut again = county.referral("sr1", "food-insecurity", Some("Organization/hub"));
+    again["status"] = json!("accepted");
+    let repeated = county.post("clinic", "Task", &again).await;
+    assert_eq!((repeated.status, repeated.id()), (200, task), "the same referral once more");
+}
+
 // D2
 #[tokio::test]
 async fn two_sources_with_equal_ids_do_not_meet() {
