@@ -18,9 +18,14 @@ use crate::time::{Clock, Timestamp};
 
 /// How long an assertion is good for, in seconds; servers refuse more than 300, and clocks differ.
 const ASSERTION: i64 = 240;
-/// How long a token is taken to be good for when its server does not say, and how much earlier we ask for the next.
+/// How long a token is taken to be good for when its server does not say, and at most: one that was taken back costs a
+/// request that is refused, and no more.
 const LIFE: Duration = Duration::from_secs(300);
+const LONGEST: Duration = Duration::from_secs(24 * 60 * 60);
+/// How much earlier we ask for the next, at most; of a short life it is a tenth.
 const EARLIER: Duration = Duration::from_secs(30);
+/// How long a token is kept at least: who hands out shorter ones is not asked for one with each request.
+const SHORTEST: Duration = Duration::from_secs(5);
 const ASSERTION_TYPE: &str = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer";
 
 /// A token and when to ask for the next.
@@ -69,8 +74,8 @@ impl Tokens {
         let body: Value = serde_json::from_slice(&answer.body).unwrap_or_default();
         let token = body.get("access_token").and_then(Value::as_str).filter(|token| is_token(token));
         let token = token.ok_or_else(|| Failure::new("its token endpoint answered without a token"))?.to_string();
-        let life = body.get("expires_in").and_then(Value::as_u64).map_or(LIFE, Duration::from_secs);
-        *held = Some((token.clone(), now.plus(life.saturating_sub(EARLIER))));
+        let life = body.get("expires_in").and_then(seconds).map_or(LIFE, Duration::from_secs);
+        *held = Some((token.clone(), now.plus(kept_for(life))));
         Ok(Some(token))
     }
 
@@ -87,6 +92,21 @@ impl Tokens {
         }
         renewed
     }
+}
+
+/// A number of seconds; there are servers that write it as text, or with a fraction.
+fn seconds(value: &Value) -> Option<u64> {
+    let whole = |text: &str| text.split('.').next().unwrap_or(text).parse().ok();
+    match value {
+        Value::Number(number) => whole(&number.to_string()),
+        Value::String(text) => whole(text.trim()),
+        Value::Null | Value::Bool(_) | Value::Array(_) | Value::Object(_) => None,
+    }
+}
+
+/// How long a token with this life is shown.
+fn kept_for(life: Duration) -> Duration {
+    life.saturating_sub(EARLIER.min(life / 10)).clamp(SHORTEST, LONGEST)
 }
 
 /// What may stand in a header.
@@ -112,4 +132,32 @@ fn asking(key: &PrivateKey, client_id: &str, token_url: &str, scope: &str, now: 
         headers: headers.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect(),
         body: Some(body.trim_start_matches('?').to_string()),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_short_token_is_shown_for_most_of_its_life() {
+        for (life, kept) in
+            [(0, 5), (1, 5), (5, 5), (10, 9), (30, 27), (60, 54), (300, 270), (3_600, 3_570), (u64::MAX, 86_400)]
+        {
+            assert_eq!(kept_for(Duration::from_secs(life)), Duration::from_secs(kept), "{life}");
+        }
+    }
+
+    #[test]
+    fn a_life_is_read_however_it_is_written() {
+        for (value, read) in [
+            (json!(300), Some(300)),
+            (json!("300"), Some(300)),
+            (json!(299.9), Some(299)),
+            (json!(-1), None),
+            (json!("soon"), None),
+            (Value::Null, None),
+        ] {
+            assert_eq!(seconds(&value), read, "{value}");
+        }
+    }
 }
