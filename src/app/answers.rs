@@ -12,9 +12,13 @@ use crate::referral::aggregate::{self, Answer as TargetAnswer, Next};
 use crate::referral::decide::status_of;
 use crate::referral::relay::Target;
 use crate::store::{Kind as Owed, Reason, Referral, Relay, Tx, Viewer, Written};
+use crate::time::Timestamp;
 use serde_json::{Value, json};
 
 use super::relaying::REFERRAL;
+
+/// What a cancelled Task of a source says where the cancellation came too late.
+const OVERTAKEN: &str = "The organization that was asked had completed this before it could be called off.";
 
 impl App {
     /// What follows from a target's step on its Task.
@@ -167,14 +171,33 @@ impl App {
         if source.is_terminal() {
             // A late outcome, or a completion that met a cancellation: it is told, the status stands (D5, D7).
             let mut task = Resource::clone(&task);
-            if self.link_outcomes(tx, &referral, &mut task).await? {
+            let linked = self.link_outcomes(tx, &referral, &mut task).await?;
+            let overtaken = source == Status::Cancelled
+                && answers.iter().any(|answer| answer.status == Status::Completed)
+                && self.says_overtaken(&mut task, tx.stamp());
+            if linked || overtaken {
                 let written = self.save(tx, &stored, task, self.gateway()).await?;
+                if overtaken {
+                    self.note(
+                        tx,
+                        &referral,
+                        &key,
+                        self.gateway(),
+                        "completed-first",
+                        "decided",
+                        written.stored.version,
+                    )
+                    .await?;
+                }
                 let mut referral = referral;
                 referral.closing = Some(written.stored.version);
                 referral.informed_at = None;
                 referral.informed_how = None;
                 tx.update_referral(&referral).await?;
-                self.note(tx, &referral, &key, self.gateway(), "outcome", "decided", written.stored.version).await?;
+                if linked {
+                    self.note(tx, &referral, &key, self.gateway(), "outcome", "decided", written.stored.version)
+                        .await?;
+                }
                 self.owe_write_back(tx, &referral).await?;
             }
             return Ok(());
@@ -203,6 +226,18 @@ impl App {
                 self.relay_to(tx, referral, &[Some(target)]).await
             }
         }
+    }
+
+    /// The source's cancelled Task says that it came too late, with or without an outcome (D7); false when it says so already.
+    fn says_overtaken(&self, task: &mut Resource, now: Timestamp) -> bool {
+        let mut notes = task.list("note").to_vec();
+        if notes.iter().any(|note| note.get("text").is_some_and(|text| text == OVERTAKEN)) {
+            return false;
+        }
+        let us = json!({"reference": format!("Organization/{}", self.gateway())});
+        notes.push(json!({"authorReference": us, "time": now.to_string(), "text": OVERTAKEN}));
+        task.set("note", Value::Array(notes));
+        true
     }
 
     /// Whether a coordinator cancelled one of our Tasks, and not its owner.

@@ -266,33 +266,58 @@ async fn a_cancellation_overtakes_the_delivery() {
     }
 }
 
-// D7
+// D7: its own Task stays cancelled, as its author said; that it came too late it reads there, with the outcome if there is
+// one, and the coordinator sees it.
 #[tokio::test]
 async fn a_completion_that_came_first_stands_and_the_source_is_told() {
-    let county = TestGateway::county().await;
-    let task = county.refers("sr1", "food-insecurity").await;
-    county.deliver_due().await;
-    let sent = county.at_pantry();
-    let id = sent["id"].as_str().unwrap().to_string();
-    county.world.at(PANTRY, |pantry| {
-        let procedure = pantry.put(patient::procedure(
-            &reference(&sent["focus"]),
-            &reference(&sent["for"]),
-            "food-insecurity",
-            "2027-01-15T09:00:00Z",
-        ));
-        pantry.update("Task", &id, |task| patient::completed_with(task, &format!("Procedure/{procedure}")))
-    });
-    county.change("clinic", &task, |task| task["status"] = json!("cancelled")).await;
-    county.deliver_due().await;
-    let theirs = county.relayed(&task).await.remove(0);
-    assert_eq!(
-        (county.at_pantry()["status"].clone(), county.status(&theirs).await),
-        (json!("completed"), "completed".into())
-    );
-    let before = county.waiting_on(&task).await;
-    let told = county.get("clinic", &format!("Task/{task}")).await.body;
-    assert_eq!((before.as_str(), told["output"].as_array().map(Vec::len)), ("clinic", Some(1)));
+    for (with_outcome, informed) in [(true, true), (false, true), (false, false)] {
+        let county = TestGateway::county().await;
+        let task = county.refers("sr1", "food-insecurity").await;
+        county.deliver_due().await;
+        let sent = county.at_pantry();
+        let id = sent["id"].as_str().unwrap().to_string();
+        county.world.at(PANTRY, |pantry| {
+            let procedure = patient::procedure(
+                &reference(&sent["focus"]),
+                &reference(&sent["for"]),
+                "food-insecurity",
+                "2027-01-15T09:00:00Z",
+            );
+            let done = with_outcome.then(|| pantry.put(procedure));
+            pantry.update("Task", &id, |task| match done {
+                Some(done) => patient::completed_with(task, &format!("Procedure/{done}")),
+                None => task["status"] = json!("completed"),
+            })
+        });
+        county.change("clinic", &task, |task| task["status"] = json!("cancelled")).await;
+        if informed {
+            assert_eq!(county.get("clinic", &format!("Task/{task}")).await.body["status"], "cancelled");
+        }
+        county.deliver_due().await;
+        let theirs = county.relayed(&task).await.remove(0);
+        assert_eq!(
+            (county.at_pantry()["status"].clone(), county.status(&theirs).await),
+            (json!("completed"), "completed".into())
+        );
+        // It knew that it had ended; this it does not know yet.
+        assert_eq!(county.waiting_on(&task).await, "clinic", "{with_outcome} {informed}");
+        let steps = county.get("desk", &format!("Task/{task}/$loop-status")).await.body.to_string();
+        for what in ["cancelled", "completed", "completed-first"] {
+            assert!(steps.contains(&format!(r#""valueCode":"{what}""#)), "{what}: {steps}");
+        }
+        assert_eq!(steps.contains(r#""valueCode":"outcome""#), with_outcome);
+        let told = county.get("clinic", &format!("Task/{task}")).await.body;
+        assert_eq!(told["status"], "cancelled");
+        assert_eq!(told["output"].as_array().map_or(0, Vec::len), usize::from(with_outcome));
+        let notes = told["note"].as_array().unwrap();
+        assert!(notes.len() == 1 && notes[0]["text"].as_str().unwrap().contains("before it could be called off"));
+        assert!(county.level(&task).await.1, "and by that it is closed");
+        // Said once, however often it is looked at.
+        let version = told["meta"]["versionId"].clone();
+        county.poll("pantry").await;
+        county.later(std::time::Duration::from_secs(100_000)).await;
+        assert_eq!(county.task(&task).await["meta"]["versionId"], version);
+    }
 }
 
 // D7: by its ServiceRequest, at its server and here.
