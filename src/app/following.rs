@@ -159,13 +159,17 @@ impl App {
             What::Heartbeat => told.newest.is_some_and(|newest| newest > one.last_event.unwrap_or(0)),
             What::Events => !known,
         };
-        one.heard_at = Some(self.now());
-        one.last_event = one.last_event.max(told.newest);
+        // A server that begins to count anew says so, or is found out by what it tells of no more.
+        one.last_event = if told.what == What::Handshake { told.newest } else { one.last_event.max(told.newest) };
+        let repeated = told.what == What::Events && known;
+        if !repeated {
+            one.heard_at = Some(self.now());
+        }
         if told.ailing {
             one.state = "error".into();
             one.why = Some("its server says that the Subscription is off or in error".into());
             self.owe_look(&mut tx, &one, self.now()).await?;
-        } else {
+        } else if !repeated {
             (one.state, one.why) = ("active".into(), None);
         }
         tx.put_subscribed(&one).await?;
@@ -183,7 +187,8 @@ impl App {
         for mut one in tx.subscribed(partner).await? {
             if one.state == "active" && one.heard_at.is_none_or(|heard| heard < changed) {
                 tracing::warn!(partner, side = one.side, "a change was found that no notification told of");
-                one.state = "silent".into();
+                // Whatever number comes next is news.
+                (one.state, one.last_event) = ("silent".into(), None);
                 one.why = Some("a poll found a change that no notification told of".into());
                 tx.put_subscribed(&one).await?;
                 self.owe_look(tx, &one, self.now()).await?;

@@ -50,8 +50,11 @@ async fn make(server: &Server<'_>, plan: &SubscribePlan) -> Result<Standing, Fai
 /// How ours is; switched on again when it is off, or tells somebody else than us.
 async fn look(server: &Server<'_>, url: &str, plan: &SubscribePlan) -> Result<Standing, Failure> {
     let response = server.send("GET", url, &[], None).await?;
-    if refused(&response)?.is_some() {
-        return Ok(Standing::Gone);
+    match refused(&response)? {
+        None => {}
+        Some(404 | 410) => return Ok(Standing::Gone),
+        // We may not look at it; were it made anew each time, they would pile up there.
+        Some(_) => return Ok(Standing::Stands(url.to_string(), "requested".into())),
     }
     let (status, standing) = (status_of(server, &response), parse(&response.body, server.bounds).ok());
     let told = |body: &Value| body.pointer("/channel/endpoint").cloned();

@@ -335,3 +335,63 @@ async fn a_server_that_is_away_is_subscribed_to_when_it_is_back() {
     let after = (posts(&county), county.world.requests().iter().filter(|one| one.contains("/Subscription/")).count());
     assert_eq!(after, before);
 }
+
+// A Subscription that we may not look at is not made again each day.
+#[tokio::test]
+async fn a_subscription_that_can_not_be_read_stands() {
+    for status in [403, 405] {
+        let county = followed(Place::sqlite(), "subscribe").await;
+        let made = |county: &TestGateway| county.world.at(PANTRY, |pantry| pantry.all("Subscription").len());
+        assert_eq!(made(&county), 1);
+        county.world.refuse(PANTRY, "GET", "Subscription/", &[status; 20]);
+        for _ in 0..4 {
+            county.later(Duration::from_secs(86_400)).await;
+        }
+        assert_eq!(made(&county), 1, "{status}");
+        let secret = secret(&ours(&county).unwrap());
+        assert_eq!(tells(&county, "pantry", &secret, &notification("event-notification", 1, &[1])).await, 200);
+        assert_eq!(state(&county).await, "active");
+    }
+}
+
+// A server that was set back counts events anew: what it tells looks like repeats until a poll finds it out, or until it
+// shakes hands.
+#[tokio::test]
+async fn events_that_are_counted_anew_are_heard_again() {
+    for shakes_hands in [false, true] {
+        let county = followed(Place::sqlite(), "subscribe").await;
+        let secret = secret(&ours(&county).unwrap());
+        let told = async |kind: &str, count: i64| {
+            let events = if count > 0 { vec![count] } else { vec![] };
+            assert_eq!(tells(&county, "pantry", &secret, &notification(kind, count, &events)).await, 200);
+            county.deliver_due().await;
+        };
+        told("handshake", 0).await;
+        told("event-notification", 500).await;
+        let task = county.refers("r1", "food-insecurity").await;
+        county.deliver_due().await;
+        county.later(Duration::from_secs(3_600)).await;
+        county.later(Duration::from_secs(600)).await;
+        let mut number = 1;
+        if shakes_hands {
+            told("handshake", 0).await;
+        } else {
+            // Nothing but that number is told of it.
+            pantry_accepts(&county);
+            told("event-notification", number).await;
+            county.later(Duration::from_secs(3_600)).await;
+            assert_eq!(county.status(&task).await, "in-progress", "the net below has it");
+            assert_eq!(state(&county).await, "silent");
+            number += 1;
+        }
+        county.later(Duration::from_secs(60)).await;
+        let task = county.refers("r2", "food-insecurity").await;
+        county.deliver_due().await;
+        county.clock.advance(Duration::from_secs(5));
+        county.world.tell_time(&county.clock.now().to_string());
+        pantry_accepts(&county);
+        told("event-notification", number).await;
+        assert_eq!(county.status(&task).await, "in-progress", "shakes hands: {shakes_hands}");
+        assert_eq!(state(&county).await, "active");
+    }
+}
