@@ -22,6 +22,8 @@ mod client;
 mod fsync;
 #[path = "gateway/goals.rs"]
 mod goals;
+#[path = "gateway/outage.rs"]
+mod outage;
 #[path = "gateway/partners.rs"]
 mod partners;
 #[path = "gateway/postgres.rs"]

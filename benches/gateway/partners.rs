@@ -1,6 +1,7 @@
-//! Partners' servers that are followed: what thousands of them cost, how soon a change is seen by each way, and how long
-//! it takes to catch up with a long absence.
+//! Partners' servers that are followed: what thousands of them cost, and how soon a change is seen by each way. Catching up
+//! with a long absence is measured in [`super::outage`].
 
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,8 +16,9 @@ use loopgate::time::{Clock, Timestamp};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 
-use super::client::{Connection, Until, load, request};
+use super::client::{Connection, request};
 use super::goals::file;
+use super::outage;
 use super::product::{Product, partner};
 use super::runner::{Report, Server, cpu_of, median, ms};
 
@@ -31,23 +33,32 @@ const PAGE: usize = 200;
 
 /// All partners' servers in one: `/{who}/fhir`.
 #[derive(Default)]
-struct Houses {
-    address: String,
+pub struct Houses {
+    pub address: String,
     looks: AtomicUsize,
     rounds: AtomicUsize,
     kept: Mutex<Kept>,
 }
 
 #[derive(Default)]
-struct Kept {
+pub struct Kept {
     /// What stands there: when it changed, and its text.
-    tasks: Vec<(Timestamp, String)>,
+    pub tasks: Vec<(Timestamp, String)>,
+    /// Which of them has this id: the one that we gave it in `identifier`.
+    ids: HashMap<String, usize>,
     /// What our Subscription's notifications are to show.
     secret: Option<String>,
 }
 
+impl Kept {
+    pub fn add(&mut self, id: String, at: Timestamp, text: String) {
+        self.ids.insert(id, self.tasks.len());
+        self.tasks.push((at, text));
+    }
+}
+
 impl Houses {
-    async fn open() -> Arc<Houses> {
+    pub async fn open() -> Arc<Houses> {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let houses = Arc::new(Houses { address, ..Houses::default() });
@@ -60,16 +71,16 @@ impl Houses {
         houses
     }
 
-    fn kept(&self) -> MutexGuard<'_, Kept> {
+    pub fn kept(&self) -> MutexGuard<'_, Kept> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn arrived(&self) -> usize {
+    pub fn arrived(&self) -> usize {
         self.kept().tasks.len()
     }
 
     /// Staff accept this Task.
-    fn accepts(&self, index: usize) {
+    pub fn accepts(&self, index: usize) {
         let now = Clock::system().now();
         let (at, text) = &mut self.kept().tasks[index];
         let mut task: Value = serde_json::from_str(text).unwrap();
@@ -95,20 +106,21 @@ impl Houses {
             }
             ("GET", "Task") => self.search(&base, query),
             ("GET", rest) if rest.starts_with("Task/") => {
-                let id: usize = rest.trim_start_matches("Task/").parse().unwrap_or(usize::MAX);
-                match self.kept().tasks.get(id) {
+                let kept = self.kept();
+                let index = kept.ids.get(rest.trim_start_matches("Task/"));
+                match index.and_then(|index| kept.tasks.get(*index)) {
                     Some((_, text)) => fhir(text.clone()),
                     None => StatusCode::NOT_FOUND.into_response(),
                 }
             }
             ("POST", "Task") => {
                 let (now, mut task) = (Clock::system().now(), serde_json::from_slice::<Value>(body).unwrap());
-                let mut kept = self.kept();
-                let place = format!("{base}/Task/{}", kept.tasks.len());
-                task["id"] = json!(kept.tasks.len().to_string());
+                let id = task["identifier"][0]["value"].as_str().unwrap().to_string();
+                let place = format!("{base}/Task/{id}");
+                task["id"] = json!(id);
                 task["meta"]["versionId"] = json!("1");
                 task["meta"]["lastUpdated"] = json!(now.to_string());
-                kept.tasks.push((now, task.to_string()));
+                self.kept().add(id, now, task.to_string());
                 (StatusCode::CREATED, [(header::LOCATION, place)], fhir(task.to_string())).into_response()
             }
             ("POST", "Subscription") => {
@@ -158,7 +170,7 @@ fn fhir(body: String) -> Response {
 }
 
 /// Waits until it holds, at most so many seconds; how long it took.
-async fn until(what: &str, seconds: u64, mut holds: impl AsyncFnMut() -> bool) -> Duration {
+pub async fn until(what: &str, seconds: u64, mut holds: impl AsyncFnMut() -> bool) -> Duration {
     let began = Instant::now();
     while !holds().await {
         assert!(began.elapsed() < Duration::from_secs(seconds), "in vain: {what}");
@@ -189,7 +201,7 @@ pub async fn measure(
         } else {
             2_000
         };
-        caught_up(report, changes, folder, world).await;
+        outage::caught_up(report, changes, folder, world).await;
     }
 }
 
@@ -326,52 +338,4 @@ fn notification(number: usize) -> String {
     json!({"resourceType": "Bundle", "type": "history",
         "entry": [{"resource": {"resourceType": "Parameters", "parameter": list}}]})
     .to_string()
-}
-
-/// B3: a target whose server could not be asked while so much changed there.
-async fn caught_up(report: &mut Report, changes: usize, folder: &Path, world: &str) {
-    report.heading(&format!("B3  a target's server is back, where {changes} Tasks have changed"));
-    let houses = Houses::open().await;
-    let base = format!("http://{}/far/fhir", houses.address);
-    let fhir = format!("channel = \"fhir\"\nfhir = {{ base = \"{base}\", follow = \"poll\", poll_every = \"1d\" }}");
-    let product = Product::with_partners(
-        &format!("sqlite://{}", file(folder, "outage.db")),
-        folder,
-        world,
-        &partner("far", "target", &fhir),
-    )
-    .await;
-    let most = Until { time: Duration::from_secs(3_600), count: changes };
-    let seen = load(&product.server.address, 16, &product.referrals("Organization/far"), most, false, None).await;
-    assert_eq!(seen.bad, 0, "{}", seen.first_bad);
-    let arriving = async || {
-        tokio::time::sleep(Duration::from_millis(50)).await;
-        houses.arrived() >= changes
-    };
-    until("all arrive", 7_200, arriving).await;
-    (0..changes).for_each(|index| houses.accepts(index));
-    let (cpu, began) = (product.server.cpu(), Instant::now());
-    product.ask("root", "POST", "/fhir/Organization/far/$poll", r#"{"resourceType":"Parameters"}"#).await;
-    let mut most = 0.0_f64;
-    until("all are seen", 7_200, async || {
-        tokio::time::sleep(Duration::from_millis(200)).await;
-        most = most.max(product.server.memory());
-        product.ask("root", "GET", "/fhir/Task?status=in-progress&_summary=count", "").await["total"] == changes
-    })
-    .await;
-    let (took, cpu) = (began.elapsed().as_secs_f64(), product.server.cpu() - cpu);
-    let rate = changes as f64 / took;
-    report.note(&format!(
-        "{took:.1} s, {rate:.0} changes/s, {:.0} µs of CPU a change, {most:.0} MB at most",
-        cpu.as_secs_f64() * 1e6 / changes as f64
-    ));
-    let minutes = 100_000.0 / rate / 60.0;
-    report.line(
-        "B3",
-        "100,000 changes of a day's absence",
-        &format!("{rate:.0} changes/s"),
-        &format!("{minutes:.1} min"),
-        "≤ 60 min",
-        minutes <= 60.0,
-    );
 }

@@ -21,6 +21,8 @@ pub struct Product {
     world: String,
     folder: PathBuf,
     places: Vec<(String, String)>,
+    /// Partners of its configuration beside the usual ones.
+    more: String,
     /// How long it took from the start of the process to the first 200.
     pub start: Duration,
 }
@@ -97,14 +99,21 @@ impl Product {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         let start = began.elapsed();
-        Product { server, url: url.to_string(), world: world.to_string(), folder: folder.to_path_buf(), places, start }
+        let (url, world, folder, more) = (url.to_string(), world.to_string(), folder.to_path_buf(), more.to_string());
+        Product { server, url, world, folder, places, more, start }
     }
 
     /// The same database under a new process.
     pub async fn restart(self) -> Product {
-        let Product { server, url, world, folder, places, .. } = self;
+        self.restart_after(async || {}).await
+    }
+
+    /// The same, and something is done to the database in between.
+    pub async fn restart_after(self, act: impl AsyncFnOnce()) -> Product {
+        let Product { server, url, world, folder, places, more, .. } = self;
         drop(server);
-        Product::start(&url, &folder, &world, &Vec::new(), places, 0).await
+        act().await;
+        Product::launch(&url, &folder, &world, &Vec::new(), places, &more).await
     }
 
     /// One request that has to succeed.

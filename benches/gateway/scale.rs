@@ -20,6 +20,7 @@ const TABLES: &[&str] = &[
     "resource_grant",
     "referral",
     "relay",
+    "link",
     "delivery",
     "audit",
     "evidence",
@@ -197,18 +198,24 @@ async fn stop(product: Product) -> Product {
     product.restart().await
 }
 
-async fn copy(path: &str, count: usize) -> i64 {
+/// The id of this copy's resource, as [`copy`] makes it.
+pub fn copied(id: &str, number: usize) -> String {
+    format!("{}{number:06x}{}", &id[..10], &id[16..])
+}
+
+/// The Tasks and ServiceRequests in the database, as they were made: types and ids.
+pub async fn made(path: &str) -> Vec<(String, String)> {
+    let mut db = SqliteConnection::connect_with(&SqliteConnectOptions::new().filename(path)).await.unwrap();
+    let text = "select type, id from resource where type in ('Task', 'ServiceRequest') order by created, id";
+    sqlx::query(text).fetch_all(&mut db).await.unwrap().iter().map(|row| (row.get(0), row.get(1))).collect()
+}
+
+/// So many more of the one referral that is in the database.
+pub async fn copy(path: &str, count: usize) -> i64 {
     let options =
         SqliteConnectOptions::new().filename(path).synchronous(SqliteSynchronous::Off).pragma("cache_size", "-262144");
     let mut db = SqliteConnection::connect_with(&options).await.unwrap();
-    let ids: Vec<String> =
-        sqlx::query("select id from resource where type in ('Task', 'ServiceRequest') order by created, id")
-            .fetch_all(&mut db)
-            .await
-            .unwrap()
-            .iter()
-            .map(|row| row.get(0))
-            .collect();
+    let ids: Vec<String> = made(path).await.into_iter().map(|(_, id)| id).collect();
     // A copy's id may be that of what it is made from. What versions say is packed: a copy says the id that it is a copy of, which nobody here looks at.
     sqlx::raw_sql("begin immediate").execute(&mut db).await.unwrap();
     let mut rows = 0;
