@@ -81,8 +81,9 @@ impl App {
             let most = self.pause(&mut tx, &claimed.partner).await?;
             let index = usize::try_from(failures - 1).unwrap_or(usize::MAX).min(pauses.len().saturating_sub(1));
             let pause = pauses.get(index).copied().unwrap_or(most);
-            // A poll is never asked for sooner than it would be anyway.
-            let pause = retry_after.map_or(pause, |asked| asked.max(pause)).min(most.max(Duration::from_secs(900)));
+            // By itself a round comes no later than it would anyway; its server may want more peace.
+            let pause = pause.min(most.max(super::pace::SOONEST));
+            let pause = retry_after.map_or(pause, |asked| asked.max(pause));
             tx.finish(claimed, &Outcome::Retry(now.plus(pause), why.to_string())).await?;
             return self.commit(tx).await;
         }

@@ -48,6 +48,15 @@ impl App {
             missing.push_str(&format!("loopgate_partner_missing{{partner=\"{partner}\"}} {count}\n"));
         }
         out.push_str(&missing);
+        let mut heard = String::from("# TYPE loopgate_partner_heard_seconds gauge\n");
+        out.push_str("# TYPE loopgate_partner_failures gauge\n");
+        for (partner, failures, heard_at) in tx.all_following().await? {
+            out.push_str(&format!("loopgate_partner_failures{{partner=\"{partner}\"}} {failures}\n"));
+            if let Some(at) = heard_at {
+                heard.push_str(&format!("loopgate_partner_heard_seconds{{partner=\"{partner}\"}} {}\n", at.seconds()));
+            }
+        }
+        out.push_str(&heard);
         Ok(out)
     }
 

@@ -36,6 +36,7 @@ mod referrals;
 mod relaying;
 mod resources;
 mod rights;
+mod rounds;
 mod routing;
 mod sealing;
 mod seals;
@@ -76,6 +77,7 @@ pub use reading::{Found, Versions, Whose};
 pub use reconciling::ReconcilePlan;
 pub use relaying::Reach;
 pub use resources::Answer;
+pub use rounds::Progress;
 pub use seals::{Verified, verify};
 pub use sockets::{Letter, Line, Socket};
 pub use sources::{FetchPlan, WriteBackPlan};
@@ -135,7 +137,7 @@ struct Inner {
     passwords: people::Passwords,
     readiness: readiness::Readiness,
     /// Rounds of polling that have ended and are not recorded yet.
-    ended: Mutex<Vec<polls::Ended>>,
+    ended: Mutex<Vec<rounds::Ended>>,
     wake: Notify,
 }
 

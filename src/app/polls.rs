@@ -1,16 +1,16 @@
 //! Following a partner's server by polling: what to ask, and what the answer makes us owe (design D15b).
 
 use super::peers::{Copies, Known, Way, source_filter, target_filter};
+use super::rounds::Progress;
 use super::{App, Claimed, Copy};
 use crate::config::{Partner, Role};
 use crate::error::Error;
 use crate::fhir::ResourceType;
 use crate::fhir::views::{Task, identifiers};
 use crate::referral::Status;
-use crate::store::{Copied, Kind as Owed, Outcome, Tx};
+use crate::store::{Copied, Kind as Owed};
 use crate::time::Timestamp;
-use std::sync::{Arc, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::sync::Arc;
 
 /// Ask a partner's server what has changed.
 #[derive(Debug, Clone)]
@@ -21,10 +21,13 @@ pub struct PollPlan {
     pub searches: Vec<String>,
     /// Whether it takes them all in one batch.
     pub batch: bool,
+    /// Since when they ask, by the server's own clock.
+    pub since: Option<Timestamp>,
+    /// When it was last heard of, by ours.
+    pub heard_at: Option<Timestamp>,
+    /// A round that was interrupted goes on here: the first of the searches is the one that was being read.
+    pub begun: Option<Progress>,
 }
-
-/// How far a cursor overlaps with what was read before (design D15b).
-const OVERLAP: Duration = Duration::from_secs(2);
 
 /// Ids in one search for changed copies.
 const IDS: usize = 40;
@@ -42,12 +45,6 @@ const NOT_OF_A_PATIENT: [&str; 8] = [
     "Questionnaire",
     "Group",
 ];
-
-/// Rounds that are recorded in one transaction, at most.
-const TOGETHER: usize = 64;
-
-/// A round that was read to its end, and the server's own time at its beginning.
-pub(super) type Ended = (Claimed, Option<Timestamp>);
 
 /// Searches for these copies by their ids, a type at a time, and with their patients where the server wants them.
 fn for_copies(copies: &[Copied], way: Copies) -> impl Iterator<Item = String> {
@@ -74,7 +71,7 @@ impl App {
         let mut tx = self.store().read().await?;
         let known = self.known(&mut tx, &partner.id).await?.unwrap_or_else(Known::nothing);
         let following = tx.following(&partner.id).await?;
-        let since = following.cursor.map_or(String::new(), |cursor| format!("&_lastUpdated=ge{cursor}"));
+        let since = following.cursor.as_ref().map_or(String::new(), |cursor| format!("&_lastUpdated=ge{cursor}"));
         let mut searches = Vec::new();
         if partner.roles.contains(&Role::Source) {
             searches.push(format!("{}&_count={PAGE}", known.source.search(&source_filter(&partner), &since)));
@@ -95,11 +92,25 @@ impl App {
                 }
             }
         }
-        Ok(Some(PollPlan { partner, searches, batch: known.batch }))
+        let begun = following.round.as_deref().and_then(Progress::parse);
+        // What is asked in another way by now begins anew.
+        let begun = begun.filter(|begun| searches.contains(&begun.search));
+        if let Some(begun) = &begun {
+            searches = searches.into_iter().skip_while(|search| *search != begun.search).collect();
+        }
+        let since = following.cursor.as_deref().and_then(Timestamp::parse);
+        let heard_at = following.heard_at;
+        Ok(Some(PollPlan { partner, searches, batch: known.batch, since, heard_at, begun }))
     }
 
-    /// A page of a round brought these resources: what changed is owed to be read. False when the lease was lost.
-    pub async fn polled(&self, claimed: &Claimed, found: Vec<Copy>) -> Result<bool, Error> {
+    /// A page of a round brought these resources: what changed is owed to be read, and the round has come so far. False
+    /// when the lease was lost.
+    pub async fn polled(
+        &self,
+        claimed: &Claimed,
+        found: Vec<Copy>,
+        progress: Option<&Progress>,
+    ) -> Result<bool, Error> {
         let mut tx = self.store().begin().await?;
         if !tx.holds(claimed).await? {
             return Ok(false);
@@ -123,50 +134,11 @@ impl App {
         if let Some(changed) = newest {
             self.silent(&mut tx, &claimed.partner, changed).await?;
         }
+        if let Some(progress) = progress {
+            tx.put_round(&claimed.partner, Some(&progress.text())).await?;
+        }
         self.commit(tx).await?;
         Ok(true)
-    }
-
-    /// A round was read to its end; the server's own time at its beginning was this. It is recorded with others, by the
-    /// next look for what is due: were it lost until then, the server would be asked the same once more.
-    pub fn round_ended(&self, claimed: &Claimed, server_time: Option<Timestamp>) {
-        let mut ended = self.ended_rounds();
-        ended.push((claimed.clone(), server_time));
-        if ended.len().is_multiple_of(TOGETHER) {
-            self.wake();
-        }
-    }
-
-    fn ended_rounds(&self) -> MutexGuard<'_, Vec<Ended>> {
-        self.0.ended.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// How many rounds wait to be recorded.
-    pub fn rounds_waiting(&self) -> usize {
-        self.ended_rounds().len()
-    }
-
-    /// Rounds that are to be recorded now; in one order, whoever records others beside us.
-    pub(super) fn rounds_to_record(&self) -> Vec<Ended> {
-        let mut waiting = self.ended_rounds();
-        let many = waiting.len().min(TOGETHER);
-        let mut some: Vec<Ended> = waiting.drain(..many).collect();
-        some.sort_by(|(one, _), (other, _)| one.partner.cmp(&other.partner));
-        some
-    }
-
-    pub(super) async fn record_rounds(&self, tx: &mut Tx, rounds: &[Ended]) -> Result<(), Error> {
-        for (claimed, server_time) in rounds {
-            let next = self.next_round(tx, &claimed.partner).await?;
-            if !tx.finish(claimed, &Outcome::Again(next)).await? {
-                continue;
-            }
-            // In milliseconds: no server of the field tells more, and not every one reads more.
-            let cursor = server_time.map(|time| Timestamp(time.minus(OVERLAP).0 / 1_000 * 1_000).to_string());
-            tx.followed(&claimed.partner, cursor.as_deref()).await?;
-            tx.try_again(&claimed.partner, self.now(), false).await?;
-        }
-        Ok(())
     }
 
     /// Whether a Task at a partner's server that we know nothing of may be a new referral, or one that we left there.

@@ -267,8 +267,10 @@ impl Transport for Network {
 fn kind_of(error: &reqwest::Error) -> &'static str {
     if error.is_timeout() {
         "no answer in time"
-    } else if error.is_connect() && is_about_its_name(error) {
+    } else if error.is_connect() && is_about(error, "dns error") {
         "its name could not be resolved"
+    } else if error.is_connect() && is_about(error, "certificate") {
+        "its certificate is not valid"
     } else if error.is_connect() {
         "no connection"
     } else {
@@ -276,11 +278,11 @@ fn kind_of(error: &reqwest::Error) -> &'static str {
     }
 }
 
-/// Whether the name of the server leads nowhere. The library says so by text alone.
-fn is_about_its_name(error: &reqwest::Error) -> bool {
+/// Whether one of its causes says this. The library tells them apart by text alone.
+fn is_about(error: &reqwest::Error, what: &str) -> bool {
     let mut inner = std::error::Error::source(error);
     while let Some(cause) = inner {
-        if cause.to_string().contains("dns error") {
+        if cause.to_string().contains(what) {
             return true;
         }
         inner = cause.source();
@@ -351,6 +353,12 @@ impl Server<'_> {
         self.partner.fhir.as_ref().map_or("", |fhir| fhir.base.as_str())
     }
 
+    /// Whether this lies below the partner's base.
+    pub(super) fn has(&self, url: &str) -> bool {
+        let inside = |rest: &str| (rest.is_empty() || rest.starts_with(['/', '?'])) && !leads_up(rest);
+        url.strip_prefix(self.base()).is_some_and(inside) && !self.base().is_empty()
+    }
+
     /// Sends a request below the partner's base, with its token; the token goes nowhere else.
     pub(super) async fn send(
         &self,
@@ -359,9 +367,7 @@ impl Server<'_> {
         more: &[(&str, &str)],
         body: Option<String>,
     ) -> Result<Response, Failure> {
-        let inside = |rest: &str| (rest.is_empty() || rest.starts_with(['/', '?'])) && !leads_up(rest);
-        let below = url.strip_prefix(self.base()).is_some_and(inside);
-        if !below || self.base().is_empty() {
+        if !self.has(url) {
             return Err(Failure::new("the URL lies outside the partner's registered base"));
         }
         let mut more = more.to_vec();
@@ -397,6 +403,32 @@ impl Server<'_> {
         }
         Ok(Read { etag: etag_of(&response, &resource), resource })
     }
+
+    /// Writes a resource, and tells what stands there then: as the answer shows it, else as it is read. A 200 alone may
+    /// come from something that stands before the server.
+    pub(super) async fn write(&self, url: &str, tag: Option<&str>, resource: &Resource) -> Result<Written, Failure> {
+        let headers: Vec<(&str, &str)> = tag.iter().map(|tag| ("if-match", *tag)).collect();
+        let response = self.send("PUT", url, &headers, Some(resource.to_text())).await?;
+        if matches!(response.status, 409 | 412) {
+            return Ok(Written::Raced);
+        }
+        if !response.is_success() {
+            return Err(Failure::answered(&response));
+        }
+        let shown = response.resource(self.bounds).ok().filter(|shown| shown.key() == resource.key());
+        Ok(Written::Stands(match shown {
+            Some(resource) => Read { etag: etag_of(&response, &resource), resource },
+            None => self.read(url).await?,
+        }))
+    }
+}
+
+/// What became of a write.
+pub(super) enum Written {
+    /// This stands there now.
+    Stands(Read),
+    /// Something else was written meanwhile.
+    Raced,
 }
 
 fn request(

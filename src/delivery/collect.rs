@@ -47,17 +47,15 @@ pub(super) async fn run(
             Err(failure) => return Ok(Err(failure)),
         }
         if let Some(request) = plan.request.filter(|_| status_of(&read.resource) == Status::Completed) {
-            match search(server, &format!("Procedure?based-on={request}&_count={}", reach.most)).await {
-                Ok(hits) => {
-                    let of_it = |copy: &Copy| {
-                        let based_on = copy.resource.list("basedOn").iter();
-                        let mut based_on = based_on.filter_map(|item| reference_of(Some(item)));
-                        copy.resource.kind() == ResourceType::PROCEDURE && based_on.any(|text| text == request)
-                    };
-                    let known: Vec<String> = outcomes.iter().map(|copy| copy.url.clone()).collect();
-                    let new = hits.copies.into_iter().filter(|copy| of_it(copy) && !known.contains(&copy.url));
-                    outcomes.extend(new.take(reach.most));
-                }
+            let known: Vec<String> = outcomes.iter().map(|copy| copy.url.clone()).collect();
+            let of_it = |copy: &Copy| {
+                let based_on = copy.resource.list("basedOn").iter();
+                let mut based_on = based_on.filter_map(|item| reference_of(Some(item)));
+                let done = copy.resource.kind() == ResourceType::PROCEDURE && based_on.any(|text| text == request);
+                done && !known.contains(&copy.url)
+            };
+            match search(server, &format!("Procedure?based-on={request}&_count={}", reach.most), of_it).await {
+                Ok(new) => outcomes.extend(new.into_iter().take(reach.most)),
                 Err(failure) if patient && !failure.is_absent() => return Ok(Err(failure)),
                 // The Task has said what it had to say.
                 Err(_) => {}

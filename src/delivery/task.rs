@@ -5,14 +5,14 @@
 
 use serde_json::{Value, json};
 
-use crate::app::{App, Claimed, DeliverPlan};
+use crate::app::{App, Claimed, Copy, DeliverPlan};
 use crate::error::Error;
 use crate::fhir::views::{STATUS_REASON, Task, concept, identifiers};
 use crate::fhir::{Resource, ResourceType};
 use crate::referral::Status;
 use crate::referral::decide::status_of;
 
-use super::client::{Failure, Read, Server, created_url, mark_of, other_form};
+use super::client::{Failure, Read, Server, Written, created_url, mark_of, other_form};
 use super::poll::search;
 
 /// Times the version may change under us in one try.
@@ -59,8 +59,9 @@ async fn post(server: &Server<'_>, plan: &DeliverPlan) -> Result<(String, Option
 /// Where our Task stands at the server, if an earlier try left it there.
 async fn find(server: &Server<'_>, plan: &DeliverPlan) -> Result<Option<String>, Failure> {
     let (system, value) = &plan.identifier;
-    let found = search(server, &format!("Task?identifier={system}%7C{value}")).await?;
-    Ok(found.copies.into_iter().find(|copy| is_ours(plan, &copy.resource)).map(|copy| copy.url))
+    let ours = |copy: &Copy| is_ours(plan, &copy.resource);
+    let found = search(server, &format!("Task?identifier={system}%7C{value}"), ours).await?;
+    Ok(found.into_iter().next().map(|copy| copy.url))
 }
 
 fn is_ours(plan: &DeliverPlan, task: &Resource) -> bool {
@@ -108,11 +109,14 @@ async fn call_off(
         task.set("statusReason", concept(STATUS_REASON, "cancelled-by-source", why));
         task.set("businessStatus", Value::Null);
         let tag = etag.as_deref().map(|tag| if swapped { other_form(tag) } else { tag.to_string() });
-        let headers: Vec<(&str, &str)> = tag.iter().map(|tag| ("if-match", tag.as_str())).collect();
-        match server.send("PUT", &url, &headers, Some(task.to_text())).await {
-            Ok(response) if response.is_success() => return app.called_off(claimed).await.map(Ok),
-            Ok(response) if response.status == 412 || response.status == 409 => refused = etag,
-            Ok(response) => return Ok(Err(Failure::answered(&response))),
+        match server.write(&url, tag.as_deref(), &task).await {
+            Ok(Written::Stands(read)) if status_of(&read.resource) == Status::Cancelled => {
+                return app.called_off(claimed).await.map(Ok);
+            }
+            Ok(Written::Stands(_)) => {
+                return Ok(Err(Failure::new("took the calling off and does not show it")));
+            }
+            Ok(Written::Raced) => refused = etag,
             Err(failure) => return Ok(Err(failure)),
         }
     }

@@ -32,7 +32,7 @@ const CLAIM: usize = 64;
 /// Longest sleep: other gateways on the same database may owe something without telling us.
 const LONGEST_SLEEP: Duration = Duration::from_secs(1);
 /// How often a lease is made anew within one try, which so lasts at most as many timeouts.
-const RENEWALS: u32 = 30;
+pub(super) const RENEWALS: u32 = 30;
 /// Pause between two looks for events that are old enough to be forgotten.
 const TIDY: Duration = Duration::from_secs(600);
 /// How long deliveries under way may take at the end.

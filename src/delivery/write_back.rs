@@ -3,13 +3,13 @@
 
 use serde_json::{Value, json};
 
-use crate::app::{App, Claimed, WriteBackPlan};
+use crate::app::{App, Claimed, Copy, WriteBackPlan};
 use crate::error::Error;
 use crate::fhir::Resource;
 use crate::fhir::views::{Task, identifiers, reference_of};
 use crate::referral::decide::status_of;
 
-use super::client::{Failure, Server, created_url, etag_of, mark_of, other_form};
+use super::client::{Failure, Server, Written, created_url, mark_of, other_form};
 use super::poll::search;
 
 /// Times the version may change under us in one try.
@@ -75,22 +75,16 @@ async fn write(server: &Server<'_>, plan: &WriteBackPlan) -> Result<End, Failure
                 }
             }
             let tag = etag.as_deref().map(|tag| if swapped { other_form(tag) } else { tag.to_string() });
-            let headers: Vec<(&str, &str)> = tag.iter().map(|tag| ("if-match", tag.as_str())).collect();
-            let response = server.send("PUT", &plan.url, &headers, Some(next.to_text())).await?;
-            if response.status == 412 || response.status == 409 {
-                refused = etag;
-                continue 'again;
-            }
-            if !response.is_success() {
-                return Err(Failure::answered(&response));
-            }
-            (remote, etag) = match response.resource(server.bounds) {
-                Ok(stored) => (stored.clone(), etag_of(&response, &stored)),
-                Err(_) => {
-                    let read = server.read(&plan.url).await?;
-                    (read.resource, read.etag)
+            match server.write(&plan.url, tag.as_deref(), &next).await? {
+                Written::Raced => {
+                    refused = etag;
+                    continue 'again;
                 }
-            };
+                Written::Stands(read) if status_of(&read.resource) == status => {
+                    (remote, etag) = (read.resource, read.etag);
+                }
+                Written::Stands(_) => return Err(Failure::new("took our answer and does not show it")),
+            }
         }
         return Ok(End::Written(mark_of(&remote)));
     }
@@ -113,10 +107,9 @@ async fn place_outcomes(server: &Server<'_>, plan: &WriteBackPlan, ours: &mut Re
     for (reference, outcome) in &plan.outcomes {
         let kind = outcome.kind();
         let Some((system, value)) = identifiers(outcome).last() else { continue };
-        let found = search(server, &format!("{kind}?identifier={system}%7C{value}")).await?;
-        let there =
-            found.copies.into_iter().find(|copy| identifiers(&copy.resource).any(|mark| mark == (system, value)));
-        let url = match there {
+        let the_same = |copy: &Copy| identifiers(&copy.resource).any(|mark| mark == (system, value));
+        let found = search(server, &format!("{kind}?identifier={system}%7C{value}"), the_same).await?;
+        let url = match found.into_iter().next() {
             Some(copy) => copy.url,
             None => {
                 let only_once = format!("identifier={system}|{value}");

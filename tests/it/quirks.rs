@@ -108,8 +108,78 @@ async fn times_are_asked_for_in_milliseconds() {
     county.deliver_due().await;
     county.later(HOUR).await;
     let asked = county.world.requests();
-    let asked = asked.iter().rev().find(|one| one.contains("Task?requester=")).unwrap();
-    assert!(asked.contains("_lastUpdated=ge2031-04-05T11:07:06.123Z&"), "{asked}; it was {now}");
+    let asked = asked.iter().rev().find(|one| one.contains("Task?requester=") && one.contains("ge2031")).unwrap();
+    assert!(asked.contains("_lastUpdated=ge2031-04-05T11:06:08.123Z&"), "{asked}; it was {now}");
+}
+
+// What stands before a server may answer in its place, with 200 and a page for people: what was not taken is written again.
+#[tokio::test]
+async fn a_success_that_is_not_the_servers_is_none() {
+    const PAGE: Fault = Fault::Say(200, &[("content-type", "text/html")], "<html>We are back soon.</html>");
+    const FINE: Fault = Fault::Say(200, &[], r#"{"resourceType":"OperationOutcome","issue":[]}"#);
+    for answer in [PAGE, FINE] {
+        let county = TestGateway::county().await.settled().await;
+        let ours = kept(&county).await;
+        county.world.fault(EHR, &[Fault::None, answer]);
+        county.answers("agency", &ours, "accepted").await;
+        county.deliver_due().await;
+        assert_eq!(at_home(&county), "accepted", "{answer:?}");
+        county.later(Duration::from_secs(6)).await;
+        assert_eq!(at_home(&county), "in-progress", "{answer:?}");
+        // Calling off, at a target's server.
+        let task = referred(&county, 1).await.remove(0);
+        let theirs = || county.world.at(PANTRY, |pantry| pantry.all("Task").last().unwrap()["status"].clone());
+        county.world.fault(PANTRY, &[Fault::None, answer]);
+        county.change("clinic", &task, |task| task["status"] = json!("cancelled")).await;
+        county.deliver_due().await;
+        assert_eq!(theirs(), "requested", "{answer:?}");
+        county.later(Duration::from_secs(6)).await;
+        assert_eq!(theirs(), "cancelled", "{answer:?}");
+    }
+}
+
+// A server may know Tasks and not find, or not show, something that they refer to: the rest is followed all the same.
+#[tokio::test]
+async fn a_search_that_is_refused_holds_up_no_other() {
+    for status in [400, 403, 404, 501] {
+        let county = TestGateway::county().await;
+        county.world.at(EHR, |ehr| ehr.set_batch(false));
+        let county = county.settled().await;
+        let ours = kept(&county).await;
+        for kind in ["Patient?_id", "Consent?_id", "PractitionerRole?_id"] {
+            county.world.refuse(EHR, "GET", kind, &[status; 100]);
+        }
+        county.later(HOUR).await;
+        county.later(Duration::from_secs(10)).await;
+        county.world.at(EHR, |ehr| {
+            ehr.update("Task", "kept-1", |task| task["status"] = json!("cancelled"));
+            ehr.update("ServiceRequest", "kept", |one| one["note"] = json!([{"text": "by the back door"}]))
+        });
+        county.later(HOUR).await;
+        assert_eq!(county.status(&ours).await, "cancelled", "{status}");
+        let failures = county.gateway.app.metrics().await.unwrap();
+        assert!(failures.contains("loopgate_partner_failures{partner=\"clinic\"} 0"), "{status}: {failures}");
+        let before = county.world.asked();
+        county.later(24 * HOUR).await;
+        assert!(county.world.asked() - before < 60, "{status}: {:?}", &county.world.requests()[before..]);
+    }
+}
+
+// Who asks for two hours of peace gets them, though it would be asked each hour.
+#[tokio::test]
+async fn a_server_that_wants_peace_is_left_in_peace() {
+    let county = TestGateway::county().await.settled().await;
+    referred(&county, 1).await;
+    county.world.fault(PANTRY, &[Fault::Say(429, &[("retry-after", "7200")], "{}")]);
+    county.later(HOUR).await;
+    let before = county.world.asked();
+    for _ in 0..119 {
+        county.later(Duration::from_secs(60)).await;
+    }
+    let asked = county.world.requests().split_off(before);
+    assert!(!asked.iter().any(|one| one.contains(PANTRY)), "{asked:?}");
+    county.later(Duration::from_secs(60)).await;
+    assert!(county.world.requests().iter().skip(before).any(|one| one.contains("Task?requester")));
 }
 
 // The older reference systems know a Task by `received` once they have it, and by `ready`: neither is ever sent on.

@@ -185,11 +185,14 @@ impl Simulation {
         let county = TestGateway::with(Place::in_memory(), &settings(follow)).await;
         county.world.open(WARD);
         for base in [EHR, WARD, PANTRY] {
-            let (conditional, batch) = (!dice.one_in(3), !dice.one_in(3));
+            let (conditional, batch, small_pages) = (!dice.one_in(3), !dice.one_in(3), dice.one_in(3));
             county.world.at(base, |house| {
                 house.set_if_none_exist(conditional);
                 house.set_batch(batch);
                 house.set_subscriptions(base == PANTRY);
+                if small_pages {
+                    house.set_page_size(2);
+                }
             });
             county.world.ahead(base, dice.of(&[0, 0, 600, -600]).unwrap_or(0));
         }

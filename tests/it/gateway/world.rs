@@ -10,6 +10,9 @@ use loopgate::fhir::xml;
 use loopgate::time::{Clock, Timestamp};
 use serde_json::Value;
 
+/// Why a request that hangs is not answered.
+const HANGS: &str = "it hangs";
+
 /// What happens to the next requests to a host, in order; then they are answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fault {
@@ -19,6 +22,8 @@ pub enum Fault {
     LoseRequest,
     /// It arrives and is acted on; the answer never comes back.
     LoseAnswer,
+    /// It never arrives, and nobody gives it up.
+    Hang,
     /// Nothing happens, and the answer is this status.
     Answer(u16),
     /// Nothing happens, and the answer is this: status, headers, body.
@@ -175,6 +180,7 @@ impl World {
         let fault = places.faults.get_mut(&place).and_then(VecDeque::pop_front);
         match fault {
             Some(Fault::LoseRequest) => return lost(),
+            Some(Fault::Hang) => return Err(SendError(HANGS.into())),
             Some(Fault::Answer(status)) => return Ok(Response { status, headers: vec![], body: b"{}".to_vec() }),
             Some(Fault::Say(status, headers, body)) => {
                 let headers = headers.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
@@ -245,6 +251,11 @@ impl World {
 impl Transport for World {
     fn send(&self, request: Request) -> Sending {
         let world = self.clone();
-        Box::pin(async move { world.answer(request) })
+        Box::pin(async move {
+            match world.answer(request) {
+                Err(SendError(why)) if why == HANGS => std::future::pending().await,
+                answer => answer,
+            }
+        })
     }
 }
