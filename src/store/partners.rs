@@ -9,7 +9,7 @@ use crate::time::Timestamp;
 pub struct Following {
     /// The partner's own timestamp up to which everything was seen.
     pub cursor: Option<String>,
-    /// When it last answered.
+    /// When a round last came to its end.
     pub heard_at: Option<Timestamp>,
     /// Rounds that failed since.
     pub failures: i64,
@@ -68,9 +68,7 @@ impl Tx {
 
     /// A round goes well, and is not at its end.
     pub async fn follows(&mut self, partner: &str) -> Result<(), Error> {
-        let stamp = self.stamp();
-        let text = "update partner set heard_at = $1, failures = 0, failing = null where id = $2";
-        self.run(text, args![stamp, partner]).await?;
+        self.run("update partner set failures = 0, failing = null where id = $1", args![partner]).await?;
         Ok(())
     }
 
