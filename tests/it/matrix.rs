@@ -18,6 +18,9 @@ const IDLE_HOUR: usize = 2;
 /// What comes once a day on top: at each of them a look (three requests), a reconciliation and a look at a Subscription.
 const IDLE_DAY: usize = 2 * 5;
 
+/// What something that stands before a server says in its place.
+const PAGE: Fault = Fault::Say(200, &[("content-type", "text/html")], "<html>We are back soon.</html>");
+
 /// Where the source's Task is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum In {
@@ -40,11 +43,13 @@ enum Trouble {
     Slow,
     DownADay,
     Answers500,
+    AnsweredInItsPlace,
     LosesSubscription,
     SendsTwice,
     SendsLate,
     ClockAhead,
     ClockBehind,
+    ClockSetBack,
     Restored,
 }
 
@@ -67,7 +72,7 @@ impl Cell {
         let county = TestGateway::with(Place::in_memory(), &settings).await;
         for base in [EHR, PANTRY] {
             match trouble {
-                Trouble::ClockAhead => county.world.ahead(base, 600),
+                Trouble::ClockAhead | Trouble::ClockSetBack => county.world.ahead(base, 600),
                 Trouble::ClockBehind => county.world.ahead(base, -600),
                 _ => {}
             }
@@ -195,6 +200,8 @@ impl Cell {
             match self.trouble {
                 Trouble::Slow => world.slow(base, &self.county.clock),
                 Trouble::Answers500 => world.fault(base, &[Fault::Answer(500); 6]),
+                Trouble::AnsweredInItsPlace => world.fault(base, &[PAGE; 6]),
+                Trouble::ClockSetBack => world.ahead(base, 0),
                 Trouble::DownADay => world.down(base),
                 _ => {}
             }
@@ -283,10 +290,12 @@ matrix! {
     partners_are_slow: Slow,
     partners_are_down_for_a_day: DownADay,
     partners_answer_500: Answers500,
+    something_answers_200_in_partners_place: AnsweredInItsPlace,
     a_partner_loses_our_subscription: LosesSubscription,
     a_partner_sends_everything_twice: SendsTwice,
     a_partner_sends_late: SendsLate,
     partners_clocks_are_ten_minutes_ahead: ClockAhead,
     partners_clocks_are_ten_minutes_behind: ClockBehind,
+    partners_clocks_are_set_back: ClockSetBack,
     partners_are_restored_from_an_old_backup: Restored,
 }
