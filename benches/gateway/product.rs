@@ -47,7 +47,7 @@ impl Product {
 
     /// The same, and these partners more.
     pub async fn with_partners(url: &str, folder: &Path, world: &str, partners: &str) -> Product {
-        let mut product = Product::launch(url, folder, world, &Vec::new(), Vec::new(), partners).await;
+        let mut product = Product::launch(&free(), url, folder, world, &Vec::new(), Vec::new(), partners).await;
         product.introduce().await;
         product
     }
@@ -63,10 +63,11 @@ impl Product {
     ) -> Product {
         let subscribers: String =
             (0..subscribers).map(|number| partner(&format!("s{number}"), "operator", "")).collect();
-        Product::launch(url, folder, world, environment, places, &subscribers).await
+        Product::launch(&free(), url, folder, world, environment, places, &subscribers).await
     }
 
     async fn launch(
+        address: &str,
         url: &str,
         folder: &Path,
         world: &str,
@@ -74,10 +75,8 @@ impl Product {
         places: Vec<(String, String)>,
         more: &str,
     ) -> Product {
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let address = format!("127.0.0.1:{port}");
-        let file = folder.join(format!("config-{port}.toml"));
-        std::fs::write(&file, config(&address, url, world) + more).unwrap();
+        let file = folder.join(format!("config-{}.toml", address.replace(':', "-")));
+        std::fs::write(&file, config(address, url, world) + more).unwrap();
         let began = Instant::now();
         let child = Command::new(env!("CARGO_BIN_EXE_loopgate"))
             .args(["serve", "--config"])
@@ -88,10 +87,10 @@ impl Product {
             .stderr(std::fs::File::create(folder.join("log")).unwrap())
             .spawn()
             .unwrap();
-        let server = Server::of(child, address.clone());
+        let server = Server::of(child, address.to_string());
         let ask = request("GET", "/health/ready", "", &[], "");
         while began.elapsed() < Duration::from_secs(30) {
-            if let Ok(mut connection) = Connection::open(&address).await
+            if let Ok(mut connection) = Connection::open(address).await
                 && matches!(connection.ask(&ask).await, Ok((200, _)))
             {
                 break;
@@ -108,12 +107,13 @@ impl Product {
         self.restart_after(async || {}).await
     }
 
-    /// The same, and something is done to the database in between.
+    /// The same, and something is done to the database in between. It keeps its address, by which its Tasks are known.
     pub async fn restart_after(self, act: impl AsyncFnOnce()) -> Product {
         let Product { server, url, world, folder, places, more, .. } = self;
+        let address = server.address.clone();
         drop(server);
         act().await;
-        Product::launch(&url, &folder, &world, &Vec::new(), places, &more).await
+        Product::launch(&address, &url, &folder, &world, &Vec::new(), places, &more).await
     }
 
     /// One request that has to succeed.
@@ -255,6 +255,11 @@ impl Product {
             .collect();
         Arc::new(move |number| bodies[number].clone())
     }
+}
+
+/// An address that nobody has.
+fn free() -> String {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string()
 }
 
 /// So many characters of what people might write: a line that is repeated would be packed away.
