@@ -137,3 +137,27 @@ async fn we_sign_in_where_a_partner_asks_for_it() {
     seen.dedup();
     assert!(count >= 4 && seen.len() == count, "a jti counts once");
 }
+
+/// a token that is good for a moment, or says nothing sensible of its life, is not asked for with each request.
+#[tokio::test]
+async fn a_short_token_is_not_asked_for_with_each_request() {
+    let key = EcdsaKeyPair::generate_pkcs8(&ECDSA_P384_SHA384_FIXED_SIGNING, &SystemRandom::new()).unwrap();
+    for (life, kept) in [(json!(30), 27), (json!(10), 9), (json!(0), 5), (json!("60"), 54), (json!(-5), 270)] {
+        let county = signing_in(&pem(key.as_ref())).await;
+        county.world.page(ENDPOINT, "", &json!({"access_token": "one", "expires_in": life}).to_string());
+        county.world.at(PANTRY, |pantry| pantry.require_bearer("one"));
+        let asked = || county.world.requests().iter().filter(|one| one.ends_with(ENDPOINT)).count();
+        for number in 0..3 {
+            county.refers(&format!("r{number}"), "food-insecurity").await;
+        }
+        county.deliver_due().await;
+        assert_eq!(county.world.at(PANTRY, |pantry| pantry.all("Task").len()), 3);
+        assert_eq!(asked(), 1, "{life}");
+        county.clock.advance(Duration::from_secs(kept - 2));
+        county.poll("pantry").await;
+        assert_eq!(asked(), 1, "{life}: it is good for a while");
+        county.clock.advance(Duration::from_secs(1));
+        county.poll("pantry").await;
+        assert_eq!(asked(), 2, "{life}: and is renewed before it ends");
+    }
+}
