@@ -3,7 +3,7 @@
 //! Held are those the program publishes ([`super::published`]), the complete value sets of R4
 //! ([`super::definitions`]), and what a guide's package brings. Whatever is not held, licensed systems above all, is
 //! answered with "unknown" and never guessed; a code that its system can't have is wrong all the same
-//! ([`super::licensed`]). Leaves out filters over hierarchies and post-coordination.
+//! ([`super::licensed`]). Leaves out filters by properties, and post-coordination.
 //! <https://hl7.org/fhir/R4/terminology-module.html>
 
 mod value_set;
@@ -18,7 +18,7 @@ use super::definitions;
 use super::licensed::{self, Form};
 use super::published;
 use super::resource::Resource;
-use value_set::{Part, Set};
+use value_set::{Filter, Part, Set};
 
 /// How deep value sets may name value sets, and codes hold codes.
 const DEEPEST: usize = 12;
@@ -129,6 +129,22 @@ impl System {
         self.concepts.get(*self.places.get(&self.place(code))?)
     }
 
+    /// Whether a code passes a part's filters.
+    fn pass(&self, part: &Part, code: &str) -> Membership {
+        let each = part.filters.iter().map(|filter| match filter {
+            Filter::Under { code: above, itself, wanted } if self.complete => {
+                let mut line = self.places.get(&self.place(code)).into_iter().flat_map(|place| self.line(*place));
+                let above = self.places.get(&self.place(above)).copied();
+                if !itself {
+                    line.next();
+                }
+                Membership::Known(line.any(|one| Some(one) == above) == *wanted)
+            }
+            Filter::Under { .. } | Filter::Other => Membership::Unknown,
+        });
+        each.fold(Membership::Known(true), Membership::and)
+    }
+
     /// The concept at this place, and those that it stands under.
     fn line(&self, place: usize) -> impl Iterator<Item = usize> {
         std::iter::successors(Some(place), |place| self.above.get(*place).copied().flatten())
@@ -209,10 +225,12 @@ impl Terminology {
             Some(its) if !system.is_empty() && its != system => Membership::Known(false),
             Some(its) => match &part.concepts {
                 Some(concepts) => Membership::Known(has(concepts, its, code)),
-                None => match (self.lookup(its, code), part.filtered) {
-                    (Lookup::Held(_), false) => Membership::Known(true),
-                    (Lookup::NoSuchCode | Lookup::Malformed(Form::Wrong), _) => Membership::Known(false),
-                    (Lookup::Held(_) | Lookup::Malformed(_) | Lookup::NotChecked, _) => Membership::Unknown,
+                None => match self.lookup(its, code) {
+                    Lookup::Held(_) => {
+                        self.systems.get(bare(its)).map_or(Membership::Unknown, |held| held.pass(part, code))
+                    }
+                    Lookup::NoSuchCode | Lookup::Malformed(Form::Wrong) => Membership::Known(false),
+                    Lookup::Malformed(_) | Lookup::NotChecked => Membership::Unknown,
                 },
             },
         };
@@ -292,11 +310,18 @@ impl Terminology {
         let mut sets = part.sets.iter().map(|set| self.expanded(set, depth + 1));
         let mut own = match (&part.system, &part.concepts) {
             (Some(_), Some(concepts)) => concepts.iter().map(|one| self.with_display(one)).collect(),
-            (Some(system), None) => match self.systems.get(bare(system)).filter(|held| held.complete && !part.filtered)
-            {
-                Some(held) => held.concepts.clone(),
-                None => return Err(system.clone()),
-            },
+            (Some(system), None) => {
+                let held = self.systems.get(bare(system)).filter(|held| held.complete).ok_or_else(|| system.clone())?;
+                let mut own = Vec::new();
+                for concept in &held.concepts {
+                    match held.pass(part, &concept.code) {
+                        Membership::Known(true) => own.push(concept.clone()),
+                        Membership::Known(false) => {}
+                        Membership::Unknown => return Err(system.clone()),
+                    }
+                }
+                own
+            }
             (None, _) => sets.next().transpose()?.unwrap_or_default(),
         };
         for set in sets {

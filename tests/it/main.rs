@@ -38,6 +38,7 @@ mod network;
 mod notifications;
 mod operating;
 mod oracle;
+mod packages;
 mod patch;
 mod peers;
 mod people;

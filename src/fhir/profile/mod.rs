@@ -96,6 +96,11 @@ impl Profiles {
     pub fn get(&self, canonical: &str) -> Option<&Profile> {
         self.0.by_url.get(bare(canonical))
     }
+    /// Whether this canonical is R4's own, or one of these.
+    pub fn knows(&self, canonical: &str) -> bool {
+        let core = bare(canonical).strip_prefix(CORE).is_some_and(|name| definitions::of(name).is_some());
+        core || self.get(canonical).is_some()
+    }
     /// The code systems and value sets that come with them.
     pub fn terminology(&self) -> &Terminology {
         &self.0.terminology

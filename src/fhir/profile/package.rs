@@ -30,6 +30,8 @@ pub struct Package {
     pub structures: Vec<Map<String, Value>>,
     /// Its code systems and value sets.
     pub terminology: Vec<Resource>,
+    /// The releases of FHIR that it says it is for.
+    releases: Vec<String>,
 }
 
 impl Package {
@@ -59,6 +61,9 @@ impl Package {
         if self.name.is_empty() || (self.structures.is_empty() && self.terminology.is_empty()) {
             return Err(fault("it has no package.json, or neither profiles nor terminology"));
         }
+        if !self.releases.is_empty() && !self.releases.iter().any(|release| release.starts_with("4.")) {
+            return Err(fault("it is for another release of FHIR than R4"));
+        }
         Ok(self)
     }
 
@@ -73,6 +78,8 @@ impl Package {
             None => {
                 if let (Some(name), Some(version)) = (text("name"), text("version")) {
                     self.name = format!("{name}#{version}");
+                    let releases = map.get("fhirVersions").and_then(Value::as_array).into_iter().flatten();
+                    self.releases.extend(releases.filter_map(Value::as_str).map(str::to_string));
                 }
             }
         }
@@ -176,7 +183,10 @@ pub(in crate::fhir) mod tests {
         lying[124..135].copy_from_slice(b"77777777777");
         let mut cut = packed(&files());
         cut.truncate(cut.len() / 2);
-        for bytes in [b"".to_vec(), b"{}".to_vec(), zipped(b"no tar"), zipped(&lying), cut, packed(&[json!({})])] {
+        let mut newer = files();
+        newer[0]["fhirVersions"] = json!(["5.0.0"]);
+        let none = packed(&[json!({})]);
+        for bytes in [b"".to_vec(), b"{}".to_vec(), zipped(b"no tar"), zipped(&lying), cut, none, packed(&newer)] {
             assert!(Package::read(&bytes).is_err());
         }
     }

@@ -7,6 +7,8 @@ use serde_json::Value;
 pub(in crate::fhir) struct Slicing {
     pub discriminators: Vec<Discriminator>,
     pub closed: bool,
+    /// What belongs to no slice comes after all that do.
+    pub open_at_end: bool,
     pub ordered: bool,
 }
 
@@ -83,6 +85,7 @@ impl Slicing {
         Slicing {
             discriminators: told["discriminator"].as_array().into_iter().flatten().filter_map(discriminator).collect(),
             closed: told["rules"] == "closed",
+            open_at_end: told["rules"] == "openAtEnd",
             ordered: told["ordered"] == true,
         }
     }

@@ -1,8 +1,8 @@
 //! One StructureDefinition, read into a tree of what it adds to its base.
 //!
 //! The snapshot is read where there is one, else the differential; what R4 says already is left out, so that the tree
-//! holds what the profile adds and no fault is told twice. Leaves out mustSupport, which is about systems, and
-//! slices of slices. <https://hl7.org/fhir/R4/profiling.html>
+//! holds what the profile adds and no fault is told twice. Leaves out mustSupport, which is about systems.
+//! <https://hl7.org/fhir/R4/profiling.html>
 
 use std::collections::HashSet;
 use std::sync::OnceLock;
@@ -32,6 +32,8 @@ pub struct Profile {
     pub type_name: String,
     /// What it builds on.
     pub base: String,
+    /// Whether it holds what it builds on as well: it was read from a snapshot.
+    pub whole: bool,
     /// Profiles of others that an instance of this one meets.
     pub complies_with: Vec<String>,
     pub(in crate::fhir) root: Node,
@@ -94,9 +96,6 @@ impl Profile {
         for element in elements?.iter().take(MOST_ELEMENTS) {
             let id = element.get("id").or_else(|| element.get("path")).and_then(Value::as_str)?;
             let segments = id.split('.').skip(1);
-            if segments.clone().any(|segment| segment.split_once(':').is_some_and(|(_, slice)| slice.contains('/'))) {
-                continue;
-            }
             if let (Some(name), None) = (segments.clone().next(), segments.clone().nth(1)) {
                 let keys = element["condition"].as_array().into_iter().flatten().filter_map(Value::as_str);
                 conditions.extend(keys.map(|key| (key, name.trim_end_matches("[x]"))));
@@ -116,6 +115,7 @@ impl Profile {
             title: text("title").or_else(|| text("name")).unwrap_or(type_name).to_string(),
             type_name: type_name.to_string(),
             base: text("baseDefinition").map(bare).unwrap_or_default().to_string(),
+            whole: definition.contains_key("snapshot"),
             complies_with: complies
                 .filter_map(|extension| extension["valueCanonical"].as_str())
                 .map(str::to_string)
@@ -167,7 +167,8 @@ impl Node {
             in_slice = only.is_some();
             let name = element.map_or(name, |element| element.name);
             node = node.child(name, only.map(|def| def.name));
-            if let Some(slice) = slice {
+            // `gov/official` is a slice of the slice `gov`.
+            for slice in slice.into_iter().flat_map(|slice| slice.split('/')) {
                 node = node.slice(slice);
                 in_slice = true;
             }
@@ -222,6 +223,7 @@ impl Node {
         self.additional = Additional::all(&told["binding"]);
         self.types = types(&told["type"], element);
         self.rules = told["constraint"].as_array().into_iter().flatten().filter_map(rule).collect();
+        self.rules.extend(limits(told));
         if told["slicing"].is_object() {
             self.slicing = Some(Slicing::read(&told["slicing"]));
         }
@@ -334,6 +336,36 @@ fn rule(told: &Value) -> Option<Rule> {
         text: told["human"].as_str().unwrap_or_default().trim_end_matches('.').to_string(),
         expression: Expression::parse(expression),
     })
+}
+
+/// `maxLength`, `minValue[x]` and `maxValue[x]`, as rules.
+fn limits(told: &Value) -> impl Iterator<Item = Rule> {
+    let rule = |key: &str, text: String, expression: String| Rule {
+        key: key.to_string(),
+        error: true,
+        at: None,
+        text,
+        expression: Expression::parse(&expression),
+    };
+    let longest = told["maxLength"].as_u64();
+    let longest = longest
+        .map(|most| rule("maxLength", format!("At most {most} characters"), format!("$this.length() <= {most}")));
+    let ends = told.as_object().into_iter().flatten().filter_map(move |(name, value)| {
+        let (key, text, type_, order) = match (name.strip_prefix("minValue"), name.strip_prefix("maxValue")) {
+            (Some(type_), _) => ("minValue", "No less than", type_, ">="),
+            (_, Some(type_)) => ("maxValue", "No more than", type_, "<="),
+            (None, None) => return None,
+        };
+        let (of, shown) = match (type_, value) {
+            ("Quantity", value) => ("value", value.get("value")?.to_string()),
+            ("Date" | "DateTime" | "Instant", Value::String(date)) => ("$this", format!("@{date}")),
+            ("Time", Value::String(time)) => ("$this", format!("@T{time}")),
+            (_, Value::Number(number)) => ("$this", number.to_string()),
+            _ => return None,
+        };
+        Some(rule(key, format!("{text} {}", shown.trim_start_matches(['@', 'T'])), format!("{of} {order} {shown}")))
+    });
+    longest.into_iter().chain(ends)
 }
 
 /// The keys of R4's own invariants.

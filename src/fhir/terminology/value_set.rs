@@ -15,8 +15,31 @@ use crate::fhir::resource::Resource;
 pub(super) struct Part {
     pub system: Option<String>,
     pub concepts: Option<Vec<Concept>>,
-    pub filtered: bool,
+    pub filters: Vec<Filter>,
     pub sets: Vec<String>,
+}
+
+/// What tells the codes of a part among those of its system.
+#[derive(Debug, Clone)]
+pub(super) enum Filter {
+    /// By what stands above a code: this one, where `itself` says whether it counts as its own.
+    Under { code: String, itself: bool, wanted: bool },
+    /// Anything else: not done here.
+    Other,
+}
+
+impl Filter {
+    fn read(told: &Value) -> Filter {
+        let text = |name: &str| told.get(name).and_then(Value::as_str);
+        let (Some("concept"), Some(code)) = (text("property"), text("value")) else { return Filter::Other };
+        let under = |itself, wanted| Filter::Under { code: code.to_string(), itself, wanted };
+        match text("op") {
+            Some("is-a") => under(true, true),
+            Some("descendent-of") => under(false, true),
+            Some("is-not-a") => under(true, false),
+            _ => Filter::Other,
+        }
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -98,7 +121,8 @@ impl Part {
             with_system.collect()
         });
         let sets = list("valueSet").into_iter().flatten().filter_map(Value::as_str).map(str::to_string).collect();
-        Part { concepts, filtered: list("filter").is_some(), sets, system }
+        let filters = list("filter").into_iter().flatten().map(Filter::read).collect();
+        Part { concepts, filters, sets, system }
     }
 }
 

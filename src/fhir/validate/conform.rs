@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use super::binding::is_member;
 use super::place::Place;
 use super::reading::text;
-use super::{Finding, Severity, Source, target_type};
+use super::{Finding, Severity, Source, contained, definition_of, target_type};
 use crate::fhir::definitions::{self, Element, Form, TypeDef, TypeRef};
 use crate::fhir::path::{Context, Item, Truth};
 use crate::fhir::profile::{Child, Node, Profile, Profiles, Rule};
@@ -52,6 +52,9 @@ impl<'a> Conform<'a> {
 
     /// Checks the resource itself.
     pub(super) fn resource(&mut self, def: &'static TypeDef, place: &Place<'_>) {
+        if self.depth >= DEEPEST {
+            return;
+        }
         if !def.is(&self.profile.type_name) {
             return self.fault("value", place, &format!("this profile is one of {}", self.profile.type_name));
         }
@@ -156,8 +159,43 @@ impl<'a> Conform<'a> {
         names.sort_unstable();
         names.dedup();
         if definitions::resource(told).is_some() && !names.contains(&told) && !names.contains(&"Resource") {
-            self.fault("value", place, &format!("this points at: {}", names.join(", ")));
+            return self.fault("value", place, &format!("this points at: {}", names.join(", ")));
         }
+        // What is contained can be looked at.
+        let targets: Vec<String> = targets.iter().map(|url| (*url).to_string()).collect();
+        if contained(reference, self.root).and_then(|contained| self.is_of(contained, &targets)) == Some(false) {
+            let text = format!("what is contained meets none of: {}", targets.join(", "));
+            let found = self.findings.len();
+            self.fault("value", place, &text);
+            // As it would be told of the resource on its own.
+            self.findings.iter_mut().skip(found).for_each(|finding| finding.source = Source::Advising);
+        }
+    }
+
+    /// Whether a resource at hand meets one of these profiles; `None` if it may be one that is not known here.
+    pub(super) fn is_of(&self, resource: &Value, profiles: &[String]) -> Option<bool> {
+        let def = definition_of(resource)?;
+        let mut told = None;
+        for url in profiles {
+            if self.profiles.type_of(url).is_some_and(|name| !def.is(name)) {
+                told = told.or(Some(false));
+                continue;
+            }
+            let profile = self.profiles.get(url)?;
+            let mut duties = Vec::new();
+            self.profiles.add(&mut duties, profile);
+            let meets = duties.iter().all(|duty| {
+                let mut conform = Conform::new(self.profiles, duty.profile, self.source, resource);
+                conform.depth = self.depth + 1;
+                conform.resource(def, &Place::root(def.name));
+                conform.findings.iter().all(|finding| finding.severity != Severity::Error)
+            });
+            if meets {
+                return Some(true);
+            }
+            told = Some(false);
+        }
+        told
     }
 
     fn rules(&mut self, rules: &[Rule], focus: Item<'_>, place: &Place<'_>) {

@@ -18,7 +18,7 @@ mod reading;
 mod slicing;
 mod walk;
 
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::definitions::{self, TypeDef};
 use super::profile::{Profile, Profiles};
@@ -132,6 +132,10 @@ fn conformance(
     }
     for duty in duties {
         let source = if duty.refusing { Source::Refusing } else { Source::Advising };
+        if !duty.profile.whole && !profiles.knows(&duty.profile.base) {
+            let text = format!("Not checked: what the profile {} builds on is not known here.", duty.profile.title);
+            findings.push(Finding::new(Severity::Information, "informational", text, place.to_string()));
+        }
         let mut conform = Conform::new(profiles, duty.profile, source, resource);
         conform.resource(def, place);
         // What R4 or another profile has told of an element is not told again.
@@ -176,6 +180,13 @@ pub fn check(resource: &Resource, profiles: &Profiles) -> Result<Vec<Finding>, E
 /// The type that a resource says it is of.
 fn definition_of(resource: &Value) -> Option<&'static TypeDef> {
     resource.get("resourceType").and_then(Value::as_str).and_then(definitions::resource)
+}
+
+/// What a reference points at within this resource.
+fn contained<'a>(reference: &Map<String, Value>, root: &'a Value) -> Option<&'a Value> {
+    let id = reading::text(reference, "reference")?.strip_prefix('#')?;
+    let mut contained = root.get("contained").and_then(Value::as_array).into_iter().flatten();
+    contained.find(|body| body.get("id").is_some_and(|own| own == id))
 }
 
 /// The type that a reference points at, as far as its text tells; what is contained is looked up in its holder.

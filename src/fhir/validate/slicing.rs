@@ -9,7 +9,7 @@ use serde_json::{Map, Value};
 use super::conform::{Conform, Occurrence, matches, occurrences};
 use super::place::Place;
 use super::reading::{each, text};
-use super::{Severity, target_type};
+use super::{Severity, contained, target_type};
 use crate::fhir::profile::{Child, Discriminator, Kind, Node, Slicing, Step};
 use crate::fhir::terminology::Membership;
 
@@ -18,26 +18,34 @@ type Belongs = Option<bool>;
 
 impl Conform<'_> {
     pub(super) fn slices(&mut self, node: &Node, found: &[Occurrence<'_>], place: &Place<'_>) {
-        let by_url =
-            Slicing { discriminators: vec![Discriminator::new(Kind::Value, "url")], closed: false, ordered: false };
+        let by_url = Slicing {
+            discriminators: vec![Discriminator::new(Kind::Value, "url")],
+            closed: false,
+            open_at_end: false,
+            ordered: false,
+        };
         let slicing = match &node.slicing {
             Some(slicing) => slicing,
             // Extensions are told apart by their URL, said or not.
             None if found.iter().all(|item| item.def.name == "Extension") => &by_url,
             None => return,
         };
-        let mut counts = vec![0_usize; node.slices.len()];
+        let mut members: Vec<Vec<Occurrence<'_>>> = vec![Vec::new(); node.slices.len()];
         // Whether an item of no other slice may be of this one.
         let mut unsure = vec![false; node.slices.len()];
         let mut last = 0;
+        let mut ended = false;
         for item in found {
             let each: Vec<Belongs> = node.slices.iter().map(|(_, slice)| self.belongs(slice, *item, slicing)).collect();
             let place = place.nth(item.index);
             let own = each.iter().position(|belongs| *belongs == Some(true));
             match own.and_then(|number| Some((number, node.slices.get(number)?))) {
                 Some((number, (_, slice))) => {
-                    if let Some(count) = counts.get_mut(number) {
-                        *count += 1;
+                    if let Some(members) = members.get_mut(number) {
+                        members.push(*item);
+                    }
+                    if slicing.open_at_end && ended {
+                        self.fault("structure", &place, "this comes before what belongs to no slice");
                     }
                     if slicing.ordered && number < last {
                         self.fault("structure", &place, "the slices come in the order of the profile");
@@ -53,17 +61,21 @@ impl Conform<'_> {
                 None if slicing.closed => {
                     self.fault("structure", &place, "this belongs to none of the slices that may be here");
                 }
-                None => {}
+                None => ended = true,
             }
         }
-        for (((name, slice), count), unsure) in node.slices.iter().zip(counts).zip(unsure) {
+        for (((name, slice), members), unsure) in node.slices.iter().zip(members).zip(unsure) {
             if unsure {
                 let text = format!("not checked: what is of the slice {name} can't be told");
                 self.finding(Severity::Information, "informational", place, &text);
             }
-            let missing = u64::try_from(count).is_ok_and(|count| count < slice.min);
+            let missing = u64::try_from(members.len()).is_ok_and(|count| count < slice.min);
             if !(missing && unsure) {
-                self.count(slice, count, place, name);
+                self.count(slice, members.len(), place, name);
+            }
+            // Slices of this slice.
+            if !slice.slices.is_empty() {
+                self.slices(slice, &members, place);
             }
         }
     }
@@ -84,7 +96,11 @@ impl Conform<'_> {
         let at = descend(slice, item, discriminator.path.as_ref()?);
         if discriminator.resolved {
             return match discriminator.kind {
-                Kind::Type | Kind::Profile => self.points_at(at.node?, &at.items),
+                Kind::Type => self.points_at(at.node?, &at.items),
+                Kind::Profile => match self.points_at(at.node?, &at.items) {
+                    Some(true) => self.points_at_profile(at.node?, &at.items).or(Some(true)),
+                    told => told,
+                },
                 Kind::Value | Kind::Exists => None,
             };
         }
@@ -111,8 +127,22 @@ impl Conform<'_> {
                 let fits = |item: &Occurrence<'_>| node.types.iter().any(|type_| item.is_of(&type_.code));
                 if node.types.is_empty() { None } else { Some(at.items.iter().any(fits)) }
             }
-            Kind::Profile => None,
+            Kind::Profile => {
+                let [type_] = at.node?.types.as_slice() else { return None };
+                any(at.items.iter().map(|item| match item.def.is(&type_.code) {
+                    true => self.is_of(item.value?, &type_.profiles),
+                    false => Some(false),
+                }))
+            }
         }
+    }
+
+    /// Whether what a reference points at in this resource is of one of the slice's profiles; `None` where it points
+    /// elsewhere.
+    fn points_at_profile(&self, node: &Node, items: &[Occurrence<'_>]) -> Belongs {
+        let contained = contained(items.first()?.value?.as_object()?, self.root)?;
+        let targets: Vec<String> = node.types.iter().flat_map(|type_| &type_.targets).cloned().collect();
+        self.is_of(contained, &targets)
     }
 
     /// Whether the slice's reference targets are of the type that the reference's text tells.
@@ -141,7 +171,11 @@ impl Conform<'_> {
                 return Some(false);
             }
         }
-        if let Some((_, value_set)) = node.binding.as_ref().filter(|_| !told) {
+        // What else the slice asks of its items does not tell them apart.
+        if told {
+            return Some(true);
+        }
+        if let Some((_, value_set)) = &node.binding {
             match self.membership(value_set, item.def.name, value) {
                 Membership::Known(true) => told = true,
                 Membership::Known(false) => return Some(false),
