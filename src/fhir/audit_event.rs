@@ -18,6 +18,35 @@ const ENTITY_TYPE: &str = "http://terminology.hl7.org/CodeSystem/audit-entity-ty
 const ROLE: &str = "http://terminology.hl7.org/CodeSystem/object-role";
 const INTERACTION: &str = "http://hl7.org/fhir/restful-interaction";
 
+/// The words on record that are told apart; whatever else was done is an operation.
+pub const ACTIONS: [&str; 19] = [
+    "create",
+    "update",
+    "patch",
+    "delete",
+    "read",
+    "vread",
+    "history",
+    "search",
+    "notify",
+    "disclose",
+    "send",
+    "consent",
+    "user-added",
+    "user-reset",
+    "user-role",
+    "user-removed",
+    "login",
+    "logout",
+    "lockout",
+];
+
+/// What the policy begins with that names an access token.
+pub const TOKEN: &str = "urn:ietf:params:oauth:jti:";
+
+/// How what is on record ended: done, refused, failed.
+pub const OUTCOMES: [i64; 3] = [0, 4, 8];
+
 /// One event: what was done to what, by whom, for one patient or none.
 #[derive(Debug)]
 pub struct Event<'a> {
@@ -145,7 +174,7 @@ pub fn render(event: &Event<'_>) -> Value {
     if let Some(token) = event.token {
         let kind = json!({"system": format!("{BALP}/CodeSystem/UserAgentTypes"), "code": "UserOauthAgent"});
         agents.push(json!({"type": {"coding": [kind]}, "who": named(event.partner), "requestor": true,
-            "policy": [format!("urn:ietf:params:oauth:jti:{token}")]}));
+            "policy": [format!("{TOKEN}{token}")]}));
     }
     if let Some(person) = event.person.filter(|_| !is_about_an_account(event)) {
         agents.push(user(person, words.action));

@@ -88,7 +88,7 @@ pub struct Moment {
 impl Moment {
     /// What was stamped up to here stood then, without exception.
     pub fn floor(&self) -> i64 {
-        self.open.iter().min().map_or(self.at, |first| self.at.min(first - 1))
+        self.open.iter().min().map_or(self.at, |first| self.at.min(first.saturating_sub(1)))
     }
 }
 
@@ -108,7 +108,8 @@ impl Cursor {
     /// distance from the moment.
     pub fn to_text(&self) -> String {
         let moment = self.moment.as_ref().map(|moment| {
-            let open: Vec<String> = moment.open.iter().map(|stamp| format!("~{:x}", moment.at - stamp)).collect();
+            let open: Vec<String> =
+                moment.open.iter().map(|stamp| format!("~{:x}", moment.at.saturating_sub(*stamp))).collect();
             format!("~{:x}{}", moment.at, open.concat())
         });
         format!("{:x}{}.{}", self.key, moment.unwrap_or_default(), self.id)
@@ -119,13 +120,10 @@ impl Cursor {
         let (key, at) = (numbers.next()??, numbers.next());
         let open: Option<Vec<i64>> = numbers.take(MAX_OPEN + 1).collect();
         let open = open.filter(|open| open.len() <= MAX_OPEN)?;
-        let moment = at.map(|at| {
-            let at = at?;
-            Some(Moment { at, open: open.iter().map(|before| at.saturating_sub(*before)).collect() })
-        });
-        let moment = match moment {
-            Some(read) => Some(read?),
+        let moment = match at {
             None => None,
+            Some(None) => return None,
+            Some(Some(at)) => Some(Moment { at, open: open.iter().map(|before| at.saturating_sub(*before)).collect() }),
         };
         is_id(id).then(|| Cursor { key, id: id.to_string(), moment })
     }

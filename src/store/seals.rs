@@ -4,7 +4,8 @@
 use crate::error::Error;
 use crate::fhir::Key;
 use crate::store::later::Shape;
-use crate::store::{Entry, Tx};
+use crate::store::search::Text;
+use crate::store::{Arg, Entry, Tx};
 
 /// A sealed block of audit rows.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,7 +23,7 @@ pub struct Seal {
 }
 
 /// Which rows of the record are looked at.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Span<'a> {
     /// From this id on.
     pub from: &'a str,
@@ -32,14 +33,66 @@ pub struct Span<'a> {
     pub descending: bool,
     /// Theirs; empty: anybody's.
     pub partners: &'a [String],
-    /// What was done to this one alone.
-    pub about: Option<&'a Key>,
+    /// What was done to these; of more than one also whatever showed several, which the caller looks through. Empty: to
+    /// anything.
+    pub about: &'a [Key],
+    /// What was done; empty: anything.
+    pub actions: &'a [&'static str],
+    /// Anything but these actions.
+    pub but: bool,
+    /// How it ended; empty: in any way.
+    pub outcomes: &'a [i64],
+    /// With these access tokens; empty: with any or none.
+    pub tokens: &'a [String],
 }
 
 /// Most resources asked about in one statement.
 const CHUNK: usize = 200;
 
 const SEAL: Shape = Shape::new("audit_seal", &["number", "till", "held", "hash", "signed"], 1);
+
+impl Span<'_> {
+    fn sql(&self, most: i64) -> (String, Vec<Arg>) {
+        let mut text = Text::new();
+        let mut sql = format!(
+            "select {} from audit where id >= {} and id < {}",
+            Entry::COLUMNS,
+            text.arg(self.from),
+            text.arg(self.till)
+        );
+        if !self.partners.is_empty() {
+            sql.push_str(&format!(" and partner in ({})", text.any_of(self.partners)));
+        }
+        if !self.actions.is_empty() {
+            let word = if self.but { "not in" } else { "in" };
+            sql.push_str(&format!(" and action {word} ({})", text.any_of(self.actions)));
+        }
+        if !self.outcomes.is_empty() {
+            sql.push_str(&format!(" and outcome in ({})", text.any_of(self.outcomes)));
+        }
+        if !self.tokens.is_empty() {
+            sql.push_str(&format!(" and token in ({})", text.any_of(self.tokens)));
+        }
+        match self.about {
+            [] => {}
+            [key] => sql.push_str(&format!(
+                " and (type = {} and resource = {} or resource = '' and detail like {})",
+                text.arg(key.kind.name()),
+                text.arg(&key.id),
+                text.arg(format!("%{key}/%"))
+            )),
+            // An id tells a row from most others; of what type it is, the caller sees.
+            keys => {
+                let ids: Vec<&str> = keys.iter().map(|key| key.id.as_str()).collect();
+                let ids = text.any_of(&ids);
+                sql.push_str(&format!(" and (resource in ({ids}) or resource = '' and detail is not null)"));
+            }
+        }
+        let order = if self.descending { "desc" } else { "asc" };
+        sql.push_str(&format!(" order by id {order} limit {}", text.arg(most)));
+        (sql, text.args)
+    }
+}
 
 impl Tx {
     /// The newest seal.
@@ -84,28 +137,47 @@ impl Tx {
         rows.iter().map(Entry::of).collect()
     }
 
-    /// The audit rows of these bounds, newest first or oldest first: of these partners (empty: of any), and of one
-    /// resource, if one is named.
+    /// The last of the next so many audit rows between these ids; none if there are fewer.
+    pub async fn entry_after(
+        &mut self,
+        from: &str,
+        till: &str,
+        descending: bool,
+        many: i64,
+    ) -> Result<Option<String>, Error> {
+        let order = if descending { "desc" } else { "asc" };
+        let text = format!("select id from audit where id >= $1 and id < $2 order by id {order} limit 1 offset $3");
+        self.one(text, args![from, till, many - 1]).await?.map(|row| row.text(0)).transpose()
+    }
+
+    /// The resources that say they are of this patient, and the patient; none if they are more than `most`.
+    pub async fn resources_of(&mut self, patient: &Key, most: i64) -> Result<Option<Vec<Key>>, Error> {
+        let text = "select distinct type, id from search_index
+             where value = $1 and found = 1 and parameter in ('patient', 'subject') limit $2";
+        let rows = self.all(text, args![patient.to_string(), most + 1]).await?;
+        if rows.len() > usize::try_from(most).unwrap_or(usize::MAX) {
+            return Ok(None);
+        }
+        let mut all = vec![patient.clone()];
+        for row in rows {
+            all.extend(Key::parse(&format!("{}/{}", row.text(0)?, row.text(1)?)));
+        }
+        Ok(Some(all))
+    }
+
+    /// The audit rows of a span, in its order.
     pub async fn entries_of(&mut self, span: &Span<'_>, most: i64) -> Result<Vec<Entry>, Error> {
-        let mut args = args![span.from, span.till, most];
-        let mut more = String::new();
-        if !span.partners.is_empty() {
-            let marks = crate::store::grants::marks(span.partners, &mut args);
-            more.push_str(&format!(" and partner in ({marks})"));
-        }
-        if let Some(key) = span.about {
-            let first = args.len() + 1;
-            args.extend(args![key.kind.name(), &key.id, format!("%{key}/%")]);
-            let (id, listed) = (first + 1, first + 2);
-            more.push_str(&format!(
-                " and (type = ${first} and resource = ${id} or resource = '' and detail like ${listed})"
-            ));
-        }
-        let order = if span.descending { "desc" } else { "asc" };
-        let columns = Entry::COLUMNS;
-        let text = format!("select {columns} from audit where id >= $1 and id < $2{more} order by id {order} limit $3");
-        let rows = self.all_aside(text, args).await?;
+        let (sql, args) = span.sql(most);
+        let rows = self.all_aside(sql, args).await?;
         rows.iter().map(Entry::of).collect()
+    }
+
+    /// How the database goes about the rows of a span, in its own words.
+    pub async fn explained_entries(&mut self, span: &Span<'_>, most: i64) -> Result<String, Error> {
+        let ((sql, args), (word, column)) = (span.sql(most), self.explain());
+        let rows = self.all(format!("{word} {sql}"), args).await?;
+        let lines: Result<Vec<String>, Error> = rows.iter().map(|row| row.text(column)).collect();
+        Ok(lines?.join("\n"))
     }
 
     /// Whose each of these resources is, as far as the index knows: `Type/id` and `Patient/id`.

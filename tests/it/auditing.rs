@@ -5,7 +5,7 @@ use std::time::Duration;
 use loopgate::app::{Verified, verify};
 use loopgate::fhir::Key;
 use loopgate::fhir::ResourceType;
-use loopgate::store::{Access, Arg, Store};
+use loopgate::store::{Access, Arg, Span, Store};
 use serde_json::{Value, json};
 
 use crate::databases::Place;
@@ -226,6 +226,163 @@ async fn a_patient_learns_who_has_seen_what_is_theirs() {
         assert_eq!(county.get("eye", bad).await.status, 400, "{bad}");
     }
 }
+
+// whatever a search asks of the rows, it finds what one that reads every event finds, in pages and counted.
+on_both!(a_search_of_the_record_finds_what_reading_all_of_it_does, async |place: Place| {
+    let unlimited = "[limits]\nrequests_per_minute = 1000000\nrequests_per_minute_by_address = 1000000\n";
+    let settings = format!("{unlimited}{}{}", county(), crate::gateway::partner("eye", "\"auditor\"", ""));
+    let county = TestGateway::with(place, &settings).await;
+    let mut known = Vec::new();
+    for number in 0..3 {
+        let patient =
+            json!({"resourceType": "Patient", "identifier": [{"system": "urn:p", "value": number.to_string()}]});
+        let patient = county.post("clinic", "Patient", &patient).await.id();
+        for status in ["active", "completed"] {
+            let goal = json!({"resourceType": "Goal", "lifecycleStatus": status, "description": {"text": "x"},
+                "subject": {"reference": format!("Patient/{patient}")}});
+            known.push(Key::parse(&format!("Goal/{}", county.post("clinic", "Goal", &goal).await.id())).unwrap());
+        }
+        known.push(Key::parse(&format!("Patient/{patient}")).unwrap());
+    }
+    let actions = [
+        "create",
+        "read",
+        "search",
+        "history",
+        "update",
+        "delete",
+        "disclose",
+        "notify",
+        "login",
+        "lockout",
+        "user-role",
+        "consent",
+        "send",
+        "operation",
+        "$relay",
+    ];
+    let mut tx = county.store().await.begin().await.unwrap();
+    for number in 0..240_usize {
+        let seen =
+            (0..[1, 1, 0, 3, 2][number % 5]).map(|more| (known[(number * 7 + more * 5) % known.len()].clone(), 1));
+        let access = Access {
+            partner: ["clinic", "pantry", "agency", ""][number / 3 % 4].into(),
+            action: actions[number / 2 % actions.len()],
+            seen: seen.collect(),
+            kind: Some(ResourceType::TASK),
+            outcome: [0, 0, 4, 8][number / 7 % 4],
+            request: format!("q{}", number % 9),
+            token: (number % 3 == 0).then(|| format!("j{}", number % 5)),
+            person: (number % 4 == 0).then(|| "https://id|ana".to_string()),
+            ..Access::default()
+        };
+        tx.audit(&[access]).await.unwrap();
+    }
+    tx.commit().await.unwrap();
+    let events = async |path: String| {
+        let (mut path, mut all) = (path, Vec::new());
+        for _ in 0..300 {
+            let page = county.get("eye", &path).await;
+            assert_eq!(page.status, 200, "{path}: {}", page.body);
+            all.extend(page.entries());
+            let links = page.body["link"].as_array().unwrap().clone();
+            let Some(next) = links.iter().find(|link| link["relation"] == "next") else { return all };
+            path = next["url"].as_str().unwrap().split_once("/fhir/").unwrap().1.to_string();
+        }
+        panic!("pages without end: {path}");
+    };
+    // What is on record before any of these questions is: they are, too.
+    county.clock.advance(Duration::from_secs(1));
+    let until = county.clock.now().to_string();
+    county.clock.advance(Duration::from_secs(1));
+    let whole = events(format!("AuditEvent?_lastUpdated=le{until}&_sort=date&_count=1000")).await;
+    let (goal, patient) = (known[0].to_string(), known[2].to_string());
+    let (mut found, mut asked) = (0, 0);
+    for one in [
+        "",
+        "agent=Organization/pantry",
+        "agent=Organization/clinic,Organization/agency",
+        "agent=Organization/hub",
+        "agent:identifier=pantry",
+        "outcome=4",
+        "outcome:not=0",
+        "action:not=R",
+    ] {
+        for other in [
+            "",
+            &format!("patient={patient}"),
+            &format!("entity={goal}"),
+            &format!("entity={goal},{patient}"),
+            "entity:identifier=q3",
+            "action=E",
+            "action=R,D",
+            "type=110106",
+            "subtype=read,search-type",
+            "action=X",
+            "policy=urn:ietf:params:oauth:jti:j3",
+            "patient:missing=true",
+        ] {
+            asked += 1;
+            if (asked + asked / 12) % 2 == 0 {
+                continue;
+            }
+            let text = [one, other].join("&");
+            let pairs: Vec<(String, String)> = text
+                .split('&')
+                .filter_map(|pair| pair.split_once('='))
+                .map(|(name, value)| (name.into(), value.into()))
+                .collect();
+            let query = loopgate::fhir::search::parse(ResourceType::AUDIT_EVENT, &pairs, "https://hub.test/fhir", true)
+                .unwrap();
+            let expected: Vec<&Value> = whole
+                .iter()
+                .filter(|event| {
+                    let event = loopgate::fhir::Resource::from_value((*event).clone()).unwrap();
+                    let rows = loopgate::fhir::search_index::rows(&event, "https://hub.test/fhir");
+                    query
+                        .filters
+                        .iter()
+                        .all(|filter| loopgate::fhir::search::satisfies(filter, "", county.clock.now(), &rows))
+                })
+                .map(|event| &event["id"])
+                .collect();
+            let (sort, count) = [("date", 1000), ("-date", 90)][asked / 2 % 2];
+            let answer = events(format!("AuditEvent?{text}&_lastUpdated=le{until}&_sort={sort}&_count={count}")).await;
+            let mut ids: Vec<&Value> = answer.iter().map(|event| &event["id"]).collect();
+            let mut sorted = expected.clone();
+            // Events of one row keep their order either way: what is compared is which, and that none comes twice.
+            ids.sort_by_key(|id| id.to_string());
+            sorted.sort_by_key(|id| id.to_string());
+            assert_eq!(ids, sorted, "{text}");
+            let counted = county.get("eye", &format!("AuditEvent?{text}&_lastUpdated=le{until}&_summary=count")).await;
+            assert_eq!(counted.body["total"], expected.len(), "{text}");
+            found += ids.len();
+        }
+    }
+    assert!(found > 300 && whole.len() > 240, "{found} of {}", whole.len());
+    // However many rows there are: they are gone along by their key.
+    let store = county.store().await;
+    let mut reader = store.read().await.unwrap();
+    let clinic = ["clinic".to_string()];
+    let about = [known[0].clone(), known[1].clone()];
+    for span in [
+        Span {
+            from: "",
+            till: "g",
+            descending: true,
+            partners: &clinic,
+            actions: &["read"],
+            outcomes: &[0],
+            ..Span::default()
+        },
+        Span { from: "", till: "g", about: &about, ..Span::default() },
+        Span { from: "", till: "g", about: &about[..1], ..Span::default() },
+    ] {
+        let plan = reader.explained_entries(&span, 50).await.unwrap();
+        assert!(!plan.contains("Seq Scan") && !plan.contains("SCAN"), "{span:?}: {plan}");
+        assert!(!plan.to_lowercase().contains("b-tree"), "sorted: {span:?}: {plan}");
+    }
+});
 
 // what can't be put on record does not happen, and is not shown.
 on_both!(what_cannot_be_put_on_record_does_not_happen, async |place: Place| {

@@ -500,6 +500,8 @@ fn order_page_and_includes_are_read() {
         assert_eq!(ask(&format!("_page={}", cursor.to_text()), false).unwrap().cursor, Some(cursor));
     }
     let many = format!("5~384{}.abc", "~1".repeat(MAX_OPEN + 1));
+    let least = ask("_page=5~-8000000000000000~1.abc", false).unwrap().cursor.unwrap().moment.unwrap();
+    assert_eq!(least.floor(), i64::MIN);
     for bad in ["5", "5~.abc", "5~x.abc", "5~384~.abc", "~5.abc", many.as_str()] {
         assert!(ask(&format!("_page={bad}"), false).is_err(), "{bad}");
     }

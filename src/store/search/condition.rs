@@ -22,7 +22,7 @@ impl Text {
         format!("${}", self.args.len())
     }
     /// Long lists repeat their last, up to a power of two: so there are few texts, and each stays prepared.
-    pub(super) fn any_of<T: Clone + Into<Arg>>(&mut self, list: &[T]) -> String {
+    pub(in crate::store) fn any_of<T: Clone + Into<Arg>>(&mut self, list: &[T]) -> String {
         let length = if list.len() > 4 { list.len().next_power_of_two() } else { list.len() };
         let more = list.last().into_iter().cycle().take(length - list.len());
         let marks: Vec<String> = list.iter().chain(more).map(|item| self.arg(item.clone())).collect();
