@@ -38,6 +38,8 @@ pub enum Kind {
     UnsupportedMediaType,
     /// Larger than a configured limit.
     TooLarge,
+    /// A body that did not arrive in time.
+    Slow,
     /// Too many requests; carries seconds to wait.
     Throttled,
     /// The gateway can't do it at the moment; trying again makes sense.
@@ -56,6 +58,7 @@ impl Kind {
             Kind::NotFound => 404,
             Kind::MethodNotAllowed => 405,
             Kind::NotAcceptable => 406,
+            Kind::Slow => 408,
             Kind::Conflict => 409,
             Kind::Gone => 410,
             Kind::VersionConflict => 412,
@@ -83,6 +86,7 @@ impl Kind {
                 "not-supported"
             }
             Kind::TooLarge => "too-long",
+            Kind::Slow => "timeout",
             Kind::Throttled => "throttled",
             Kind::Unavailable => "transient",
             Kind::Internal => "exception",

@@ -4,13 +4,14 @@
 //! that neither creates what the other is creating. <https://hl7.org/fhir/R4/http.html#ccreate>,
 //! <https://hl7.org/fhir/R4/http.html#cond-update>, <https://hl7.org/fhir/R4/http.html#3.1.0.7.1>
 
+use super::reading::access;
 use super::{Answer, App, Context, Stored};
 use crate::error::{Error, Kind};
 use crate::fhir::precondition::Precondition;
-use crate::fhir::query::Criteria;
+use crate::fhir::query::{self, Criteria};
 use crate::fhir::views::{Task, identifiers};
 use crate::fhir::{Key, Resource, ResourceType, search};
-use crate::store::Tx;
+use crate::store::{Access, Tx};
 
 impl App {
     /// Updates the one resource that the criteria describe, or creates it when there is none.
@@ -52,7 +53,10 @@ impl App {
                 Err(Error::malformed(text).at(format!("{kind}.id")))
             }
             (Some(found), _) => Ok(Some(found.key)),
-            (None, Some(named)) if tx.resource(&named).await?.is_some() => {
+            // One that may not be seen is nobody's to know: the update will tell as much as one of that id does.
+            (None, Some(named))
+                if tx.resource(&named).await?.is_some() && tx.may_see(&self.viewer(context), &named).await? =>
+            {
                 let text = "This search finds nothing, and the body's id is taken by another resource.";
                 Err(Error::conflict(text).at(format!("{kind}.id")))
             }
@@ -70,14 +74,21 @@ impl App {
         criteria: &Criteria,
     ) -> Result<Option<Stored>, Error> {
         self.scope(context, kind, letter)?;
-        let mut query = search::parse(kind, criteria.pairs(), self.own(), true)?.asked_at(self.now());
-        if query.filters.is_empty() {
+        let mut asked = search::parse(kind, criteria.pairs(), self.own(), true)?.asked_at(self.now());
+        if asked.filters.is_empty() {
             return Err(Error::malformed("A condition names at least one search parameter with a value."));
         }
-        query.count = 2;
-        let query = self.with_copies(tx, context, self.narrowed(context, &query, letter)?).await?;
+        asked.count = 2;
+        let query = self.with_copies(tx, context, self.narrowed(context, &asked, letter)?).await?;
         let page = tx.search(&query, &self.viewer(context)).await?;
         match page.hits.as_slice() {
+            // Nothing was shown, but that there is nobody (see `search::Query::names_a_person`).
+            [] if asked.names_a_person() && tx.is_writing() => {
+                let pairs = criteria.pairs().iter().map(|(name, value)| (name.as_str(), value.as_str()));
+                let query = Some(query::link(kind.name(), pairs));
+                tx.audit(&[Access { kind: Some(kind), query, ..access(context, "search", Vec::new()) }]).await?;
+                Ok(None)
+            }
             [] => Ok(None),
             [one] => tx.resource(&one.key).await,
             _ => {

@@ -40,6 +40,17 @@ pub enum Ask {
 }
 
 impl Ask {
+    /// What is named by its id, to be changed.
+    pub(super) fn changed(&self) -> Option<&Key> {
+        match self {
+            Ask::Update(Target::Key(key), ..) | Ask::Patch(Target::Key(key), ..) | Ask::Delete(Target::Key(key), _) => {
+                Some(key)
+            }
+            Ask::Update(..) | Ask::Patch(..) | Ask::Delete(..) => None,
+            Ask::Create(..) | Ask::Read(_) | Ask::Version(..) | Ask::Search(_) => None,
+        }
+    }
+
     /// Whether it changes nothing.
     pub(super) fn is_read(&self) -> bool {
         match self {

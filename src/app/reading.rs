@@ -63,7 +63,7 @@ impl App {
         }
         let mut tx = self.looking(key.kind).await?;
         let stored = self.read_in(&mut tx, context, key).await?;
-        self.show(tx, context, "read", None, &[(key.clone(), stored.version)]).await?;
+        self.show(tx, context, shown(context, "read", &[(key.clone(), stored.version)])).await?;
         Ok(stored)
     }
 
@@ -92,7 +92,7 @@ impl App {
     pub async fn vread(&self, context: &Context, key: &Key, version: i64) -> Result<Arc<Stored>, Error> {
         let mut tx = self.looking(key.kind).await?;
         let stored = self.vread_in(&mut tx, context, key, version).await?;
-        self.show(tx, context, "vread", None, &[(key.clone(), version)]).await?;
+        self.show(tx, context, shown(context, "vread", &[(key.clone(), version)])).await?;
         Ok(stored)
     }
 
@@ -238,6 +238,7 @@ impl App {
         let horizon = self.store().horizon();
         if search.queries.iter().all(|query| self.store().finds_nothing(query, &viewer)) {
             self.permitted(context, search)?;
+            self.0.recorder.record(self.searched(context, search, &[])).await?;
             let total = search.first().filter(|query| query.total).map(|_| 0);
             return Ok(Found { hits: Vec::new(), total, next: None, horizon });
         }
@@ -246,7 +247,7 @@ impl App {
             None => self.store().look().await?,
         };
         let (found, seen) = self.search_in(&mut tx, context, search).await?;
-        self.show(tx, context, "search", Some(self.asked(search)), &seen).await?;
+        self.show(tx, context, self.searched(context, search, &seen)).await?;
         Ok(Found { horizon, ..found })
     }
 
@@ -344,26 +345,24 @@ impl App {
     }
 
     /// Ends a look: puts on record what is about to be shown, in the same transaction where there is one.
-    async fn show(
-        &self,
-        mut tx: Tx,
-        context: &Context,
-        action: &'static str,
-        query: Option<String>,
-        list: &[(Key, i64)],
-    ) -> Result<(), Error> {
-        let access = Access { query, ..shown(context, action, list) };
+    async fn show(&self, mut tx: Tx, context: &Context, access: Access) -> Result<(), Error> {
         if !tx.is_writing() {
             drop(tx);
-            self.0.recorder.record(access).await?;
-            return self.known_to_source(context, list).await;
+            return self.on_its_way(context, access).await;
         }
+        let tasks = tasks(&access.seen);
         tx.audit(&[access]).await?;
-        let tasks = tasks(list);
         for source in self.sources(&context.partner) {
             self.source_has_in(&mut tx, source, &tasks, "read").await?;
         }
         self.commit(tx).await
+    }
+
+    /// A search, as it goes on record: what it shows; and that it was asked, where it names a person and shows nothing.
+    pub(super) fn searched(&self, context: &Context, search: &Search, list: &[(Key, i64)]) -> Access {
+        let access = Access { query: Some(self.asked(search)), ..shown(context, "search", list) };
+        let person = search.queries.iter().find(|query| query.names_a_person());
+        Access { kind: person.map(|query| query.kind).filter(|_| access.seen.is_empty()), ..access }
     }
 
     async fn on_record<'a>(
@@ -378,8 +377,14 @@ impl App {
 
     /// Records what a partner is about to see; if that is how a source learns of the end, the loop closes here.
     pub(super) async fn seen(&self, context: &Context, action: &'static str, list: &[(Key, i64)]) -> Result<(), Error> {
-        self.0.recorder.record(shown(context, action, list)).await?;
-        self.known_to_source(context, list).await
+        self.on_its_way(context, shown(context, action, list)).await
+    }
+
+    /// The same of what is already put in the record's words.
+    pub(super) async fn on_its_way(&self, context: &Context, access: Access) -> Result<(), Error> {
+        let list = access.seen.clone();
+        self.0.recorder.record(access).await?;
+        self.known_to_source(context, &list).await
     }
 
     /// Who reads its own Task knows its status.

@@ -16,7 +16,7 @@ use crate::fhir::patch::Patch;
 use crate::fhir::precondition::Precondition;
 use crate::fhir::query::Criteria;
 use crate::fhir::{Key, Resource, ResourceType, published, reference};
-use crate::store::Tx;
+use crate::store::{Access, Tx};
 
 /// One entry of a transaction.
 #[derive(Debug, Clone)]
@@ -27,8 +27,8 @@ pub struct Step {
     pub ask: Ask,
 }
 
-/// What a partner saw: how, and which versions.
-type Seen = Vec<(&'static str, Vec<(Key, i64)>)>;
+/// What a partner saw, as it goes on record.
+type Seen = Vec<Access>;
 
 /// A create or update that waits for what it refers to.
 struct Waiting {
@@ -110,8 +110,8 @@ impl App {
             made.push(found.map_err(|error| inside(error, index))?);
         }
         drop(tx);
-        for (action, list) in &seen {
-            self.seen(context, action, list).await?;
+        for access in seen {
+            self.on_its_way(context, access).await?;
         }
         Ok(made)
     }
@@ -127,17 +127,17 @@ impl App {
             Ask::Search(search) if search.kind() == Some(ResourceType::AUDIT_EVENT) => Err(audit_apart()),
             Ask::Read(key) => {
                 let stored = self.read_in(tx, context, &key).await?;
-                seen.push(("read", vec![(key, stored.version)]));
+                seen.push(shown(context, "read", &[(key, stored.version)]));
                 Ok(Made::Read(stored))
             }
             Ask::Version(key, version) => {
                 let stored = self.vread_in(tx, context, &key, version).await?;
-                seen.push(("vread", vec![(key, version)]));
+                seen.push(shown(context, "vread", &[(key, version)]));
                 Ok(Made::Read(stored))
             }
             Ask::Search(search) => {
                 let (found, list) = self.search_in(tx, context, &search).await?;
-                seen.push(("search", list));
+                seen.push(self.searched(context, &search, &list));
                 Ok(Made::Found(found, search))
             }
             Ask::Create(..) | Ask::Update(..) | Ask::Patch(..) | Ask::Delete(..) => {
@@ -176,13 +176,13 @@ impl Course<'_> {
         });
         let sent: Vec<&Resource> = sent.collect();
         self.app.look_ahead(&mut self.tx, self.context, &sent).await?;
-        for step in steps {
-            if let Ask::Update(Target::Key(key), ..)
-            | Ask::Patch(Target::Key(key), ..)
-            | Ask::Delete(Target::Key(key), _) = &step.ask
-            {
-                self.app.hold_referrals(&mut self.tx, key).await?;
-            }
+        let changed: BTreeSet<&Key> = steps.iter().filter_map(|step| step.ask.changed()).collect();
+        for key in &changed {
+            self.app.hold_referrals(&mut self.tx, key).await?;
+        }
+        // What is to be changed is not shared before: two that share it and then change it would wait for each other.
+        for key in changed.iter().filter(|key| key.kind == ResourceType::CONSENT) {
+            self.tx.resource_for_update(key).await?;
         }
         Ok(())
     }
@@ -323,11 +323,10 @@ impl Course<'_> {
                 answer.stored = now;
             }
         }
-        let accesses: Vec<_> = self.seen.iter().map(|(action, list)| shown(self.context, action, list)).collect();
-        self.tx.audit(&accesses).await?;
+        self.tx.audit(&self.seen).await?;
         self.app.commit(self.tx).await?;
-        for (_, list) in &self.seen {
-            self.app.known_to_source(self.context, list).await?;
+        for access in &self.seen {
+            self.app.known_to_source(self.context, &access.seen).await?;
         }
         Ok(self.made.into_iter().flatten().collect())
     }

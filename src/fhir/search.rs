@@ -7,6 +7,7 @@
 
 mod condition;
 mod filter;
+mod person;
 mod satisfies;
 mod value;
 mod whole;

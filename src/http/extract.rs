@@ -113,9 +113,13 @@ fn encoded(headers: &HeaderMap) -> Result<(), Error> {
 
 /// The body whole, no larger than this and not waited for longer than [`PATIENCE`].
 pub(super) async fn body(body: Body, headers: &HeaderMap, limit: usize) -> Result<Vec<u8>, Error> {
-    match tokio::time::timeout(PATIENCE, bounded(body, headers, limit)).await {
+    in_time(PATIENCE, bounded(body, headers, limit)).await
+}
+
+async fn in_time<T>(patience: Duration, reading: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+    match tokio::time::timeout(patience, reading).await {
         Ok(read) => read,
-        Err(_) => Err(Error::malformed("The body did not arrive in time.").code("timeout")),
+        Err(_) => Err(Error::new(Kind::Slow, "The body did not arrive in time.")),
     }
 }
 
@@ -261,6 +265,14 @@ mod tests {
         let mut declared = request("POST", "/fhir", "application/json", "");
         declared.headers_mut().insert(CONTENT_LENGTH, "9000000000".parse().unwrap());
         assert_eq!(read_new(declared, &place, &LIMITS).await.unwrap_err().kind, Kind::TooLarge);
+    }
+
+    // RFC 9110 §15.5.9
+    #[tokio::test]
+    async fn a_body_that_does_not_come_is_not_waited_for() {
+        let never = std::future::pending::<Result<(), Error>>();
+        let error = in_time(Duration::ZERO, never).await.unwrap_err();
+        assert_eq!((error.kind.status(), error.issues[0].code), (408, "timeout"));
     }
 
     //

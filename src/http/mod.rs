@@ -34,7 +34,7 @@ use std::task::Poll;
 
 use axum::Router;
 use axum::extract::Request;
-use axum::http::header::CACHE_CONTROL;
+use axum::http::header::{CACHE_CONTROL, HOST};
 use axum::http::{HeaderValue, Method};
 use axum::response::Response;
 
@@ -170,6 +170,10 @@ impl Gate {
 
     /// Refuses in the order of what the caller must mend first: rate, path, token, method, format, body.
     async fn open(&self, door: &Door, request: Request, id: &str, known: &mut Seen) -> Result<Response, Error> {
+        // RFC 9112 §3.2: two would be one to us and the other to somebody on the way.
+        if request.headers().get_all(HOST).iter().nth(1).is_some() {
+            return Err(Error::malformed("A request has one Host."));
+        }
         let address = rates::address(&request, &self.app.config().server.trusted_proxies);
         if door.is_counted() {
             self.allowances.spend_of(address)?;

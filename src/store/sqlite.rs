@@ -31,8 +31,20 @@ pub(super) enum Use {
     Read,
 }
 
+/// Makes the file, if it is not there, for nobody but whom the gateway runs as: referrals and keys lie in it in clear. What
+/// SQLite puts beside it is as open as the file is, and a file that is there stays as it is.
+fn make(path: &str) {
+    let mut options = std::fs::OpenOptions::new();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    // What is wrong with the path is told when it is opened.
+    let _ = options.open(path);
+}
+
 /// Opens the file, makes it if it is not there.
 pub(super) fn open(path: &str, purpose: Use) -> Result<Connection, rusqlite::Error> {
+    make(path);
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(path, flags)?;
     connection.busy_timeout(PATIENCE)?;
@@ -207,5 +219,31 @@ impl Reader {
     pub(super) async fn aside(self, text: String, args: Vec<Arg>) -> Result<(Reader, Vec<Row>), Error> {
         let asked = tokio::task::spawn_blocking(move || self.all(&text, &args).map(|rows| (self, rows)));
         asked.await.map_err(Error::unavailable)?
+    }
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    // Whoever else has an account on the machine reads no referrals and no keys.
+    #[test]
+    fn what_is_stored_is_for_nobody_else_on_the_machine() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("hub.db");
+        let connection = open(path.to_str().unwrap(), Use::Write).unwrap();
+        connection.execute_batch("create table t (a text); insert into t values ('x')").unwrap();
+        let mut count = 0;
+        for file in std::fs::read_dir(folder.path()).unwrap() {
+            let file = file.unwrap();
+            assert_eq!(file.metadata().unwrap().permissions().mode() & 0o077, 0, "{:?}", file.file_name());
+            count += 1;
+        }
+        assert_eq!(count, 3, "the file, and what is beside it");
+        // What an operator has opened to others stays so.
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o640)).unwrap();
+        drop(open(path.to_str().unwrap(), Use::Read).unwrap());
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o640);
     }
 }

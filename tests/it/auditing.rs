@@ -490,3 +490,54 @@ async fn subscriptions_and_the_tries_of_their_notifications_are_on_record() {
     assert!(count("E", "transmit", "0") >= 2, "the handshake, and the event: {lines:?}");
     assert!(events.iter().all(|event| !event.to_string().contains(hook)));
 }
+
+// that there is nobody of a name, or how many, is told of a person, too. What asks for news is only counted.
+on_both!(a_search_that_names_a_person_and_shows_nothing_is_on_record, async |place: Place| {
+    let settings = format!("{}{}", county(), crate::gateway::partner("eye", "\"auditor\"", ""));
+    let county = TestGateway::with(place, &settings).await;
+    let person = json!({"resourceType": "Patient", "identifier": [{"system": "urn:p", "value": "1"}]});
+    let patient = county.post("clinic", "Patient", &person).await.id();
+    for poll in
+        ["Task?owner=Organization/pantry&_lastUpdated=ge2027", "Task?status=requested", "Patient?_lastUpdated=ge2099"]
+    {
+        assert!(county.get("pantry", poll).await.entries().is_empty(), "{poll}");
+    }
+    let probes = [
+        "Patient?identifier=urn:p|1",
+        "Patient?name=Ruiz&_lastUpdated=ge2099",
+        "Patient?birthdate=1990-01-01&_summary=count",
+        "Task?patient.birthdate=1990-01-01",
+        "Organization?_has:Patient:organization:name=Ruiz",
+    ];
+    for probe in probes {
+        assert!(county.get("pantry", probe).await.entries().is_empty(), "{probe}");
+    }
+    let entry = json!({"request": {"method": "GET", "url": "Patient?name=Ruiz&gender=other"}});
+    for kind in ["batch", "transaction"] {
+        let bundle = json!({"resourceType": "Bundle", "type": kind, "entry": [entry]});
+        assert_eq!(county.post("pantry", "", &bundle).await.status, 200, "{kind}");
+    }
+    assert_eq!(county.ask("clinic", "DELETE", "Patient?identifier=urn:p|9", None, &[]).await.status, 204);
+    let asked = "AuditEvent?subtype=search-type&_count=1000&_sort=date";
+    let events = county.get("eye", asked).await.entries();
+    let told: Vec<(String, String)> = events
+        .iter()
+        .map(|event| {
+            let query = event["entity"][0]["query"].as_str().unwrap_or_default();
+            let query = base64::Engine::decode(&base64::engine::general_purpose::STANDARD, query).unwrap();
+            let who = event["agent"].to_string();
+            let name = ["clinic", "pantry", "eye"].iter().find(|name| who.contains(&format!("Organization/{name}")));
+            (name.unwrap().to_string(), String::from_utf8(query).unwrap())
+        })
+        .collect();
+    let mut expected: Vec<String> = probes.iter().map(|probe| probe.to_string()).collect();
+    expected.extend(["Patient?name=Ruiz&gender=other", "Patient?name=Ruiz&gender=other"].map(String::from));
+    let pantrys: Vec<String> =
+        told.iter().filter(|(who, _)| who == "pantry").map(|(_, query)| query.replace("%7C", "|")).collect();
+    assert_eq!(pantrys, expected);
+    let clinics: Vec<&String> = told.iter().filter(|(who, _)| who == "clinic").map(|(_, query)| query).collect();
+    assert_eq!(clinics, ["Patient?identifier=urn:p%7C9"]);
+    // Nobody's own record is longer for it.
+    let own = county.get("eye", &format!("AuditEvent?patient=Patient/{patient}&_count=1000")).await.entries();
+    assert!(own.iter().all(|event| !event["agent"].to_string().contains("Organization/pantry")), "{own:?}");
+});

@@ -184,3 +184,18 @@ async fn preconditions_hold_for_every_write() {
     assert_eq!(import(("if-match", "*")).await, 412);
     assert_eq!((import(("if-none-match", "*")).await, import(("if-none-match", "*")).await), (201, 412));
 }
+
+// the body's id is another's: what one learns is what an update of that id tells.
+#[tokio::test]
+async fn a_conditional_update_tells_no_more_of_an_id_than_an_update_of_it() {
+    let county = TestGateway::county().await;
+    let hidden = county.post("clinic", "Patient", &patient("a")).await.id();
+    let mut body = patient("b");
+    body["id"] = json!(hidden);
+    let direct = county.put("agency", &format!("Patient/{hidden}"), &body).await;
+    let where_none = county.put("agency", "Patient?identifier=urn:p|none", &body).await;
+    assert_eq!((direct.status, where_none.status), (404, 404), "{}", where_none.body);
+    assert_eq!(direct.body["issue"], where_none.body["issue"]);
+    let own = county.put("clinic", "Patient?identifier=urn:p|none", &body).await;
+    assert_eq!(own.status, 409, "its own is named as what it is");
+}

@@ -174,6 +174,9 @@ async fn tricks_of_http_open_nothing() {
     assert_eq!(raw(&county, "GET", address, &[], Body::empty()).await.status, 401);
     let two = [("authorization", "Bearer nobody"), ("authorization", "Bearer clinic")];
     assert_eq!(raw(&county, "GET", "/fhir/Task", &two, Body::empty()).await.status, 401);
+    // RFC 9112 §3.2
+    let hosts = [CLINIC, ("host", "hub.test"), ("host", "evil.test")];
+    assert_eq!(raw(&county, "GET", "/fhir/Task", &hosts, Body::empty()).await.status, 400);
     // Who asks is told by the token alone.
     let claims = [CLINIC, ("x-forwarded-user", "root"), ("x-forwarded-for", "127.0.0.1"), ("host", "evil.test")];
     let found = raw(&county, "GET", "/fhir/Task", &claims, Body::empty()).await;

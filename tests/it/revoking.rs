@@ -96,6 +96,32 @@ async fn whoever_takes_the_consent_back_waits_for_whoever_refers() {
     assert_eq!(answer.status, 200, "{}", answer.body);
 }
 
+// Two that rest on a Consent and change it follow each other: neither waits for what the other shares.
+#[tokio::test(flavor = "multi_thread")]
+async fn two_that_rest_on_a_consent_and_change_it_follow_each_other() {
+    let Some(place) = Place::postgres().await else { return };
+    let county = TestGateway::with(place, &county()).await;
+    for round in 0..4 {
+        let (bundle, consent) = resting_on_what_is_here(&county).await;
+        let with = |day: u32| {
+            let (mut bundle, mut consent) = (bundle.clone(), consent.clone());
+            consent["dateTime"] = json!(format!("2026-03-0{day}"));
+            consent.as_object_mut().unwrap().shift_remove("meta");
+            // Another need: the same twice is one referral.
+            for name in ["ServiceRequest", "Task"] {
+                entry(&mut bundle, name)["identifier"] =
+                    json!([{"system": "urn:s", "value": format!("{round}-{day}")}]);
+            }
+            let put = json!({"resource": consent, "request": {"method": "PUT", "url": key(&consent).to_string()}});
+            bundle["entry"].as_array_mut().unwrap().push(put);
+            bundle
+        };
+        let (one, other) = (with(1), with(2));
+        let (one, other) = tokio::join!(county.post("clinic", "", &one), county.post("clinic", "", &other));
+        assert_eq!((one.status, other.status), (200, 200), "{} {}", one.body, other.body);
+    }
+}
+
 // D15c: whoever wins, nobody sees anything in the end.
 on_both!(a_consent_taken_back_while_it_is_used_leaves_nothing_open, async |place: Place| {
     let county = TestGateway::with(place, &county()).await;
