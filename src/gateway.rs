@@ -76,13 +76,9 @@ impl Gateway {
     pub async fn serve(self, listener: TcpListener, stop: watch::Receiver<bool>) -> Result<(), Error> {
         let router = self.router();
         let config = self.app.config();
-        let certified = config.partners.iter().flat_map(|partner| &partner.certificates);
-        let names = certified.filter_map(|one| match one {
-            Certified::Dns(name) => Some(name.clone()),
-            Certified::Sha256(_) => None,
-        });
+        let certified = config.partners.iter().flat_map(|partner| partner.certificates.clone()).collect();
         let proxies = config.server.trusted_proxies.clone();
-        let mut listening = Listening { proxies, names: names.collect(), ..Listening::default() };
+        let mut listening = Listening { proxies, certified, ..Listening::default() };
         if let Some(tls) = &config.server.tls {
             let (certificates, current) = Certificates::read(tls)?;
             listening.tls = Some(current);
@@ -158,8 +154,8 @@ struct Listening {
     /// Most connections of an address that is no proxy's.
     most_of_one: usize,
     proxies: Vec<IpAddr>,
-    /// DNS names by which client certificates are known.
-    names: Arc<[String]>,
+    /// What client certificates are known by.
+    certified: Arc<[Certified]>,
 }
 
 impl Default for Listening {
@@ -169,7 +165,7 @@ impl Default for Listening {
             patience: PATIENCE,
             most_of_one: MOST_OF_ONE,
             proxies: Vec::new(),
-            names: Arc::default(),
+            certified: Arc::default(),
         }
     }
 }
@@ -202,13 +198,13 @@ async fn serve(listener: TcpListener, how: Listening, router: Router, stop: watc
         let stream = Patient::new(stream, how.patience);
         let router = router.clone().layer(axum::Extension(http::ClientAddress(address)));
         let (builder, tls) = (builder.clone(), how.tls.as_ref().map(|current| current.borrow().clone()));
-        let (stop, open, names) = (stop.clone(), open.clone(), how.names.clone());
+        let (stop, open, certified) = (stop.clone(), open.clone(), how.certified.clone());
         tokio::spawn(async move {
             match tls {
                 None => answer(builder, stream, router, stop).await,
                 Some(acceptor) => {
                     if let Ok(Ok(stream)) = tokio::time::timeout(HANDSHAKE, acceptor.accept(stream)).await {
-                        let shown = tls::shown(stream.get_ref().1, &names).map(http::ClientCertificate);
+                        let shown = tls::shown(stream.get_ref().1, &certified).map(http::ClientCertificate);
                         let router = match shown {
                             Some(shown) => router.layer(axum::Extension(shown)),
                             None => router,

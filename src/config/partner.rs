@@ -3,6 +3,7 @@
 //! Plain data; how it is read and checked is told beside. Leaves out the Organization and the services it becomes (app).
 
 use std::fmt;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use super::{Fault, Secret};
@@ -73,6 +74,10 @@ pub enum Certified {
     Sha256([u8; 32]),
     /// A DNS name that it is valid for, also when it is renewed.
     Dns(String),
+    /// An IP address that it is valid for.
+    Ip(IpAddr),
+    /// A URI among its names, to the letter.
+    Uri(String),
 }
 
 /// `partner.agreement`: stands in for the Consent of a referral that names none.

@@ -76,7 +76,7 @@ pub const SETTINGS: &[Setting] = &[
     row("partner.credentials.bearer_sha256", "none", "SHA-256 of its bearer token, 64 hex digits"),
     row("partner.credentials.jwks", "none", "its JWK Set, inline or as text: it gets access tokens for signed assertions (SMART Backend Services)"),
     row("partner.credentials.jwks_url", "none", "address of its JWK Set"),
-    row("partner.certificates", "[]", "its client certificates: SHA-256, 64 hex digits, or dns:NAME, a DNS name the certificate is valid for: it comes with one of them, and nobody else does (needs server.tls.client_ca)"),
+    row("partner.certificates", "[]", "its client certificates: SHA-256, 64 hex digits, or a name the certificate is valid for, dns:NAME, ip:ADDRESS or uri:URI: it comes with one of them, and nobody else does (needs server.tls.client_ca)"),
     row("partner.scopes", "none", "narrows the scopes its roles grant; a part of a type is system/Task.rus?status=requested"),
     row("partner.fhir.base", "required", "base address of its FHIR server"),
     row("partner.fhir.follow", "\"auto\"", "or \"subscribe\", \"poll\""),

@@ -228,6 +228,8 @@ fn one_partners_fault() {
             ("scopes = [\"a b\"]", "scopes[0]", "must be a scope such as system/Task.rs, system/*.read, system/Task.r?status=requested"),
             ("certificates = [\"dns:*.example.org\"]", "certificates[0]", "must be dns: and a whole name in small letters, such as dns:ehr.example.org"),
             ("certificates = [\"dns:org\"]", "certificates[0]", "must be dns: and a whole name in small letters, such as dns:ehr.example.org"),
+            ("certificates = [\"ip:192.0.2\"]", "certificates[0]", "must be ip: and an address, such as ip:192.0.2.7"),
+            ("certificates = [\"uri:ehr\"]", "certificates[0]", "must be uri: and a URI, such as uri:spiffe://example.org/ehr"),
             ("certificates = [\"12\"]", "certificates[0]", "must be 64 hex digits"),
             ("certificates = [\"0000000000000000000000000000000000000000000000000000000000000000\"]", "certificates", "need server.tls.client_ca"),
             ("credentials = {}", "credentials", "must have exactly one of bearer_sha256, jwks, jwks_url"),

@@ -222,18 +222,33 @@ pub(super) fn day(text: &str) -> Result<String, String> {
     }
 }
 
-/// As `openssl x509 -fingerprint -sha256` prints it, or without its colons; or `dns:` and a name.
+/// Longest URI by which a certificate is known.
+const LONGEST_URI: usize = 2_048;
+
+/// As `openssl x509 -fingerprint -sha256` prints it, or without its colons; or `dns:`, `ip:` or `uri:` and a name.
 pub(super) fn certified(text: &str) -> Result<Certified, String> {
     let label = |label: &str| {
         let fits = label.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
         (1..=63).contains(&label.len()) && fits && !label.starts_with('-') && !label.ends_with('-')
     };
-    match text.strip_prefix("dns:") {
-        Some(name) if name.len() <= 253 && name.contains('.') && name.split('.').all(label) => {
+    match text.split_once(':') {
+        Some(("dns", name)) if name.len() <= 253 && name.contains('.') && name.split('.').all(label) => {
             Ok(Certified::Dns(name.to_owned()))
         }
-        Some(_) => fault("must be dns: and a whole name in small letters, such as dns:ehr.example.org"),
-        None => sha256(&text.replace(':', "")).map(Certified::Sha256),
+        Some(("dns", _)) => fault("must be dns: and a whole name in small letters, such as dns:ehr.example.org"),
+        Some(("ip", address)) => match address.parse() {
+            Ok(address) => Ok(Certified::Ip(address)),
+            Err(_) => fault("must be ip: and an address, such as ip:192.0.2.7"),
+        },
+        Some(("uri", uri)) => {
+            let fits = uri.contains(':') && uri.len() <= LONGEST_URI && uri.bytes().all(|b| b.is_ascii_graphic());
+            if fits {
+                Ok(Certified::Uri(uri.to_owned()))
+            } else {
+                fault("must be uri: and a URI, such as uri:spiffe://example.org/ehr")
+            }
+        }
+        _ => sha256(&text.replace(':', "")).map(Certified::Sha256),
     }
 }
 

@@ -8,12 +8,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aws_lc_rs::digest::{Context, SHA256, digest};
-use rustls::client::verify_server_name;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::server::ParsedCertificate;
 use tokio::sync::watch;
 use tokio_rustls::TlsAcceptor;
+use webpki::EndEntityCert;
 
 use crate::config::{Certified, Tls};
 use crate::error::Error;
@@ -106,16 +105,19 @@ fn acceptor(tls: &Tls) -> Result<TlsAcceptor, Error> {
     Ok(TlsAcceptor::from(Arc::new(config)))
 }
 
-/// What the certificate that the client has shown is known by: its SHA-256, and those of these names that it is valid for.
-pub(super) fn shown(session: &rustls::ServerConnection, names: &[String]) -> Option<Vec<Certified>> {
+/// What the certificate that the client has shown is known by: its SHA-256, and what of this it is valid for.
+pub(super) fn shown(session: &rustls::ServerConnection, certified: &[Certified]) -> Option<Vec<Certified>> {
     let shown = session.peer_certificates()?.first()?;
     let mut known = vec![Certified::Sha256(digest(&SHA256, shown).as_ref().try_into().ok()?)];
-    let parsed = ParsedCertificate::try_from(shown).ok()?;
-    let valid = |name: &&String| {
-        let name = ServerName::try_from(name.as_str());
-        name.is_ok_and(|name| verify_server_name(&parsed, &name).is_ok())
+    let parsed = EndEntityCert::try_from(shown).ok()?;
+    let valid = |name: &ServerName<'_>| parsed.verify_is_valid_for_subject_name(name).is_ok();
+    let named = |one: &&Certified| match one {
+        Certified::Sha256(_) => false,
+        Certified::Dns(name) => ServerName::try_from(name.as_str()).is_ok_and(|name| valid(&name)),
+        Certified::Ip(address) => valid(&ServerName::from(*address)),
+        Certified::Uri(uri) => parsed.valid_uri_names().any(|name| name == uri),
     };
-    known.extend(names.iter().filter(valid).cloned().map(Certified::Dns));
+    known.extend(certified.iter().filter(named).cloned());
     Some(known)
 }
 

@@ -59,6 +59,7 @@ const FENCES: &[(&str, &[&str])] = &[
     ("regex", &["fhir"]),
     ("flate2", &["fhir"]),
     ("zstd", &["store"]),
+    ("webpki", &["gateway"]),
     ("tracing_subscriber", &["telemetry"]),
 ];
 

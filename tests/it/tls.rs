@@ -21,6 +21,8 @@ const CLIENT: &[u8] = include_bytes!("keys/client.pem");
 const OTHER: &[u8] = include_bytes!("keys/other.pem");
 /// Valid for ehr.clinic.test.
 const NAMED: &[u8] = include_bytes!("keys/named.pem");
+/// For URIs and IP addresses.
+const ADDRESSED: &[u8] = include_bytes!("keys/addressed.pem");
 
 /// Where the keys of the tests are.
 fn keys() -> PathBuf {
@@ -188,6 +190,10 @@ async fn a_certificate_that_is_bound_to_a_partner_is_nobody_elses() {
         partner("hospital", "\"source\"", ""),
         partner("ehr", "\"source\"", "certificates = [\"dns:ehr.clinic.test\"]"),
         partner("lab", "\"source\"", "certificates = [\"dns:lab.clinic.test\"]"),
+        partner("ward", "\"source\"", "certificates = [\"uri:spiffe://clinic.test/ehr\"]"),
+        partner("wards", "\"source\"", "certificates = [\"uri:spiffe://clinic.test/eh\", \"dns:clinic.test\"]"),
+        partner("desk", "\"source\"", "certificates = [\"ip:2001:db8::7\"]"),
+        partner("desks", "\"source\"", "certificates = [\"ip:192.0.2.8\"]"),
     ]
     .concat();
     let (url, stop, serving) = serve_for(&place, &keys(), ", client_ca = \"partners.pem\"", &partners).await;
@@ -204,6 +210,12 @@ async fn a_certificate_that_is_bound_to_a_partner_is_nobody_elses() {
     assert_eq!(ask(OTHER, "hospital").await, 200, "to whom none is bound");
     // By a name that the certificate is valid for.
     assert_eq!(ask(NAMED, "ehr").await, 200);
+    // Or an address: it is two partners' here, by another name each.
+    for (token, status) in
+        [("ward", 200), ("desk", 200), ("wards", 401), ("desks", 401), ("ehr", 401), ("hospital", 401)]
+    {
+        assert_eq!(ask(ADDRESSED, token).await, status, "{token}");
+    }
     for (shown, token) in [(OTHER, "ehr"), (CLIENT, "ehr"), (NAMED, "lab"), (NAMED, "hospital"), (NAMED, "clinic")] {
         assert_eq!(ask(shown, token).await, 401, "{token}");
     }
