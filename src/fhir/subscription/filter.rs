@@ -1,6 +1,7 @@
 //! What narrows a subscription: filters in the spellings of the field, classic criteria, and the terms by which the
 //! subscriptions that one change may concern are found without looking at all of them.
 
+use crate::fhir::published;
 use crate::fhir::resource::{Key, ResourceType};
 use crate::fhir::search::{self, Filter, Test};
 use crate::fhir::search_index::{Row, parameter};
@@ -28,8 +29,12 @@ pub(super) fn filters(text: &str, kind: ResourceType, known: &[&str], own: &str)
 pub(super) fn criteria(text: &str, own: &str) -> Option<(ResourceType, Vec<Filter>)> {
     let text = text.strip_prefix('/').unwrap_or(text);
     let (name, query) = text.split_once('?').unwrap_or((text, ""));
-    // A subscription to Subscriptions would notify itself.
-    let kind = ResourceType::parse(name).filter(|kind| *kind != ResourceType::SUBSCRIPTION)?;
+    // A subscription to Subscriptions would notify itself; the record is for auditors, and makes no events; what is part of
+    // the program does not change.
+    let eventful = |kind: &ResourceType| {
+        ![ResourceType::SUBSCRIPTION, ResourceType::AUDIT_EVENT].contains(kind) && !published::holds(*kind)
+    };
+    let kind = ResourceType::parse(name).filter(eventful)?;
     let offered = |name: &str| matches!(name, "_id" | "_lastUpdated") || parameter(kind, name).is_some();
     let found = if query.is_empty() { Vec::new() } else { conditions(query, kind, &offered, own)? };
     Some((kind, found))
@@ -162,6 +167,9 @@ mod tests {
         assert!(criteria("Observation", OWN).is_some_and(|(_, found)| found.is_empty()));
         for text in ["Nope?x=y", "Task?nope=1", "Task?_include=Task:focus", "Task?_sort=x", "Subscription?status=off"] {
             assert_eq!(criteria(text, OWN), None, "{text}");
+        }
+        for uneventful in ["AuditEvent", "AuditEvent?type=rest", "ValueSet"] {
+            assert_eq!(criteria(uneventful, OWN), None, "{uneventful}");
         }
     }
 
