@@ -161,7 +161,7 @@ async fn a_partners_server_is_shown_our_certificate() {
     let request = || Request { method: "GET", url: format!("{url}/fhir/metadata"), headers: vec![], body: None };
     let known = network.ask(&config.partners[0], request()).await;
     assert_eq!(known.map(|answer| answer.status), Ok(200));
-    let nothing = Err(SendError("no connection".into()));
+    let nothing = Err(SendError("its certificate is not valid".into()));
     assert_eq!(network.ask(&config.partners[1], request()).await, nothing);
     assert_eq!(network.tell(request(), std::time::Duration::from_secs(5)).await, nothing);
     assert_eq!(network.send(request()).await, nothing);
