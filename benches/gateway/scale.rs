@@ -198,6 +198,11 @@ async fn stop(product: Product) -> Product {
     product.restart().await
 }
 
+/// Whether a column holds numbers of resources.
+fn is_number(table: &str, column: &str) -> bool {
+    [("resource", "number"), ("search_index", "resource")].contains(&(table, column))
+}
+
 /// The id of this copy's resource, as [`copy`] makes it.
 pub fn copied(id: &str, number: usize) -> String {
     format!("{}{number:06x}{}", &id[..10], &id[16..])
@@ -216,6 +221,16 @@ pub async fn copy(path: &str, count: usize) -> i64 {
         SqliteConnectOptions::new().filename(path).synchronous(SqliteSynchronous::Off).pragma("cache_size", "-262144");
     let mut db = SqliteConnection::connect_with(&options).await.unwrap();
     let ids: Vec<String> = made(path).await.into_iter().map(|(_, id)| id).collect();
+    // Their numbers, and where those of the copies begin.
+    let told = sqlx::query(
+        "select min(number), max(number), (select max(number) from resource), group_concat(number) from resource
+         where type in ('Task', 'ServiceRequest')",
+    )
+    .fetch_one(&mut db)
+    .await
+    .unwrap();
+    let (first, last, top): (i64, i64, i64) = (told.get(0), told.get(1), told.get(2));
+    let numbers: String = told.get(3);
     // A copy's id may be that of what it is made from. What versions say is packed: a copy says the id that it is a copy of, which nobody here looks at.
     sqlx::raw_sql("begin immediate").execute(&mut db).await.unwrap();
     let mut rows = 0;
@@ -231,6 +246,10 @@ pub async fn copy(path: &str, count: usize) -> i64 {
         let changed: Vec<String> = columns
             .iter()
             .map(|(name, kind, key)| {
+                if is_number(table, name) {
+                    let copied = format!("t.{name} + {} + (n.n - 1) * {}", top + 1 - first, last + 1 - first);
+                    return format!("case when t.{name} in ({numbers}) then {copied} else t.{name} end");
+                }
                 if kind != "TEXT" && kind != "text" {
                     return format!("t.{name}");
                 }
@@ -250,7 +269,9 @@ pub async fn copy(path: &str, count: usize) -> i64 {
             })
             .collect();
         let text: Vec<String> = columns.iter().map(|(name, _, _)| format!("coalesce(t.{name}, '')")).collect();
-        let any: Vec<String> = ids.iter().map(|id| format!("instr({}, '{id}') > 0", text.join(" || "))).collect();
+        let by_number = names.iter().filter(|name| is_number(table, name));
+        let any = ids.iter().map(|id| format!("instr({}, '{id}') > 0", text.join(" || ")));
+        let any: Vec<String> = any.chain(by_number.map(|name| format!("{name} in ({numbers})"))).collect();
         let sql = format!(
             "with recursive n(n) as (select 1 union all select n + 1 from n where n < {count}),
              t as materialized (select * from {table} t where {})
@@ -262,6 +283,8 @@ pub async fn copy(path: &str, count: usize) -> i64 {
         let done = sqlx::query(AssertSqlSafe(sql)).execute(&mut db).await.unwrap();
         rows += i64::try_from(done.rows_affected()).unwrap();
     }
+    let next = "update resource_number set next = (select max(number) + 1 from resource)";
+    sqlx::raw_sql(next).execute(&mut db).await.unwrap();
     sqlx::raw_sql("commit").execute(&mut db).await.unwrap();
     sqlx::raw_sql("pragma wal_checkpoint(truncate)").execute(&mut db).await.unwrap();
     rows

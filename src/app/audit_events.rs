@@ -55,6 +55,7 @@ impl App {
         self.0.recorder.record(access(context, "read", vec![(key.clone(), 1)])).await?;
         Ok(Stored {
             key: key.clone(),
+            number: 0,
             version: 1,
             updated: row.at,
             created: row.at,

@@ -16,6 +16,7 @@ impl App {
         let found = published::at(key).ok_or_else(|| Error::not_found(key.kind.name(), &key.id))?;
         Ok(Stored {
             key: key.clone(),
+            number: 0,
             version: found.version().unwrap_or(1),
             updated: published::changed(),
             created: published::changed(),

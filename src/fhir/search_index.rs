@@ -20,7 +20,7 @@ pub(in crate::fhir) use values::decimal;
 pub use values::{SEPARATOR, canonical_reference, fold, fold_code};
 
 /// Raised when what a resource puts into the index changes: then what is stored is indexed anew at the next start.
-pub const GENERATION: i64 = 3;
+pub const GENERATION: i64 = 4;
 
 /// The parameter types of R4 that we serve.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -239,6 +239,14 @@ pub fn carries_status(kind: ResourceType, name: &str) -> bool {
     kind == ResourceType::TASK && ["owner", "requester"].contains(&name)
 }
 
+/// The number that the index knows a type's parameter by: a hash of their names (FNV-1a) of 23 bits, for it must be the same
+/// to every version of this program that works on one database. No two parameters share one.
+pub fn number(kind: ResourceType, name: &str) -> i64 {
+    let text = kind.name().bytes().chain([b'.']).chain(name.bytes());
+    let hash = text.fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
+    i64::from((hash >> 23 ^ hash) & 0x7f_ffff)
+}
+
 /// One row of the index.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Row {
@@ -287,6 +295,19 @@ mod tests {
         let resource = Resource::from_value(value).unwrap();
         let rows = rows(&resource, OWN).into_iter().filter(|row| row.parameter == name);
         rows.map(|row| (row.system, row.value)).collect()
+    }
+
+    // P20
+    #[test]
+    fn no_two_parameters_share_a_number_and_none_ever_changes() {
+        let mut known = std::collections::HashMap::new();
+        for kind in ResourceType::all() {
+            for name in parameters(kind).map(|parameter| parameter.name) {
+                let other = known.insert(number(kind, name), (kind, name));
+                assert_eq!(other, None, "{kind}.{name} needs another name, or all numbers another basis");
+            }
+        }
+        assert_eq!(number(ResourceType::TASK, "owner"), 8_169_406, "what is stored could not be found any more");
     }
 
     fn span(value: Value, name: &str) -> Option<(i64, i64)> {

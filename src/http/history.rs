@@ -147,6 +147,7 @@ mod tests {
     fn version(version: i64, method: &str) -> Stored {
         Stored {
             key: Key::new(ResourceType::TASK, "t1"),
+            number: 0,
             version,
             updated: Timestamp(version * 1_000_000),
             created: Timestamp(1_000_000),

@@ -257,6 +257,7 @@ mod tests {
         let (author, method) = ("a".to_string(), "POST".to_string());
         let stored = Stored {
             key,
+            number: 0,
             version: 3,
             updated: Timestamp(0),
             created: Timestamp(0),

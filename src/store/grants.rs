@@ -58,6 +58,11 @@ pub(super) fn once_visible(viewer: &Viewer, directory: bool, args: &mut Vec<Arg>
     granted("r", viewer, directory, " and (g.ended is null or v.updated < g.ended)", args)
 }
 
+/// As [`visible`], but what was visible at any time will do.
+pub(super) fn ever_visible(viewer: &Viewer, directory: bool, args: &mut Vec<Arg>) -> String {
+    granted("r", viewer, directory, "", args)
+}
+
 fn granted(name: &str, viewer: &Viewer, directory: bool, when: &str, args: &mut Vec<Arg>) -> String {
     match viewer {
         Viewer::Operator => String::new(),

@@ -97,7 +97,7 @@ impl Tx {
         let few = self.sees_few(kind, viewer).await?;
         let (sql, args) = asked(kind, viewer, only, before, when, most, few);
         let rows = self.all_aside(sql, args).await?;
-        rows.iter().map(|row| stored_of(&Key::new(kind, row.text(6)?), row)).collect()
+        rows.iter().map(|row| stored_of(&Key::new(kind, row.text(7)?), row)).collect()
     }
 
     /// How the database goes about it, in its own words.

@@ -80,10 +80,12 @@ impl Later {
             || self.sets.iter().any(|set| set.shape.table == shape.table && set.key.starts_with(key))
     }
 
-    /// Whether one of these rows is outstanding already: one statement can't both store it and replace it.
+    /// Whether one of these rows is outstanding already, or its removal: one statement can't both store it and replace it,
+    /// nor remove it and store it anew.
     pub(super) fn has(&self, shape: Shape, rows: &[Vec<Arg>]) -> bool {
         let same = |one: &Vec<Arg>| rows.iter().any(|row| one.get(..shape.key).is_some_and(|key| row.starts_with(key)));
-        !shape.or.is_empty() && self.of(shape).is_some_and(|list| list.iter().any(same))
+        let gone = self.gone.iter().filter(|(its, _)| *its == shape).flat_map(|(_, keys)| keys).any(same);
+        gone || (!shape.or.is_empty() && self.of(shape).is_some_and(|list| list.iter().any(same)))
     }
 
     fn of(&self, shape: Shape) -> Option<&Vec<Vec<Arg>>> {
@@ -309,6 +311,7 @@ mod tests {
         later.set(INDEX, args!["m", "p"], vec![("v", "v".into())]);
         later.set(INDEX, args!["n", "p"], vec![("u", 1.into())]);
         later.remove(INDEX, args!["n", "p"]);
+        assert!(later.has(INDEX, &[args!["n", "p", "anew", 1]]) && !later.has(INDEX, &[args!["o", "p", "new", 1]]));
         assert!(later.touches(INDEX, &["n".into()]));
         let (text, args) = later.take().unwrap();
         assert_eq!(text.matches("update i set").count(), 1, "{text}");

@@ -171,11 +171,11 @@ impl Tx {
         let grantees = list(grantees.iter().map(String::as_str).collect());
         let mut found = Vec::with_capacity(keys.len());
         for row in self.ask_now(text, vec![kinds, ids, grantees]).await? {
-            let kind = row.text(6)?;
+            let kind = row.text(7)?;
             let kind = ResourceType::parse(&kind).ok_or_else(|| Error::internal(format!("unknown type {kind}")))?;
-            let key = Key::new(kind, row.text(7)?);
+            let key = Key::new(kind, row.text(8)?);
             let stored = stored_of(&key, &row)?;
-            if let Some(grantee) = row.text_or_null(8)? {
+            if let Some(grantee) = row.text_or_null(9)? {
                 self.met.granted(&grantee, &key);
             }
             // What this transaction wrote carries its stamp, and is not committed.

@@ -30,6 +30,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("../../migrations/0022_packed.sql"),
     include_str!("../../migrations/0023_provider_sessions.sql"),
     include_str!("../../migrations/0024_rounds.sql"),
+    include_str!("../../migrations/0025_numbers.sql"),
 ];
 
 /// Runs what has not been run. A second gateway waits for the first.

@@ -23,6 +23,7 @@ mod links;
 mod marks;
 mod met;
 mod migrations;
+mod numbers;
 mod outbox;
 mod packed;
 mod partners;

@@ -1,8 +1,9 @@
 //! Referrals and their relays: what the gateway knows about a Task besides the Task itself.
 
 use crate::error::Error;
-use crate::fhir::Key;
 use crate::fhir::reference::split_absolute;
+use crate::fhir::search_index::number;
+use crate::fhir::{Key, ResourceType};
 use crate::store::grants::marks;
 use crate::store::later::Shape;
 use crate::store::{Row, Tx};
@@ -347,13 +348,15 @@ impl Tx {
     /// How many open referrals a partner's server has a part in, as source or as target, and how many of them are urgent.
     pub async fn open_at(&mut self, partner: &str) -> Result<(i64, i64), Error> {
         let text = "select count(*), coalesce(sum(urgent), 0) from (
-             select case when exists (select 1 from search_index s where s.type = 'ServiceRequest' and s.id = o.request
-                 and s.parameter = 'priority' and s.value in ('urgent', 'asap', 'stat')) then 1 else 0 end as urgent from (
+             select case when exists (select 1 from resource q join search_index s on s.resource = q.number
+                 where q.type = 'ServiceRequest' and q.id = o.request and s.parameter = $2
+                 and s.value in ('urgent', 'asap', 'stat')) then 1 else 0 end as urgent from (
              select request from referral where source = $1 and closing is null
              union all
              select t.request from relay t join referral r on r.task = t.referral
                  where t.partner = $1 and t.channel = 'fhir' and r.closing is null) as o limit 1000) as one";
-        let row = self.one(text, args![partner]).await?;
+        let priority = number(ResourceType::SERVICE_REQUEST, "priority");
+        let row = self.one(text, args![partner, priority]).await?;
         row.map_or(Ok((0, 0)), |row| Ok((row.int(0)?, row.int(1)?)))
     }
 

@@ -16,32 +16,29 @@ impl Store {
         if stored.map(|row| row.int(0)).transpose()?.is_some_and(|stored| stored >= GENERATION) {
             return Ok(());
         }
-        let mut last = (String::new(), String::new());
+        let mut last = (String::new(), 0);
         let mut count = 0_usize;
         loop {
             let keys = self
                 .read()
                 .await?
                 .all(
-                    "select type, id from resource where (type, id) > ($1, $2) order by type, id limit $3",
-                    args![&last.0, &last.1, BATCH],
+                    "select type, number, id from resource where (type, number) > ($1, $2) order by type, number limit $3",
+                    args![&last.0, last.1, BATCH],
                 )
                 .await?;
             let mut tx = self.begin().await?;
             for row in &keys {
-                last = (row.text(0)?, row.text(1)?);
+                last = (row.text(0)?, row.int(1)?);
                 let kind = ResourceType::parse(&last.0).ok_or_else(|| Error::internal("a type that is not known"))?;
-                let key = Key::new(kind, &last.1);
+                let key = Key::new(kind, row.text(2)?);
                 // What is deleted is not found, whatever stands in the index.
                 let Some(stored) = tx.resource_for_update(&key).await?.filter(|stored| !stored.deleted) else {
                     continue;
                 };
                 let rows = rows(&stored.resource()?, own);
-                tx.run("delete from search_index where type = $1 and id = $2", args![key.kind.name(), &key.id]).await?;
-                tx.index(&key, &rows, stored.created).await?;
-                // The rows are new, the resource is not: polls go by its own time.
-                let text = "update search_index set updated = $1 where type = $2 and id = $3";
-                tx.run(text, args![stored.updated, key.kind.name(), &key.id]).await?;
+                tx.run("delete from search_index where resource = $1", args![stored.number]).await?;
+                tx.index(&stored, &[], &rows).await?;
                 count += 1;
             }
             let done = i64::try_from(keys.len()).unwrap_or(0) < BATCH;

@@ -1,9 +1,10 @@
 //! Resources, their versions and their index rows: one stored copy per version, and sent back as stored.
 
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use crate::error::Error;
-use crate::fhir::search_index::{Row as IndexRow, is_found, is_ordered};
+use crate::fhir::search_index::{Row as IndexRow, is_found, is_ordered, number};
 use crate::fhir::subscription::Change;
 use crate::fhir::{Key, Resource};
 use crate::store::grants::visible;
@@ -17,6 +18,8 @@ use crate::time::Timestamp;
 pub struct Stored {
     /// Where it stands.
     pub key: Key,
+    /// What the index knows the resource by; 0 of what is not stored.
+    pub number: i64,
     /// Counted from 1.
     pub version: i64,
     /// When this version was made.
@@ -73,17 +76,18 @@ pub(super) fn indexable(value: &str) -> &str {
 }
 
 pub(super) const RESOURCE: Shape =
-    Shape::new("resource", &["type", "id", "version", "updated", "created", "author", "deleted"], 2);
+    Shape::new("resource", &["type", "id", "number", "version", "updated", "created", "author", "deleted"], 2);
 const VERSION: Shape =
     Shape::new("resource_version", &["type", "id", "version", "updated", "method", "author", "content"], 3);
-/// The rows of a parameter belong together.
+/// A row has its place among those of its parameter.
 const INDEX: Shape = Shape::new(
     "search_index",
-    &["type", "id", "parameter", "found", "value", "system", "text", "low", "high", "updated", "created"],
+    &["resource", "parameter", "place", "found", "value", "system", "text", "low", "high", "updated", "created"],
     3,
 );
 
-pub(super) const COLUMNS: &str = "v.version, v.updated, r.author, v.method, v.content, r.created";
+/// What [`stored_of`] reads; others may follow.
+pub(super) const COLUMNS: &str = "v.version, v.updated, r.author, v.method, v.content, r.created, r.number";
 
 impl Tx {
     /// What this transaction changed and has told nobody of yet, in order; it is told once.
@@ -202,15 +206,16 @@ impl Tx {
         own: &str,
     ) -> Result<Written, Error> {
         let key = Key::new(resource.kind(), id);
-        let stamp = self.stamp();
-        self.insert(RESOURCE, vec![args![key.kind.name(), id, 1, stamp, stamp, author, false]]).await?;
+        let (stamp, number) = (self.stamp(), self.number().await?);
+        self.insert(RESOURCE, vec![args![key.kind.name(), id, number, 1, stamp, stamp, author, false]]).await?;
         self.met.unused.remove(&key);
         self.met.born.insert(key.clone());
         if !self.met.linked {
             self.met.links.insert(key.clone(), Vec::new());
         }
         let (author, method, content) = (author.to_string(), method.to_string(), "".into());
-        let first = Stored { key, version: 1, updated: stamp, created: stamp, author, deleted: false, method, content };
+        let (version, deleted) = (1, false);
+        let first = Stored { key, number, version, updated: stamp, created: stamp, author, deleted, method, content };
         let by = first.author.clone();
         self.version(first, resource, &by, Some(Arc::default()), own).await
     }
@@ -232,26 +237,6 @@ impl Tx {
         let method = "PUT".to_string();
         let next = Stored { version, updated: stamp, deleted: false, method, content: "".into(), ..current.clone() };
         self.version(next, resource, by, before, own).await
-    }
-
-    /// Takes out of the index what a new version changes; answers what has to be put in. Most of a Task stays the same
-    /// from step to step: only the time of its ordered rows is renewed, which polls go by.
-    async fn unindex(&mut self, key: &Key, before: &[IndexRow], rows: &[IndexRow]) -> Result<Vec<IndexRow>, Error> {
-        fn of<'a>(list: &'a [IndexRow], name: &str) -> Vec<&'a IndexRow> {
-            list.iter().filter(|row| row.parameter == name).collect()
-        }
-        let stamp = self.stamp();
-        let mut names: Vec<&'static str> = before.iter().map(|row| row.parameter).collect();
-        names.sort_unstable();
-        names.dedup();
-        let (stays, goes): (Vec<&'static str>, Vec<_>) =
-            names.into_iter().partition(|name| of(before, name) == of(rows, name));
-        let place = |name: &str| args![key.kind.name(), &key.id, name];
-        self.remove(INDEX, goes.into_iter().map(place).collect()).await?;
-        for name in stays.iter().filter(|name| is_ordered(key.kind, name)) {
-            self.set(INDEX, place(name), vec![("updated", stamp.into())]).await?;
-        }
-        Ok(rows.iter().filter(|row| !stays.contains(&row.parameter)).cloned().collect())
     }
 
     /// Stores a deletion on top of `current`. Its index rows stay until it is made anew: searches look at what is there,
@@ -308,36 +293,63 @@ impl Tx {
         let (resource, rows) = self.met.wrote(&stored.content, resource, own);
         let change = if version > 1 && before.is_some() { Change::Updated } else { Change::Created };
         self.changes.push(Changed { key: key.clone(), version, change, at: stamp, rows: rows.clone() });
-        let new = match before {
-            Some(before) => self.unindex(&key, &before, &rows).await?,
-            // Made anew after a deletion: what stood last goes.
-            None => {
-                let text = "delete from search_index where type = $1 and id = $2";
-                self.run(text, args![key.kind.name(), &key.id]).await?;
-                rows.to_vec()
-            }
-        };
-        self.index(&key, &new, stored.created).await?;
+        // Made anew after a deletion: what stood last goes.
+        if before.is_none() {
+            self.run("delete from search_index where resource = $1", args![stored.number]).await?;
+        }
+        self.index(&stored, before.as_deref().unwrap_or_default(), &rows).await?;
         self.marks.changed(key.kind, stamp);
         self.met.known.insert(key, stored.clone());
         Ok(Written { stored, resource })
     }
 
-    /// Puts rows into the index; an ordered one carries the time its resource was created.
-    pub(super) async fn index(&mut self, key: &Key, rows: &[IndexRow], created: Timestamp) -> Result<(), Error> {
-        let updated = self.stamp();
-        let list = rows
-            .iter()
-            .map(|row| {
-                let (value, system) = (indexable(&row.value), indexable(&row.system));
-                let created = is_ordered(key.kind, row.parameter).then_some(created);
-                let text = row.text.as_str();
-                let (name, found) = (row.parameter, is_found(key.kind, row.parameter));
-                args![key.kind.name(), &key.id, name, found, value, system, text, row.low, row.high, updated, created]
-            })
-            .collect();
-        self.insert(INDEX, list).await
+    /// Puts into the index what a version says, where the version before said `before`. Most of a Task stays the same from
+    /// step to step: only the time of its ordered rows is renewed, which polls go by.
+    pub(super) async fn index(&mut self, stored: &Stored, before: &[IndexRow], rows: &[IndexRow]) -> Result<(), Error> {
+        let (kind, at) = (stored.key.kind, stored.updated);
+        let mut stood: BTreeMap<(&str, i64), &IndexRow> = placed(before).collect();
+        let mut new = Vec::new();
+        for ((name, place), row) in placed(rows) {
+            // An ordered row carries the times of its resource.
+            let ordered = is_ordered(kind, name);
+            let updated = if ordered { at } else { Timestamp(0) };
+            let key = args![stored.number, number(kind, name), place];
+            let (value, system) = (indexable(&row.value), indexable(&row.system));
+            match stood.remove(&(name, place)) {
+                Some(same) if same == row && !ordered => {}
+                Some(same) if same == row => self.set(INDEX, key, vec![("updated", updated.into())]).await?,
+                Some(_) => {
+                    let values = vec![
+                        ("value", value.into()),
+                        ("system", system.into()),
+                        ("text", row.text.as_str().into()),
+                        ("low", row.low.into()),
+                        ("high", row.high.into()),
+                        ("updated", updated.into()),
+                    ];
+                    self.set(INDEX, key, values).await?;
+                }
+                None => {
+                    let created = ordered.then_some(stored.created);
+                    let (found, text) = (is_found(kind, name), row.text.as_str());
+                    new.push([key, args![found, value, system, text, row.low, row.high, updated, created]].concat());
+                }
+            }
+        }
+        let gone = stood.into_keys().map(|(name, place)| args![stored.number, number(kind, name), place]);
+        self.remove(INDEX, gone.collect()).await?;
+        self.insert(INDEX, new).await
     }
+}
+
+/// Rows with the name of their parameter and their place among its own.
+fn placed(rows: &[IndexRow]) -> impl Iterator<Item = ((&'static str, i64), &IndexRow)> {
+    let mut counts: HashMap<&str, i64> = HashMap::new();
+    rows.iter().map(move |row| {
+        let count = counts.entry(row.parameter).or_default();
+        *count += 1;
+        ((row.parameter, *count), row)
+    })
 }
 
 pub(super) fn stored_of(key: &Key, row: &crate::store::Row) -> Result<Stored, Error> {
@@ -351,5 +363,6 @@ pub(super) fn stored_of(key: &Key, row: &crate::store::Row) -> Result<Stored, Er
         method,
         content: unpack(row.str(4)?)?,
         created: row.time(5)?,
+        number: row.int(6)?,
     })
 }

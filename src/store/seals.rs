@@ -1,8 +1,11 @@
 //! The record read back, and the seals over it. Making and checking seals is the app's (`app::seals`), and so is what a
 //! row means (`app::audit_events`).
 
+use std::collections::BTreeSet;
+
 use crate::error::Error;
-use crate::fhir::Key;
+use crate::fhir::search_index::{number, parameter};
+use crate::fhir::{Key, ResourceType};
 use crate::store::later::Shape;
 use crate::store::search::Text;
 use crate::store::{Arg, Entry, Tx};
@@ -152,9 +155,20 @@ impl Tx {
 
     /// The resources that say they are of this patient, and the patient; none if they are more than `most`.
     pub async fn resources_of(&mut self, patient: &Key, most: i64) -> Result<Option<Vec<Key>>, Error> {
-        let text = "select distinct type, id from search_index
-             where value = $1 and found = 1 and parameter in ('patient', 'subject') limit $2";
-        let rows = self.all(text, args![patient.to_string(), most + 1]).await?;
+        let mut text = Text::new();
+        let (value, limit) = (text.arg(patient.to_string()), text.arg(most + 1));
+        let names = ResourceType::all().flat_map(|kind| ["patient", "subject"].map(|name| (kind, name)));
+        let names = names.filter(|(kind, name)| parameter(*kind, name).is_some());
+        let names: Vec<String> = names
+            .map(|(kind, name)| format!("({}, {})", text.arg(kind.name()), text.arg(number(kind, name))))
+            .collect();
+        let sql = format!(
+            "select distinct r.type, r.id from (values {}) as w cross join search_index s cross join resource r
+             where s.value = {value} and s.found = 1 and s.parameter = w.column2 and r.type = w.column1
+             and r.number = s.resource limit {limit}",
+            names.join(", ")
+        );
+        let rows = self.all(sql, text.args).await?;
         if rows.len() > usize::try_from(most).unwrap_or(usize::MAX) {
             return Ok(None);
         }
@@ -184,7 +198,11 @@ impl Tx {
     pub async fn patients_of(&mut self, keys: &[Key]) -> Result<Vec<(String, String)>, Error> {
         let mut found = Vec::new();
         for chunk in keys.chunks(CHUNK) {
-            let mut args = Vec::new();
+            let mut text = Text::new();
+            let kinds: BTreeSet<ResourceType> = chunk.iter().map(|key| key.kind).collect();
+            let names = kinds.iter().flat_map(|kind| ["patient", "subject"].map(|name| number(*kind, name)));
+            let names = text.any_of(&names.collect::<Vec<i64>>());
+            let mut args = text.args;
             let pairs: Vec<String> = chunk
                 .iter()
                 .map(|key| {
@@ -193,8 +211,9 @@ impl Tx {
                 })
                 .collect();
             let text = format!(
-                "select type, id, value from search_index
-                 where (type, id) in (values {}) and parameter in ('patient', 'subject') and value like 'Patient/%'",
+                "select r.type, r.id, s.value from (values {}) as w cross join resource r cross join search_index s
+                 where r.type = w.column1 and r.id = w.column2 and s.resource = r.number
+                 and s.parameter in ({names}) and s.value like 'Patient/%'",
                 pairs.join(", ")
             );
             for row in self.all(text, args).await? {

@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use crate::error::Error;
 use crate::fhir::search::{Cursor, Filter, Moment, Order, Query, Test};
+use crate::fhir::search_index::number;
 use crate::fhir::{Key, ResourceType};
 use crate::store::grants::marks;
 use crate::store::resources::indexable;
@@ -144,7 +145,7 @@ impl Tx {
         let moved = self.moved(asked, way, place.as_ref()).await?;
         let mut text = Text::new();
         let page = match (way, time_order(asked.query)) {
-            (Way::Along(walk), Some((order, descending))) => asked.along(walk, order, descending, &mut text),
+            (Way::Along(walk), Some(order)) => asked.along(walk, order, place.as_ref(), &mut text),
             _ => asked.page(way, place.as_ref(), &mut text),
         };
         let page = if moved.is_empty() { page } else { asked.with_moved(&page, &moved, place.as_ref(), &mut text) };
@@ -219,8 +220,9 @@ impl Tx {
             Filter::Has { source, name, its } => {
                 let its = Box::pin(self.resolved(its, *source, viewer)).await?;
                 let about = About { kind: *source, viewer, depth: 1 };
-                let join = "join search_index o on o.type = r1.type and o.id = r1.id and o.parameter = ";
-                let values = self.few(about, &its, "distinct o.value", &format!("{join}'{name}'")).await?;
+                let join = "join search_index o on o.resource = r1.number and o.parameter = ";
+                let join = format!("{join}{}", number(*source, name));
+                let values = self.few(about, &its, "distinct o.value", &join).await?;
                 Ok(match values {
                     Some(values) => {
                         let keys = values.iter().filter_map(|value| Key::parse(value));
@@ -332,27 +334,28 @@ impl Asked<'_> {
     /// What the viewer was granted of the type.
     fn granted(&self) -> (String, Vec<Arg>) {
         let mut text = Text::new();
-        let sql = self.grants("1", &mut text);
+        let sql = self.grants("1", "", &mut text);
         (sql, text.args)
     }
 
-    fn grants(&self, column: &str, text: &mut Text) -> String {
+    fn grants(&self, column: &str, join: &str, text: &mut Text) -> String {
         let kind = text.arg(self.about.kind.name());
         let partners = match self.about.viewer {
             Viewer::Operator => "null".to_string(),
             Viewer::Grantees(list) => marks(list, &mut text.args),
         };
         format!(
-            "select {column} from resource_grant g where g.partner in ({partners}) and g.type = {kind} and g.ended is null"
+            "select {column} from resource_grant g {join} where g.partner in ({partners}) and g.type = {kind}
+             and g.ended is null"
         )
     }
 
     /// The index rows of a walk, as one list; only of what changed since a time, where there is one.
     fn walked(&self, walk: &Walk, since: Option<i64>, text: &mut Text) -> String {
-        let (kind, parameter) = (text.arg(self.about.kind.name()), text.arg(walk.parameter));
+        let parameter = text.arg(number(self.about.kind, walk.parameter));
         let values: Vec<&str> = walk.values.iter().map(|value| indexable(value)).collect();
         let values = text.any_of(&values);
-        let mut sql = format!("l.type = {kind} and l.parameter = {parameter} and l.value in ({values})");
+        let mut sql = format!("l.parameter = {parameter} and l.value in ({values})");
         if !walk.statuses.is_empty() {
             let statuses: Vec<&str> = walk.statuses.iter().map(|status| indexable(status)).collect();
             let statuses = text.any_of(&statuses);
@@ -391,12 +394,13 @@ impl Asked<'_> {
             Way::Listed(walk, recent) => {
                 let list = self.walked(walk, self.since.filter(|_| *recent), text);
                 let rest = self.conditions(&walk.answers, text);
-                format!("{rest} and r.id in (select l.id from search_index l where {list})")
+                format!("{rest} and r.number in (select l.resource from search_index l where {list})")
             }
             Way::Along(walk) => self.all(&Way::Listed(walk.clone(), true), text),
             Way::Granted => {
-                let list = self.grants("g.id", text);
-                format!("{} and r.id in ({list})", self.conditions(&[], text))
+                let join = "join resource q on q.type = g.type and q.id = g.id";
+                let list = self.grants("q.number", join, text);
+                format!("{} and r.number in ({list})", self.conditions(&[], text))
             }
             Way::Recent | Way::Whole => self.conditions(&[], text),
         }
@@ -428,7 +432,7 @@ impl Asked<'_> {
     }
 
     /// The page along a walk; several walks are read as far as the page needs, and merged.
-    fn along(&self, walk: &Walk, order: Order, descending: bool, text: &mut Text) -> String {
+    fn along(&self, walk: &Walk, (order, descending): (Order, bool), place: Option<&Place>, text: &mut Text) -> String {
         let (way, compare) = if descending { ("desc", "<") } else { ("asc", ">") };
         let key = if order == Order::Created { "l.created" } else { "l.updated" };
         let limit = self.limit(text);
@@ -437,9 +441,9 @@ impl Asked<'_> {
         let mut walks: Vec<String> = Vec::new();
         for value in &walk.values {
             for status in statuses {
-                let (kind, parameter) = (text.arg(self.about.kind.name()), text.arg(walk.parameter));
+                let parameter = text.arg(number(self.about.kind, walk.parameter));
                 let mut sql = format!(
-                    "l.type = {kind} and l.parameter = {parameter} and l.value = {} and l.created is not null",
+                    "l.parameter = {parameter} and l.value = {} and l.created is not null",
                     text.arg(indexable(value))
                 );
                 if !status.is_empty() {
@@ -457,15 +461,16 @@ impl Asked<'_> {
                 if let Some(since) = self.since {
                     sql.push_str(&format!(" and l.updated > {}", text.arg(since)));
                 }
-                if let Some(cursor) = &self.query.cursor {
-                    let (at, id) = (text.arg(cursor.key), text.arg(&cursor.id));
-                    sql.push_str(&format!(" and ({key}, l.id) {compare} ({at}, {id})"));
+                if let Some(place) = place {
+                    let (at, last) = (text.arg(place.updated), text.arg(place.number));
+                    sql.push_str(&format!(" and ({key}, l.resource) {compare} ({at}, {last})"));
                 }
                 let rest = self.conditions(&walk.answers, text);
                 // A cross join is taken in this order by SQLite.
                 walks.push(format!(
-                    "select l.id as id, r.version as version, {key} as at from search_index l cross join resource r
-                     where r.id = l.id and {rest} and {sql} order by {key} {way}, l.id {way} limit {limit}"
+                    "select r.id as id, r.version as version, {key} as at, l.resource as number
+                     from search_index l cross join resource r where r.number = l.resource and {rest} and {sql}
+                     order by {key} {way}, l.resource {way} limit {limit}"
                 ));
             }
         }
@@ -475,14 +480,14 @@ impl Asked<'_> {
                 let each = many
                     .iter()
                     .enumerate()
-                    .map(|(index, one)| format!("select id, version, at from ({one}) as w{index}"));
-                format!("{} order by at {way}, id {way} limit {limit}", each.collect::<Vec<_>>().join(" union "))
+                    .map(|(index, one)| format!("select id, version, at, number from ({one}) as w{index}"));
+                format!("{} order by at {way}, number {way} limit {limit}", each.collect::<Vec<_>>().join(" union "))
             }
         }
     }
 
     /// The page of any other way: order, place and limit around its conditions. Each row: id, version, and the keys of the
-    /// order; of any order but a time, the version once more before them.
+    /// order; of an order by time its number behind them, of any other the version once more before them.
     fn page(&self, way: &Way, place: Option<&Place>, text: &mut Text) -> String {
         let mut all = self.all(way, text);
         // Of a short list, none is looked for along the order of all: `+ 0` keeps the planner from trying.
@@ -491,24 +496,25 @@ impl Asked<'_> {
             Way::Along(_) | Way::Whole => "",
         };
         all.push_str(&self.unmoved(&format!("r.updated{sorted}"), text));
-        let keys: Vec<String> = self.query.sort.iter().map(|one| key_of(one, sorted, text)).collect();
+        let keys: Vec<String> = self.query.sort.iter().map(|one| key_of(self.about.kind, one, sorted, text)).collect();
         let last = self.query.sort.last().is_some_and(|one| one.descending);
-        let columns = match (time_order(self.query), keys.as_slice()) {
+        let (columns, tie) = match (time_order(self.query), keys.as_slice()) {
             (Some((_, descending)), [key]) => {
-                if let Some(cursor) = &self.query.cursor {
-                    let (at, id) = (text.arg(cursor.key), text.arg(&cursor.id));
+                if let Some(place) = place {
+                    let (at, last) = (text.arg(place.updated), text.arg(place.number));
                     let compare = if descending { "<" } else { ">" };
-                    all.push_str(&format!(" and ({key}, r.id) {compare} ({at}, {id})"));
+                    all.push_str(&format!(" and ({key}, r.number) {compare} ({at}, {last})"));
                 }
-                format!("{key} as at")
+                (format!("{key} as at, r.number as number"), "number")
             }
             _ => {
                 if let Some(place) = place {
-                    all.push_str(&beyond(&self.query.sort, &keys, "r.id", place, text));
+                    let id = text.arg(&place.id);
+                    all.push_str(&beyond(&self.query.sort, &keys, ("r.id", &id), place, text));
                 }
                 let named: Vec<String> =
                     keys.iter().enumerate().map(|(index, key)| format!(", {key} as key{index}")).collect();
-                format!("r.version as at{}", named.concat())
+                (format!("r.version as at{}", named.concat()), "id")
             }
         };
         let order: Vec<String> =
@@ -516,7 +522,7 @@ impl Asked<'_> {
         let limit = self.limit(text);
         format!(
             "select r.id as id, r.version as version, {columns} from resource r where {all}
-             order by {}, r.id {} limit {limit}",
+             order by {}, r.{tie} {} limit {limit}",
             order.join(", "),
             word(last)
         )

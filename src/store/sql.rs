@@ -5,6 +5,7 @@
 //! PostgreSQL would take the commit for a rollback and say that all is well.
 
 use std::collections::HashSet;
+use std::ops::Range;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,6 +22,7 @@ use crate::store::later::{Later, Shape, Values};
 use crate::store::marks::Marks;
 use crate::store::met::Met;
 use crate::store::migrations;
+use crate::store::numbers::Numbers;
 use crate::store::outbox::Kind;
 use crate::store::resources::Changed;
 use crate::store::sqlite::{self, Reader, Readers};
@@ -66,6 +68,7 @@ pub struct Store {
     stamps: Arc<std::sync::Mutex<Stamps>>,
     pub(super) marks: Arc<Marks>,
     versions: Arc<Versions>,
+    pub(super) numbers: Arc<Numbers>,
 }
 
 impl Store {
@@ -86,13 +89,13 @@ impl Store {
             Database::Postgres(pool.connect_with(options).await.map_err(Error::unavailable)?)
         };
         let database = Arc::new(database);
-        Ok(Store { database, clock, stamps: Arc::default(), marks: Arc::default(), versions: Arc::default() })
+        let (stamps, marks, versions, numbers) = (Arc::default(), Arc::default(), Arc::default(), Arc::default());
+        Ok(Store { database, clock, stamps, marks, versions, numbers })
     }
 
     /// Brings the schema up to date. Safe to run from several gateways at once.
     pub async fn migrate(&self) -> Result<(), Error> {
-        // The schema has no stamp: nothing of it is found by time.
-        let mut tx = self.tx(self.connect().await?, self.clock.now(), Some(Stamped::default()));
+        let mut tx = self.unstamped().await?;
         tx.unhurried = true;
         migrations::run(&mut tx).await?;
         let newest = tx.one("select max(updated) from resource", args![]).await?;
@@ -114,8 +117,14 @@ impl Store {
         matches!(&*self.database, Database::Embedded(_))
     }
 
+    /// Begins a transaction of which nothing is found by time.
+    pub(super) async fn unstamped(&self) -> Result<Tx, Error> {
+        Ok(self.tx(self.connect().await?, self.clock.now(), Some(Stamped::default())))
+    }
+
     /// Begins a write transaction.
     pub async fn begin(&self) -> Result<Tx, Error> {
+        self.stock_numbers().await?;
         let connection = self.connect().await?;
         // Stamped after the writer is ours, so that stamps rise in commit order on the embedded database.
         let mut stamps = locked(&self.stamps);
@@ -167,6 +176,8 @@ impl Store {
             unhurried: false,
             marks,
             versions,
+            numbers: self.numbers.clone(),
+            own_numbers: 0..0,
             met_versions: Vec::new(),
             aside: None,
             stamps: self.stamps.clone(),
@@ -240,6 +251,9 @@ pub struct Tx {
     unhurried: bool,
     pub(super) marks: Arc<Marks>,
     pub(super) versions: Arc<Versions>,
+    pub(super) numbers: Arc<Numbers>,
+    /// A block that was taken in this transaction.
+    pub(super) own_numbers: Range<i64>,
     /// Versions that were read here: to be kept once all that was read is committed.
     pub(super) met_versions: Vec<Arc<Stored>>,
     /// Of a look: where it goes on when it takes long.
@@ -488,6 +502,9 @@ impl Tx {
     /// Changes the rows that this key names, where nobody asks whether they were there; later.
     pub(super) async fn set(&mut self, shape: Shape, key: Vec<Arg>, values: Values) -> Result<(), Error> {
         self.takes_rows()?;
+        if self.later.is_much() {
+            self.tell().await?;
+        }
         self.later.set(shape, key, values);
         Ok(())
     }
@@ -495,7 +512,12 @@ impl Tx {
     /// Removes the rows that these keys name, of each all that there are; later.
     pub(super) async fn remove(&mut self, shape: Shape, keys: Vec<Vec<Arg>>) -> Result<(), Error> {
         self.takes_rows()?;
-        keys.into_iter().for_each(|key| self.later.remove(shape, key));
+        for key in keys {
+            if self.later.is_much() {
+                self.tell().await?;
+            }
+            self.later.remove(shape, key);
+        }
         Ok(())
     }
 
@@ -506,6 +528,8 @@ impl Tx {
         let done = match &mut self.connection {
             Connected::Writer(held) => held.writer().and_then(|writer| writer.run(text)),
             Connected::Postgres(connection) => {
+                // Where rows are kept in the order of their key is SQLite's to say.
+                let text = AssertSqlSafe(text.replace(") without rowid;", ");"));
                 sqlx::raw_sql(text).execute(&mut **connection).await.map(|_| ()).map_err(failed)
             }
             Connected::Reader(_) | Connected::PostgresReader(_) => Err(Error::internal("a reader can't write")),

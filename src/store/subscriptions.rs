@@ -273,7 +273,9 @@ impl Tx {
                 })
                 .collect();
             let text = format!(
-                "select type, id, partner from resource_grant where (type, id) in (values {}) and ended is null",
+                // In this order: SQLite would look through all grants for more than one resource.
+                "select g.type, g.id, g.partner from (values {}) as w cross join resource_grant g
+                 where g.type = w.column1 and g.id = w.column2 and g.ended is null",
                 places.join(", ")
             );
             // Those that are outstanding were met.

@@ -112,7 +112,7 @@ impl Tx {
                     pairs.join(", ")
                 );
                 for row in self.all(sql, text.args).await? {
-                    let stored = Arc::new(stored_of(&Key::new(kind, row.text(6)?), &row)?);
+                    let stored = Arc::new(stored_of(&Key::new(kind, row.text(7)?), &row)?);
                     // A transaction may see what is not committed yet; it is kept when that is.
                     match self.is_writing() {
                         true => self.met_versions.push(stored.clone()),
@@ -138,6 +138,7 @@ mod tests {
     fn stored(id: &str, version: i64, length: usize) -> Arc<Stored> {
         Arc::new(Stored {
             key: Key::new(ResourceType::TASK, id),
+            number: 0,
             version,
             updated: Timestamp(0),
             created: Timestamp(0),

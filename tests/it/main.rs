@@ -77,6 +77,7 @@ mod subscribing;
 mod terminology;
 mod texting;
 mod tls;
+mod upgrading;
 mod us_core_kit;
 mod validation;
 mod visits;

@@ -79,8 +79,8 @@ on_both!(after_an_error_a_transaction_can_not_be_committed_and_the_next_one_can,
     for round in 0..3 {
         let mut tx = store.begin().await.unwrap();
         put(&mut tx, &format!("before{round}")).await;
-        let taken = "insert into resource (type, id, version, updated, created, author, deleted)
-            values ('Task', 't1', 1, 0, 0, 'clinic', 0)";
+        let taken = "insert into resource (type, id, number, version, updated, created, author, deleted)
+            values ('Task', 't1', 0, 1, 0, 0, 'clinic', 0)";
         assert_eq!(tx.run(taken, Vec::new()).await.unwrap_err().kind, Kind::Conflict);
         assert_eq!(tx.resource(&task_key("t1")).await.unwrap_err().kind, Kind::Conflict);
         assert_eq!(tx.commit().await.unwrap_err().kind, Kind::Conflict);

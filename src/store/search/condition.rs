@@ -3,7 +3,7 @@
 
 use crate::fhir::ResourceType;
 use crate::fhir::search::{Amount, Filter, Prefix, Test, Token};
-use crate::fhir::search_index::SEPARATOR;
+use crate::fhir::search_index::{SEPARATOR, number};
 use crate::store::grants::visible_as;
 use crate::store::resources::indexable;
 use crate::store::{Arg, Viewer};
@@ -20,6 +20,11 @@ impl Text {
     pub(in crate::store) fn arg(&mut self, value: impl Into<Arg>) -> String {
         self.args.push(value.into());
         format!("${}", self.args.len())
+    }
+    /// The numbers of a type's parameters.
+    pub(in crate::store) fn parameters(&mut self, kind: ResourceType, names: &[&str]) -> String {
+        let numbers: Vec<i64> = names.iter().map(|name| number(kind, name)).collect();
+        self.any_of(&numbers)
     }
     /// Long lists repeat their last, up to a power of two: so there are few texts, and each stays prepared.
     pub(in crate::store) fn any_of<T: Clone + Into<Arg>>(&mut self, list: &[T]) -> String {
@@ -65,20 +70,17 @@ pub(super) fn condition(filter: &Filter, about: About<'_>, text: &mut Text) -> S
             span(*prefix, (&column, &column), (*from, *to), 1, text)
         }
         Filter::Indexed { name: parameter, test, not } => {
-            let parameter = text.arg(*parameter);
+            let parameter = text.arg(number(about.kind, parameter));
             let (present, test) = test_of(test, &rows, text);
             let word = if present != *not { "exists" } else { "not exists" };
             format!(
-                "{word} (select 1 from search_index {rows} where {rows}.type = {name}.type and {rows}.id = {name}.id
+                "{word} (select 1 from search_index {rows} where {rows}.resource = {name}.number
                  and {rows}.parameter = {parameter}{test})"
             )
         }
         Filter::Refers { names, to } => {
-            let its = refers(names, to, &rows, text);
-            format!(
-                "exists (select 1 from search_index {rows} where {rows}.type = {name}.type and {rows}.id = {name}.id
-                 and {its})"
-            )
+            let its = refers(about.kind, names, to, &rows, text);
+            format!("exists (select 1 from search_index {rows} where {rows}.resource = {name}.number and {its})")
         }
         Filter::Chain { name: parameter, to } => {
             let one = |(kind, filter): &(ResourceType, Filter), text: &mut Text| {
@@ -94,22 +96,22 @@ pub(super) fn condition(filter: &Filter, about: About<'_>, text: &mut Text) -> S
                      and {rows}.value = {prefix} || {target}.id and {there} and {its})"
                 )
             };
-            let parameter = text.arg(*parameter);
+            let parameter = text.arg(number(about.kind, parameter));
             let any = either(to.iter().map(|target| one(target, text)).collect());
             format!(
-                "exists (select 1 from search_index {rows} where {rows}.type = {name}.type and {rows}.id = {name}.id
+                "exists (select 1 from search_index {rows} where {rows}.resource = {name}.number
                  and {rows}.parameter = {parameter}{any})"
             )
         }
         Filter::Has { source, name: parameter, its } => {
             let other = About { kind: *source, depth: about.depth + 1, ..about };
             let by = other.name();
-            let (kind, parameter) = (text.arg(source.name()), text.arg(*parameter));
+            let parameter = text.arg(number(*source, parameter));
             let prefix = text.arg(format!("{}/", about.kind));
             let (there, its) = (other.there(text), condition(its, other, text));
             format!(
-                "exists (select 1 from search_index {rows} join resource {by} on {by}.type = {rows}.type and {by}.id = {rows}.id
-                 where {rows}.type = {kind} and {rows}.parameter = {parameter} and {rows}.found = 1
+                "exists (select 1 from search_index {rows} join resource {by} on {by}.number = {rows}.resource
+                 where {rows}.parameter = {parameter} and {rows}.found = 1
                  and {rows}.value = {prefix} || {name}.id
                  and {there} and {its})"
             )
@@ -132,10 +134,10 @@ pub(super) fn listed(filter: &Filter, about: About<'_>, text: &mut Text) -> Stri
     let (name, rows) = (about.name(), about.rows());
     let its = match filter {
         Filter::Indexed { name: parameter, test, not: false } => {
-            let parameter = text.arg(*parameter);
+            let parameter = text.arg(number(about.kind, parameter));
             format!("{rows}.parameter = {parameter}{}", test_of(test, &rows, text).1)
         }
-        Filter::Refers { names, to } => refers(names, to, &rows, text),
+        Filter::Refers { names, to } => refers(about.kind, names, to, &rows, text),
         Filter::Ids(_)
         | Filter::Updated(..)
         | Filter::Indexed { .. }
@@ -145,14 +147,11 @@ pub(super) fn listed(filter: &Filter, about: About<'_>, text: &mut Text) -> Stri
             return condition(filter, about, text);
         }
     };
-    let kind = text.arg(about.kind.name());
-    format!(
-        "{name}.id in (select {rows}.id from search_index {rows} where {rows}.type = {kind} and {rows}.found = 1 and {its})"
-    )
+    format!("{name}.number in (select {rows}.resource from search_index {rows} where {rows}.found = 1 and {its})")
 }
 
-fn refers(names: &[&'static str], to: &str, rows: &str, text: &mut Text) -> String {
-    let (names, to) = (text.any_of(names), text.arg(indexable(to)));
+fn refers(kind: ResourceType, names: &[&'static str], to: &str, rows: &str, text: &mut Text) -> String {
+    let (names, to) = (text.parameters(kind, names), text.arg(indexable(to)));
     format!("{rows}.parameter in ({names}) and {rows}.value = {to}")
 }
 

@@ -26,7 +26,7 @@ impl Tx {
         within: Within<'_>,
     ) -> Result<Vec<Arc<Stored>>, Error> {
         let mut known: BTreeSet<Key> = hits.iter().map(|hit| hit.key.clone()).collect();
-        let mut from: Vec<Key> = known.iter().cloned().collect();
+        let mut from: Vec<Arc<Stored>> = hits.to_vec();
         let mut all = Vec::new();
         for step in 0..=MAX_STEPS {
             let mut keys = Vec::new();
@@ -41,35 +41,45 @@ impl Tx {
                 break;
             }
             let found = self.contents(&keys, viewer, within).await?;
-            from = found.iter().map(|found| found.key.clone()).collect();
+            from.clone_from(&found);
             all.extend(found);
         }
         Ok(all)
     }
 
     /// Where one include leads from these resources.
-    async fn reached(&mut self, from: &[Key], include: &Include) -> Result<Vec<Key>, Error> {
+    async fn reached(&mut self, from: &[Arc<Stored>], include: &Include) -> Result<Vec<Key>, Error> {
         let mut reached = Vec::new();
-        let kind = |key: &&Key| match include.reverse {
-            true => include.target.is_none_or(|target| key.kind == target),
-            false => key.kind == include.source,
+        let kind = |from: &&Arc<Stored>| match include.reverse {
+            true => include.target.is_none_or(|target| from.key.kind == target),
+            false => from.key.kind == include.source,
         };
-        let from: Vec<&Key> = from.iter().filter(kind).collect();
+        let from: Vec<&Arc<Stored>> = from.iter().filter(kind).collect();
         for chunk in from.chunks(CHUNK) {
             let mut text = Text::new();
-            let source = text.arg(include.source.name());
-            let names = text.any_of(&include.names);
-            let (column, by, ids): (_, _, Vec<String>) = match include.reverse {
-                true => ("id", "found = 1 and value", chunk.iter().map(|key| key.to_string()).collect()),
-                false => ("value", "id", chunk.iter().map(|key| key.id.clone()).collect()),
-            };
-            let ids = text.any_of(&ids);
+            let names = text.parameters(include.source, &include.names);
             // An expression has no order of its own: SQLite would go through all rows of the type to have none twice.
-            let sql = format!(
-                "select distinct {column} || '' from search_index where type = {source} and parameter in ({names})
-                 and {by} in ({ids}) limit {}",
-                MAX_INCLUDED + 1
-            );
+            let sql = match include.reverse {
+                true => {
+                    let source = text.arg(include.source.name());
+                    let values: Vec<String> = chunk.iter().map(|from| from.key.to_string()).collect();
+                    let values = text.any_of(&values);
+                    format!(
+                        "select distinct r.id || '' from search_index s cross join resource r
+                         where r.type = {source} and r.number = s.resource and s.parameter in ({names}) and s.found = 1
+                         and s.value in ({values})"
+                    )
+                }
+                false => {
+                    let numbers: Vec<i64> = chunk.iter().map(|from| from.number).collect();
+                    let numbers = text.any_of(&numbers);
+                    format!(
+                        "select distinct value || '' from search_index
+                         where resource in ({numbers}) and parameter in ({names})"
+                    )
+                }
+            };
+            let sql = format!("{sql} limit {}", MAX_INCLUDED + 1);
             let rows = self.all(sql, text.args).await?;
             if rows.len() > MAX_INCLUDED {
                 return Err(too_many());

@@ -10,9 +10,9 @@ use super::plan::time_order;
 use super::{Asked, Way};
 use crate::error::{Error, Kind};
 use crate::fhir::search::{Filter, Moment, Order, Query, Sort, satisfies};
-use crate::fhir::search_index::{Row, rows};
-use crate::fhir::{Key, Resource};
-use crate::store::grants::once_visible;
+use crate::fhir::search_index::{Row, number, rows};
+use crate::fhir::{Key, Resource, ResourceType};
+use crate::store::grants::{ever_visible, once_visible};
 use crate::store::packed::unpack;
 use crate::store::resources::indexable;
 use crate::store::{Arg, Tx, Viewer};
@@ -21,12 +21,13 @@ use crate::time::Timestamp;
 /// Most of what a search finds that may have changed since its first page.
 const MOVED: usize = 2_000;
 
-/// Where a version stands in an order: what its keys are made of, then its id.
+/// Where a version stands in an order: what its keys are made of, then its id; in an order by time, its number.
 pub(super) struct Place {
     created: i64,
-    updated: i64,
+    pub(super) updated: i64,
     rows: Vec<Row>,
-    id: String,
+    pub(super) id: String,
+    pub(super) number: i64,
 }
 
 /// What has changed since the moment of the first page: the version that stood then, and where.
@@ -59,7 +60,13 @@ impl Tx {
         let Some(cursor) = &query.cursor else { return Ok(None) };
         if time_order(query).is_some() {
             let (at, id) = (cursor.key, cursor.id.clone());
-            return Ok(Some(Place { created: at, updated: at, rows: Vec::new(), id }));
+            let mut args = args![query.kind.name(), &id];
+            // By an id of his own making nobody learns whether it is there.
+            let seen = ever_visible(viewer, query.kind.is_directory(), &mut args);
+            let text = format!("select r.number from resource r where r.type = $1 and r.id = $2{seen}");
+            // Of no resource: before all others of its time.
+            let number = self.one(text, args).await?.map_or(Ok(0), |row| row.int(0))?;
+            return Ok(Some(Place { created: at, updated: at, rows: Vec::new(), id, number }));
         }
         let mut args = args![query.kind.name(), &cursor.id, cursor.key];
         // Nobody learns by an id of his own making how what he may not see compares with what he may: an entry was visible
@@ -77,7 +84,7 @@ impl Tx {
         if !stood(&query.filters, &cursor.id, updated, &rows) {
             return Err(foreign());
         }
-        Ok(Some(Place { created, updated, rows, id: cursor.id.clone() }))
+        Ok(Some(Place { created, updated, rows, id: cursor.id.clone(), number: 0 }))
     }
 
     /// What has changed since the moment of the first page and was found then as it is now.
@@ -105,9 +112,9 @@ impl Tx {
         let mut moved = Vec::new();
         for (stored, created) in self.versions(versions).await?.into_iter().zip(created) {
             let rows = rows(&stored.resource()?, &asked.query.own);
-            let (id, Timestamp(updated)) = (stored.key.id.clone(), stored.updated);
+            let (id, number, Timestamp(updated)) = (stored.key.id.clone(), stored.number, stored.updated);
             if stood(&asked.filters, &id, updated, &rows) {
-                moved.push(Moved { version: stored.version, place: Place { created, updated, rows, id } });
+                moved.push(Moved { version: stored.version, place: Place { created, updated, rows, id, number } });
             }
         }
         Ok(moved)
@@ -129,7 +136,7 @@ impl Asked<'_> {
             Way::Listed(walk, _) | Way::Along(walk) => {
                 let list = self.walked(walk, Some(floor.max(self.since.unwrap_or(floor))), text);
                 let rest = self.conditions(&walk.answers, text);
-                format!("{rest} and r.id in (select l.id from search_index l where {list})")
+                format!("{rest} and r.number in (select l.resource from search_index l where {list})")
             }
             Way::Short(_) | Way::Granted | Way::Recent | Way::Whole => self.all(way, text),
         };
@@ -144,8 +151,8 @@ impl Asked<'_> {
         };
         let behind = match (time_order(self.query), place) {
             (Some((_, descending)), Some(place)) => {
-                let (at, id) = (text.arg(place.updated), text.arg(&place.id));
-                format!(" and (v.updated, r.id) {} ({at}, {id})", if descending { "<" } else { ">" })
+                let (at, last) = (text.arg(place.updated), text.arg(place.number));
+                format!(" and (v.updated, r.number) {} ({at}, {last})", if descending { "<" } else { ">" })
             }
             _ => String::new(),
         };
@@ -170,16 +177,23 @@ impl Asked<'_> {
         let mut columns = vec!["id", "version"];
         columns.extend((!timed).then_some("at"));
         columns.extend(keys.iter().map(String::as_str));
+        columns.extend(timed.then_some("number"));
+        let tie = if timed { "number" } else { "id" };
         let row = |one: &Moved, text: &mut Text| {
             let mut row = vec![text.arg(&one.place.id), text.arg(one.version)];
             row.extend((!timed).then(|| text.arg(one.version)));
             row.extend(sort.iter().map(|sort| one.place.key(sort, text)));
+            row.extend(timed.then(|| text.arg(one.place.number)));
             format!("({})", row.join(", "))
         };
         let rows: Vec<String> = moved.iter().map(|one| row(one, text)).collect();
         let named: Vec<String> =
             columns.iter().enumerate().map(|(index, name)| format!("column{} as {name}", index + 1)).collect();
-        let behind = place.map(|place| beyond(sort, &keys, "id", place, text)).unwrap_or_default();
+        let behind = place.map(|place| {
+            let last = if timed { text.arg(place.number) } else { text.arg(&place.id) };
+            beyond(sort, &keys, (tie, &last), place, text)
+        });
+        let behind = behind.unwrap_or_default();
         let order: Vec<String> =
             sort.iter().zip(&keys).map(|(one, key)| format!("{key} {}", word(one.descending))).collect();
         let (columns, last) = (columns.join(", "), sort.last().is_some_and(|one| one.descending));
@@ -188,7 +202,7 @@ impl Asked<'_> {
                  select {columns} from ({page}) as here
                  union all
                  select {columns} from (select {} from (values {}) as stood) as moved where 1 = 1{behind}
-             ) as whole order by {}, id {} limit {}",
+             ) as whole order by {}, {tie} {} limit {}",
             named.join(", "),
             rows.join(", "),
             order.join(", "),
@@ -233,12 +247,12 @@ pub(super) fn word(descending: bool) -> &'static str {
 }
 
 /// A key of the order as SQL: of several values the first of that way; none at all comes before all others.
-pub(super) fn key_of(sort: &Sort, sorted: &str, text: &mut Text) -> String {
+pub(super) fn key_of(kind: ResourceType, sort: &Sort, sorted: &str, text: &mut Text) -> String {
     let first = if sort.descending { "max" } else { "min" };
     let of = |column: &str, name: &'static str, none: Arg, text: &mut Text| {
-        let (name, none) = (text.arg(name), text.arg(none));
+        let (name, none) = (text.arg(number(kind, name)), text.arg(none));
         format!(
-            "coalesce((select {first}(o.{column}) from search_index o where o.type = r.type and o.id = r.id
+            "coalesce((select {first}(o.{column}) from search_index o where o.resource = r.number
              and o.parameter = {name}), {none})"
         )
     };
@@ -251,8 +265,14 @@ pub(super) fn key_of(sort: &Sort, sorted: &str, text: &mut Text) -> String {
     }
 }
 
-/// ` and (…)`: behind a place, key by key.
-pub(super) fn beyond(sort: &[Sort], keys: &[String], id: &str, place: &Place, text: &mut Text) -> String {
+/// ` and (…)`: behind a place, key by key; of what is alike in all of them, behind the last one.
+pub(super) fn beyond(
+    sort: &[Sort],
+    keys: &[String],
+    (tie, last): (&str, &str),
+    place: &Place,
+    text: &mut Text,
+) -> String {
     let mut equal = String::new();
     let mut ways: Vec<String> = Vec::new();
     for (one, key) in sort.iter().zip(keys) {
@@ -262,6 +282,6 @@ pub(super) fn beyond(sort: &[Sort], keys: &[String], id: &str, place: &Place, te
         equal.push_str(&format!("{key} = {at} and "));
     }
     let compare = if sort.last().is_some_and(|one| one.descending) { "<" } else { ">" };
-    ways.push(format!("({equal}{id} {compare} {})", text.arg(&place.id)));
+    ways.push(format!("({equal}{tie} {compare} {last})"));
     format!(" and ({})", ways.join(" or "))
 }
