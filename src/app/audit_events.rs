@@ -428,7 +428,7 @@ fn tokens(query: &Query) -> Vec<String> {
 }
 
 /// An event that nothing is known of but what was done and how it ended.
-fn bare<'a>(action: &'a str, outcome: i64, own: &str) -> Vec<search_index::Row> {
+fn bare(action: &str, outcome: i64, own: &str) -> Vec<search_index::Row> {
     let event = render(&Event {
         id: "",
         at: Timestamp(0),
