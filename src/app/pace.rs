@@ -78,7 +78,7 @@ impl App {
             return Ok(());
         }
         let mut tx = self.store().begin().await?;
-        let open = if is_urgent(&mut tx, request).await? { Open::Urgent } else { Open::Something };
+        let open = if tx.is_urgent(&request.id).await? { Open::Urgent } else { Open::Something };
         let due_at = self.after(self.pause_while(&mut tx, partner, open).await?);
         if tx.due_of(Owed::Poll, partner).await?.is_some_and(|due| due <= due_at) {
             return Ok(());
@@ -94,12 +94,6 @@ impl App {
 async fn is_pushed(tx: &mut Tx, id: &str) -> Result<bool, Error> {
     let subscribed = tx.subscribed(id).await?;
     Ok(!subscribed.is_empty() && subscribed.iter().all(|one| one.state == "active"))
-}
-
-/// Whether this request is more than routine.
-async fn is_urgent(tx: &mut Tx, request: &Key) -> Result<bool, Error> {
-    let Some(stored) = tx.resource(request).await? else { return Ok(false) };
-    Ok(matches!(tx.parsed(&stored)?.text_at("priority"), Some("urgent" | "asap" | "stat")))
 }
 
 /// This time, or the next tick.

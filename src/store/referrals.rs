@@ -169,6 +169,18 @@ pub struct Copied {
 /// What one round of polling asks for by its ids, at most (the rest is compared once a day); what a new service may claim.
 const A_ROUND: i64 = 2_000;
 
+/// Whether the ServiceRequest of this id is more than routine, as SQL; `$2` is [`priority`].
+fn urgent(request: &str) -> String {
+    format!(
+        "exists (select 1 from resource q join search_index s on s.resource = q.number where q.type = 'ServiceRequest'
+         and q.id = {request} and s.parameter = $2 and s.value in ('urgent', 'asap', 'stat'))"
+    )
+}
+
+fn priority() -> i64 {
+    number(ResourceType::SERVICE_REQUEST, "priority")
+}
+
 impl Tx {
     /// Stores a new referral.
     pub async fn insert_referral(&mut self, referral: &Referral) -> Result<(), Error> {
@@ -347,17 +359,23 @@ impl Tx {
 
     /// How many open referrals a partner's server has a part in, as source or as target, and how many of them are urgent.
     pub async fn open_at(&mut self, partner: &str) -> Result<(i64, i64), Error> {
-        let text = "select count(*), coalesce(sum(urgent), 0) from (
-             select case when exists (select 1 from resource q join search_index s on s.resource = q.number
-                 where q.type = 'ServiceRequest' and q.id = o.request and s.parameter = $2
-                 and s.value in ('urgent', 'asap', 'stat')) then 1 else 0 end as urgent from (
+        let text = format!(
+            "select count(*), coalesce(sum(urgent), 0) from (
+             select case when {} then 1 else 0 end as urgent from (
              select request from referral where source = $1 and closing is null
              union all
              select t.request from relay t join referral r on r.task = t.referral
-                 where t.partner = $1 and t.channel = 'fhir' and r.closing is null) as o limit 1000) as one";
-        let priority = number(ResourceType::SERVICE_REQUEST, "priority");
-        let row = self.one(text, args![partner, priority]).await?;
+                 where t.partner = $1 and t.channel = 'fhir' and r.closing is null) as o limit 1000) as one",
+            urgent("o.request")
+        );
+        let row = self.one(text, args![partner, priority()]).await?;
         row.map_or(Ok((0, 0)), |row| Ok((row.int(0)?, row.int(1)?)))
+    }
+
+    /// Whether this ServiceRequest is more than routine.
+    pub async fn is_urgent(&mut self, request: &str) -> Result<bool, Error> {
+        let text = format!("select 1 where {}", urgent("$1"));
+        Ok(self.one(text, args![request, priority()]).await?.is_some())
     }
 
     /// The first of what referrals share with a partner's server, behind `after`: the URLs of the Tasks that it keeps for
